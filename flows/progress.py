@@ -1,0 +1,155 @@
+"""Progress on the terminal, silent where there is none, and as an artifact of the run in the Prefect UI."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+from uuid import UUID
+
+import httpx
+from prefect import get_run_logger
+from prefect.artifacts import create_progress_artifact, update_progress_artifact
+from prefect.exceptions import PrefectHTTPStatusError
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+# Standard output is for answers, so that `--json` can be piped.
+console = Console(stderr=True)
+# An update is a request of about 10 ms; a reader of the UI sees no difference between one a second and many.
+SECONDS_PER_UPDATE = 1.0
+# The page of an artifact shows what it was when it was opened; the page of a run's log follows.
+SECONDS_PER_LOG = 15.0
+
+
+@contextmanager
+def progress_bar(label: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A bar of `total` steps, moved on by calling what this yields with a number of steps."""
+    columns = (
+        TextColumn("{task.description:<10}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        bar = progress.add_task(label, total=total)
+        yield lambda steps: progress.advance(bar, steps)
+
+
+def working(label: str) -> AbstractContextManager[Any]:
+    """A spinner for work of a few seconds whose length is not known beforehand."""
+    return console.status(label)
+
+
+class Advance(Protocol):
+    """Counts steps as done; those that an earlier run had computed (`reused`) cost no time and no tokens."""
+
+    def __call__(self, steps: int, *, tokens: int = 0, reused: bool = False) -> None: ...
+
+
+@contextmanager
+def stage_progress(label: str, total: int, unit: str | None = None) -> Iterator[Advance]:
+    """A bar on the terminal; with a `unit`, such as rows, also an artifact of the flow run: pace and time left."""
+    artifact = ProgressArtifact(Pace(label, unit, total)) if unit else None
+    with progress_bar(label, total) as move_bar:
+
+        def advance(steps: int, *, tokens: int = 0, reused: bool = False) -> None:
+            move_bar(steps)
+            if artifact:
+                artifact.pace.advance(steps, tokens=tokens, reused=reused)
+                artifact.show()
+
+        yield advance
+
+
+@dataclass
+class Pace:
+    """How far a stage of a run is, and how fast. Only what this run computed itself says how fast it is."""
+
+    label: str
+    unit: str
+    total: int
+    done: int = 0
+    computed: int = 0
+    tokens: int = 0
+    """Tokens that the model has read in this run; 0 in a stage that reads none."""
+    started: float = field(default_factory=time.monotonic)
+
+    def advance(self, steps: int, *, tokens: int = 0, reused: bool = False) -> None:
+        """See `Advance`."""
+        self.done += steps
+        if not reused:
+            self.computed += steps
+            self.tokens += tokens
+
+    @property
+    def percent(self) -> float:
+        """Whole, and 100 only at the end: the UI prints every decimal that it is given."""
+        return float(100 * self.done // self.total)
+
+    def told(self, now: float) -> str:
+        """Such as `1,200 of 6,444 rows, 4,980 tokens/s, about 2 min left`; `now` in monotonic seconds."""
+        words = [f"{self.done:,} of {self.total:,} {self.unit}"]
+        elapsed = now - self.started
+        if self.tokens and elapsed > 0:
+            words.append(f"{self.tokens / elapsed:,.0f} tokens/s")
+        if self.done == self.total:
+            words.append(f"finished in {duration(elapsed)}")
+        elif self.computed:
+            words.append(f"about {duration(elapsed * (self.total - self.done) / self.computed)} left")
+        if reused := self.done - self.computed:
+            words.append(f"{reused:,} of an earlier run")
+        return ", ".join(words)
+
+
+class ProgressArtifact:
+    """The pace of one stage in the Prefect UI, under its own key; only inside a flow run.
+
+    A server that is away for a moment must not end a run: what it does not take is logged, and the next update comes.
+    """
+
+    def __init__(self, pace: Pace) -> None:
+        self.pace = pace
+        self._updated = self._logged = time.monotonic()
+        self._id: UUID | None = None
+        self._send()
+
+    def show(self) -> None:
+        """Send how far it is, at most once a second, and always when it is finished; log it now and then."""
+        now, finished = time.monotonic(), self.pace.done == self.pace.total
+        if finished or now - self._updated >= SECONDS_PER_UPDATE:
+            self._send()
+        if finished or now - self._logged >= SECONDS_PER_LOG:
+            self._logged = now
+            get_run_logger().info("%s: %s", self.pace.label, self.pace.told(now))
+
+    def _send(self) -> None:
+        self._updated = time.monotonic()
+        told = self.pace.told(self._updated)
+        try:
+            if self._id is None:
+                # Prefect's functions are typed as what they return to async callers as well.
+                created: Any = create_progress_artifact(
+                    self.pace.percent, key=f"progress-{self.pace.label.lower()}", description=told
+                )
+                self._id = created
+            else:
+                update_progress_artifact(self._id, self.pace.percent, description=told)
+        except (httpx.HTTPError, PrefectHTTPStatusError) as error:
+            get_run_logger().warning("The Prefect server did not take the progress %r: %s", told, error)
+
+
+def duration(seconds: float) -> str:
+    """90 → `2 min`; to the second below a minute and a half."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    return f"{round(seconds / 60)} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

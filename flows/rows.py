@@ -1,0 +1,76 @@
+"""Rows of a query as people and programs read them. Without Prefect and torch, which a query need not wait for."""
+
+import json
+from datetime import datetime
+from typing import Literal
+
+import polars as pl
+from rich.console import Console
+from rich.table import Table
+
+from storage.errors import UserError
+from storage.files import write_atomically, write_file
+
+Form = Literal["table", "csv", "json", "parquet"]
+
+
+def form_of(out: str) -> Form:
+    """The form that a file's ending asks for.
+
+    Raises:
+        UserError: the ending is none of ours.
+    """
+    ending = out.rsplit(".", 1)[-1]
+    known: dict[str, Form] = {"csv": "csv", "json": "json", "parquet": "parquet", "txt": "table"}
+    if ending not in known:
+        raise UserError(
+            f"--out {out}: no form of rows has this ending. Use .csv, .json, .parquet or .txt, or name a --format."
+        )
+    return known[ending]
+
+
+def write_rows(rows: pl.DataFrame, out: str, form: Form) -> None:
+    """Write rows to a file, a path or a URI, whole or not at all."""
+    if form == "parquet":
+        write_atomically(out, rows.write_parquet)
+        return
+    write_file(out, (format_rows(rows, form) + "\n").encode())
+
+
+def format_rows(rows: pl.DataFrame, form: Literal["table", "csv", "json"]) -> str:
+    """Rows as text: a table for people, CSV with a header, or a JSON array of objects."""
+    if form == "csv":
+        # CSV has no lists.
+        nested = [name for name, kind in rows.schema.items() if kind.is_nested()]
+        told = {
+            name: pl.Series(
+                [json.dumps(value, default=str) for value in rows[name].to_list()], dtype=pl.String
+            )
+            for name in nested
+        }
+        return rows.with_columns(**told).write_csv().rstrip("\n")
+    if form == "json":
+        return json.dumps(rows.to_dicts(), default=str)
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for name, kind in rows.schema.items():
+        table.add_column(name, justify="right" if kind.is_numeric() else "left", overflow="fold")
+    for row in rows.iter_rows():
+        table.add_row(*(_cell(value) for value in row))
+    # A pipe has no width of its own: a table is cut for a terminal only.
+    console = Console(highlight=False)
+    console = console if console.is_terminal else Console(highlight=False, width=1_000)
+    with console.capture() as captured:
+        console.print(table)
+    return "\n".join(line.rstrip() for line in captured.get().splitlines())
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:.1e}" if 0 < abs(value) < 0.00005 else f"{value:.4f}"
+    if isinstance(value, datetime):
+        return value.isoformat(sep=" ", timespec="seconds")
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    return str(value)

@@ -1,0 +1,1 @@
+"""What lies where, and nothing else: no torch, no prefect, no scikit-learn."""

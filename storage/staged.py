@@ -1,0 +1,37 @@
+"""Result rows as each task wrote them: a killed run loses none, and the database can be rebuilt from them."""
+
+import polars as pl
+
+from storage.files import exists, filesystem, list_files, write_atomically
+from storage.layout import Layout
+
+
+def stage(layout: Layout, run_id: str, table: str, part: str, rows: pl.DataFrame) -> None:
+    """Write the rows of one part of a table; they appear whole or not at all, and replace the part's old rows."""
+    write_atomically(layout.staged(run_id, table, part), rows.write_parquet)
+
+
+def is_staged(layout: Layout, run_id: str, table: str, part: str) -> bool:
+    """Whether a part's rows are there."""
+    return exists(layout.staged(run_id, table, part))
+
+
+def read_staged(layout: Layout, run_id: str, table: str, prefix: str = "") -> pl.DataFrame:
+    """The rows of every part of a table whose name begins with `prefix`, in the order of the names.
+
+    A column that some parts lack, since an older version staged them, is null there.
+
+    Raises:
+        FileNotFoundError: nothing is staged there.
+    """
+    folder = layout.staged_table(run_id, table)
+    parts = [each for each in list_files(folder, ".parquet") if each.rsplit("/", 1)[1].startswith(prefix)]
+    if not parts:
+        raise FileNotFoundError(f"No staged rows of {table} ({prefix}*) in {folder}.")
+    return pl.concat([_read(part) for part in parts], how="diagonal")
+
+
+def _read(uri: str) -> pl.DataFrame:
+    system, path = filesystem(uri)
+    with system.open_input_file(path) as opened:
+        return pl.read_parquet(opened)

@@ -1,0 +1,116 @@
+"""Euclidean silhouettes, which have no closed form: all pairs, each once, in O(N·block) memory."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+
+from tasks.cores import cores, one_thread
+from tasks.distances import Points, Tile, between, over_tiles, prepare
+from tasks.silhouette_definition import Precision, RowScores, Space, score_rows
+
+# Rows of each class from which the influence is estimated; adds about 1/128 to the variance of the second part of
+# it, and costs about 256·N of the N²/2 distances.
+ANCHORS = 128
+# Columns of one piece of that work.
+INFLUENCE_COLUMNS = 1_024
+
+
+def all_pairs(
+    rows: torch.Tensor, codes: np.ndarray, space: Space, precision: Precision, seed: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """s(i) and influence, float64 [N], of float rows [N, D] and their class numbers [N]."""
+    order = np.argsort(codes, kind="stable")  # sorted by class, a tile of distances meets few classes
+    by_class = torch.from_numpy(order).to(rows.device)
+    own = torch.from_numpy(codes[order]).to(rows.device)
+    counts = torch.bincount(own).double()
+    points = prepare(
+        rows, order=by_class, standardise=space is Space.STANDARDISED, fast=precision is Precision.FAST
+    )
+    sums = _class_sums(points, own, len(counts))
+    with one_thread():
+        scores = score_rows(sums, own, counts)
+    samples, influence = torch.empty(2, len(codes), dtype=torch.float64, device=rows.device)
+    samples[by_class] = scores.s
+    influence[by_class] = scores.s + _influence_on_others(points, own, counts, scores, seed)
+    return samples, influence
+
+
+def _class_sums(points: Points, codes: torch.Tensor, k: int) -> torch.Tensor:
+    """Sums of distances from each row to each class, float64 [N, K]; rows are sorted by class."""
+    bounds = codes.cpu().numpy()
+    parts = over_tiles(points, lambda tiles: _class_sums_of_tiles(tiles, points.n, codes, bounds, k))
+    return torch.stack(parts).sum(0)
+
+
+def _class_sums_of_tiles(
+    tiles: Iterator[Tile], n: int, codes: torch.Tensor, bounds: np.ndarray, k: int
+) -> torch.Tensor:
+    sums = torch.zeros(n, k, dtype=torch.float64, device=codes.device)
+    for tile in tiles:
+        sums_of_rows = sums[tile.row0 : tile.row1]
+        first, last = int(bounds[tile.column0]), int(bounds[tile.column1 - 1]) + 1
+        if last - first <= 8:
+            # Sorted by class, a tile meets few classes, each in one piece.
+            edges = np.searchsorted(bounds[tile.column0 : tile.column1], np.arange(first, last + 1))
+            for c in range(first, last):
+                sums_of_rows[:, c] += tile.distance[:, edges[c - first] : edges[c - first + 1]].sum(1)
+        else:
+            members = _members(codes[tile.column0 : tile.column1], first, last, tile.distance.dtype)
+            sums_of_rows[:, first:last] += tile.distance @ members
+        # The square on the diagonal already holds both halves.
+        skip = tile.row1 - tile.row0 if tile.column0 == tile.row0 else 0
+        if tile.column0 + skip < tile.column1:
+            first, last = int(bounds[tile.row0]), int(bounds[tile.row1 - 1]) + 1
+            members = _members(codes[tile.row0 : tile.row1], first, last, tile.distance.dtype)
+            sums[tile.column0 + skip : tile.column1, first:last] += (members.T @ tile.distance[:, skip:]).T
+    return sums
+
+
+def _members(codes: torch.Tensor, first: int, last: int, dtype: torch.dtype) -> torch.Tensor:
+    return (codes[:, None] == torch.arange(first, last, device=codes.device)).to(dtype)
+
+
+def _influence_on_others(
+    points: Points, codes: torch.Tensor, counts: torch.Tensor, scores: RowScores, seed: int
+) -> torch.Tensor:
+    """Σ_i ∂s_i/∂(weight of row j), from up to ANCHORS rows i of each class, float64 [N].
+
+    The derivative of a mean distance is ∂a_i/∂w_j = (d_ij − a_i)/(n_c − 1) for j ≠ i of i's class, and
+    ∂b_i/∂w_j = (d_ij − b_i)/n_k for j in i's nearest class k: the first term of von Mises's expansion.
+    """
+    draw = np.random.default_rng(seed)
+    sizes = counts.long().tolist()
+    starts = np.concatenate([[0], np.cumsum(sizes)])
+    picked = [
+        int(starts[c]) + np.sort(draw.choice(size, size=min(size, ANCHORS), replace=False))
+        for c, size in enumerate(sizes)
+    ]
+    weight = np.concatenate([np.full(len(rows), sizes[c] / len(rows)) for c, rows in enumerate(picked)])
+    every = torch.from_numpy(np.concatenate(picked)).to(codes.device)
+    weights = torch.from_numpy(weight).to(codes.device)
+    own, near = codes[every], scores.nearest[every]
+    by_a = scores.by_a[every] * weights / (counts[own] - 1.0).clamp_min(1.0)
+    by_b = scores.by_b[every] * weights / counts[near]
+    total = torch.zeros_like(scores.s)
+
+    def add(columns: slice, c: int) -> None:
+        """For columns that are rows of class c: of the anchors of c, and of those whose nearest class is c."""
+        for members, g, mean in ((own == c, by_a, scores.a), (near == c, by_b, scores.b)):
+            anchors, g = every[members], g[members]
+            if len(anchors) == 0:
+                continue
+            distance = between(points, anchors, columns).double()
+            itself = (anchors >= columns.start) & (anchors < columns.stop)
+            # No row is part of its own mean.
+            distance[itself, anchors[itself] - columns.start] = mean[anchors[itself]]
+            total[columns] += g @ distance - (g * mean[anchors]).sum()
+
+    jobs = [
+        (slice(start, min(start + INFLUENCE_COLUMNS, int(starts[c + 1]))), c)
+        for c in range(len(sizes))
+        for start in range(int(starts[c]), int(starts[c + 1]), INFLUENCE_COLUMNS)
+    ]
+    with cores(codes.device) as shared:
+        shared.map(lambda job: add(*job), jobs)
+    return total

@@ -1,0 +1,50 @@
+"""Two layers judged on the same test rows: is the difference of their accuracies more than luck?"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import binom
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Layer a against layer b on the same rows. Differences are fractions, −1 to 1."""
+
+    difference: float
+    """Accuracy of a minus accuracy of b."""
+    low: float
+    high: float
+    """95 % percentile interval of the difference over paired bootstrap resamples of the rows."""
+    p_value: float
+    """McNemar's test, exact and two-sided, with the mid-p correction; 1 where the layers never disagree."""
+
+
+def compare(
+    correct_a: np.ndarray, correct_b: np.ndarray, *, seed: int = 0, resamples: int = 2_000
+) -> Comparison:
+    """Compare bool [N] with bool [N]: whether each row was classified correctly by a, and by b. N ≥ 1.
+
+    Mid-p McNemar keeps its level without the exact test's caution (Fagerland, Lydersen & Laake 2013,
+    doi 10.1186/1471-2288-13-91). Raises ValueError where the two do not cover the same rows.
+    """
+    a, b = np.asarray(correct_a, dtype=bool), np.asarray(correct_b, dtype=bool)
+    if a.shape != b.shape or a.ndim != 1 or len(a) == 0:
+        raise ValueError(f"two layers are compared on the same rows, not on {a.shape} and {b.shape}")
+    n = len(a)
+    only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
+    # A resample of rows with outcomes +1, −1 and 0 is a multinomial draw of how often each occurs.
+    draws = np.random.default_rng(seed).multinomial(
+        n, [only_a / n, only_b / n, (n - only_a - only_b) / n], size=resamples
+    )
+    low, high = np.percentile((draws[:, 0] - draws[:, 1]) / n, [2.5, 97.5])
+    return Comparison((only_a - only_b) / n, float(low), float(high), mcnemar_mid_p(only_a, only_b))
+
+
+def mcnemar_mid_p(only_a: int, only_b: int) -> float:
+    """Two-sided mid-p value of McNemar's test, in (0, 1], from how often only one of the two was correct."""
+    rarer, disagreements = min(only_a, only_b), only_a + only_b
+    if only_a == only_b:
+        # P(X < x) + P(X = x)/2 is one half by symmetry, on either side.
+        return 1.0
+    exact = 2.0 * float(binom.cdf(rarer, disagreements, 0.5))
+    return exact - float(binom.pmf(rarer, disagreements, 0.5))

@@ -1,0 +1,151 @@
+"""What a labelled text set is like, and what about it would make an answer worth less: seen before any cost is paid."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+FEW_ROWS = 5
+"""A class with fewer train rows is never held out when the probe's penalty is chosen."""
+FEW_TEST_ROWS = 100
+LOPSIDED = 0.8
+MUCH_CUT = 0.1
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Of all texts, in `unit`: tokens of the model that is to be used, or characters."""
+
+    unit: str
+    median: float
+    p95: float
+    longest: int
+    cut_share: float | None
+    """Share of the texts, 0–1, that are longer than the maximum length; None where that is not in this unit."""
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """Texts are the same here if they differ in case and white space alone."""
+
+    classes: pl.DataFrame
+    """One row a class, in the order of the labels: class, train, test (rows), share (of train rows, 0–1)."""
+    train_rows: int
+    test_rows: int
+    lengths: Lengths
+    repeated: int
+    """Train rows whose text stands in an earlier train row."""
+    contradicted: int
+    """Train rows whose text also has another label in train."""
+    leaked: int
+    """Test rows whose text stands in train."""
+
+
+def inspect_table(
+    table: pl.DataFrame,
+    classes: Sequence[str],
+    *,
+    token_counts: npt.NDArray[np.integer] | None = None,
+    max_length: int | None = None,
+) -> Inspection:
+    """Count classes, lengths, duplicates and leaks of a table `text, label, split`.
+
+    token_counts: int [N], of the texts before any cut, where a model is known; max_length: the tokens that are read.
+    """
+    rows = table.select("label", "split", words=_words())
+    train, test = (rows.filter(split=split) for split in ("train", "test"))
+    by_class = pl.DataFrame(
+        {
+            "class": list(classes),
+            "train": _count(train, len(classes)),
+            "test": _count(test, len(classes)),
+        }
+    ).with_columns(share=pl.col("train") / pl.col("train").sum())
+    labels_of = train.group_by("words").agg(pl.col("label").n_unique().alias("labels"), pl.len())
+    return Inspection(
+        classes=by_class,
+        train_rows=train.height,
+        test_rows=test.height,
+        lengths=_lengths(table, token_counts, max_length),
+        repeated=train.height - labels_of.height,
+        contradicted=int(labels_of.filter(pl.col("labels") > 1)["len"].sum()),
+        leaked=test.join(train.select("words").unique(), on="words", how="semi").height,
+    )
+
+
+def warnings_of(found: Inspection, *, test_is_made: bool) -> list[str]:
+    """What to know or mend before a sweep, a sentence each, the gravest first; empty where nothing is."""
+    said = []
+    if found.leaked:
+        said.append(
+            f"{found.leaked:,} of {found.test_rows:,} test rows have a text that is in train too: accuracies will be "
+            "too high. Remove them from one of the two."
+        )
+    if found.contradicted:
+        said.append(
+            f"{found.contradicted:,} train rows share their text with a row of another label: no model can tell them "
+            "apart. Decide for one label, or remove them."
+        )
+    if found.repeated:
+        said.append(
+            f"{found.repeated:,} train rows repeat an earlier text: they count twice in every silhouette, and their "
+            "ridge accuracy is too high. Keep one of each."
+        )
+    rare = found.classes.filter(pl.col("train") < FEW_ROWS)
+    if rare.height:
+        said.append(
+            f"{_named(rare)} {'has' if rare.height == 1 else 'have'} fewer than {FEW_ROWS} train rows: too few to be "
+            "scored well (a class of one row has silhouette 0). Add rows, merge classes, or live with it."
+        )
+    untested = found.classes.filter(pl.col("test") == 0)
+    if untested.height:
+        said.append(
+            f"{_named(untested)} {'has' if untested.height == 1 else 'have'} no test row: no accuracy covers it."
+        )
+    if found.test_rows < FEW_TEST_ROWS:
+        half = 100 * 1.96 * 0.5 / found.test_rows**0.5
+        said.append(
+            f"{found.test_rows:,} test rows are few: an accuracy near 50 % is known to ± {half:.0f} points only, so "
+            "most layers will be level within noise."
+        )
+    largest = found.classes.sort("train", descending=True).row(0, named=True)
+    if largest["share"] > LOPSIDED:
+        said.append(
+            f"{100 * largest['share']:.0f} % of the train rows are {largest['class']!r}: always naming it is right "
+            "that often, so look at macro F1 beside accuracy."
+        )
+    cut = found.lengths.cut_share
+    if cut is not None and cut > MUCH_CUT:
+        said.append(
+            f"{100 * cut:.0f} % of the texts are longer than the maximum length and will be cut. Raise --max-length."
+        )
+    if test_is_made:
+        said.append("There is no test split: a seeded stratified fifth of the rows becomes one.")
+    return said
+
+
+def _words() -> pl.Expr:
+    return pl.col("text").str.to_lowercase().str.replace_all(r"\s+", " ").str.strip_chars()
+
+
+def _count(rows: pl.DataFrame, classes: int) -> list[int]:
+    return np.bincount(rows["label"].to_numpy(), minlength=classes).tolist()
+
+
+def _lengths(
+    table: pl.DataFrame, token_counts: npt.NDArray[np.integer] | None, max_length: int | None
+) -> Lengths:
+    if token_counts is None:
+        counts, unit, cut = table["text"].str.len_chars().to_numpy(), "characters", None
+    else:
+        counts, unit = token_counts, "tokens"
+        cut = None if max_length is None else float((counts > max_length).mean())
+    return Lengths(unit, float(np.median(counts)), float(np.quantile(counts, 0.95)), int(counts.max()), cut)
+
+
+def _named(classes: pl.DataFrame) -> str:
+    names = classes["class"].to_list()
+    some = ", ".join(repr(name) for name in names[:5])
+    return some + (f" and {len(names) - 5} more classes" if len(names) > 5 else "")

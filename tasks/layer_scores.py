@@ -1,0 +1,207 @@
+"""The scores of one layer, from its embeddings in storage to staged rows: one task a kind of score.
+
+A score whose rows are staged is not computed again. The table named by the task is written last, so that its
+presence means that the finer rows beside it are there too.
+"""
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+import torch
+from prefect import task
+
+from storage.embeddings import read_layer
+from storage.layout import Layout
+from storage.staged import is_staged, stage
+from tasks.criteria import ridge_leave_one_out, score_criteria
+from tasks.dataset import Dataset
+from tasks.features import Features
+from tasks.pooling import NormState, Pooling
+from tasks.probe import fit_probe
+from tasks.retries import LONG_S, RETRIED
+from tasks.silhouette import Metric, Precision, Space, silhouette
+
+# Raised by hand when a change of the scoring code changes a number.
+SCORING_VERSION = 4
+
+
+@dataclass(frozen=True)
+class LayerOfRun:
+    """One layer of one run, and where its embeddings are: what every score of it starts from."""
+
+    layout: Layout
+    run_id: str
+    shard_uris: tuple[str, ...]
+    dataset: Dataset
+    pooling: Pooling
+    norm_state: NormState
+    layer: int
+    seed: int
+    threads: int
+
+    @property
+    def part(self) -> str:
+        """The name of its staged parts; the layer's digits keep their order."""
+        return f"{self.pooling.value}-{self.norm_state.value}-{self.layer:03d}"
+
+    def key(self) -> dict[str, pl.Expr]:
+        """The key columns that its rows share."""
+        return {
+            "run_id": pl.lit(self.run_id),
+            "pooling": pl.lit(self.pooling.value),
+            "norm_state": pl.lit(self.norm_state.value),
+            "layer": pl.lit(self.layer, dtype=pl.Int32),
+        }
+
+
+@dataclass(frozen=True)
+class _Split:
+    X: npt.NDArray[np.float32]
+    y: npt.NDArray[np.int32]
+    row_id: npt.NDArray[np.int64]
+
+
+def is_scored(at: LayerOfRun) -> bool:
+    """Whether every score of the layer is staged, so that its embeddings are not needed any more."""
+    return all(
+        is_staged(at.layout, at.run_id, table, at.part) for table in ("silhouette", "criterion", "probe")
+    )
+
+
+def score_silhouettes(at: LayerOfRun, metrics: tuple[Metric, ...]) -> None:
+    """Stage `silhouette`, `silhouette_by_class` and `silhouette_row` of the train rows, every metric."""
+    if is_staged(at.layout, at.run_id, "silhouette", at.part):
+        return
+    train, _ = _read(at)
+    means, classes, rows = [], [], []
+    for metric in metrics:
+        started = time.perf_counter()
+        found = silhouette(train.X, train.y, metric, seed=at.seed)
+        seconds = time.perf_counter() - started
+        kind = {"metric": metric.value, "space": Space.RAW.value}
+        means.append(
+            kind
+            | {"precision": Precision.EXACT.value, "mean": found.mean}
+            | {"standard_error": found.standard_error, "n": found.n, "seconds": seconds}
+        )
+        classes += [
+            kind | {"label": at.dataset.classes[label], "mean": mean, "n": n}
+            for label, (mean, n) in found.by_class.items()
+        ]
+        rows.append(
+            pl.DataFrame(
+                {"row_id": train.row_id, "silhouette": found.samples, "influence": found.influence}
+            ).with_columns(metric=pl.lit(metric.value))
+        )
+    _stage(at, "silhouette_row", pl.concat(rows))
+    _stage(at, "silhouette_by_class", pl.DataFrame(classes))
+    _stage(at, "silhouette", pl.DataFrame(means))
+
+
+def score_with_criteria(at: LayerOfRun, names: tuple[str, ...]) -> None:
+    """Stage `criterion` and, for the paired errors of ridge leave-one-out, `ridge_row`, of the train rows."""
+    if is_staged(at.layout, at.run_id, "criterion", at.part):
+        return
+    train, _ = _read(at)
+    features = Features(train.X, train.y)  # what criteria share is computed once, by the first that needs it
+    values: dict[str, float] = {}
+    seconds: dict[str, float] = {}
+    for name in names:
+        started = time.perf_counter()
+        values |= score_criteria(features, names=[name])
+        seconds[name] = time.perf_counter() - started
+    ridge = ridge_leave_one_out(features)
+    _stage(at, "ridge_row", pl.DataFrame({"row_id": train.row_id, "correct": ridge.correct}))
+    _stage(
+        at,
+        "criterion",
+        pl.DataFrame([{"name": name, "value": values[name], "seconds": seconds[name]} for name in values]),
+    )
+
+
+def score_with_probe(at: LayerOfRun) -> None:
+    """Stage `probe` and `prediction`: fitted on train rows, measured on test rows."""
+    if is_staged(at.layout, at.run_id, "probe", at.part):
+        return
+    train, test = _read(at)
+    started = time.perf_counter()
+    found = fit_probe(train.X, train.y, test.X, test.y, seed=at.seed)
+    row = {
+        "protocol": "logistic",
+        "accuracy": found.accuracy,
+        "accuracy_low": found.accuracy_low,
+        "accuracy_high": found.accuracy_high,
+        "macro_f1": found.macro_f1,
+        "balanced_accuracy": found.balanced_accuracy,
+        "majority_accuracy": found.majority_accuracy,
+        "log_loss": found.log_loss,
+        "penalty": found.penalty,
+        "iterations": found.iterations,
+        "converged": found.converged,
+        "n_train": found.n_train,
+        "n_test": found.n_test,
+        "seconds": time.perf_counter() - started,
+    }
+    predictions = {"row_id": test.row_id, "label": test.y, "predicted": found.predictions}
+    _stage(at, "prediction", pl.DataFrame(predictions))
+    _stage(at, "probe", pl.DataFrame([row]))
+
+
+def _read(at: LayerOfRun) -> tuple[_Split, _Split]:
+    """Train and test rows of the layer; row ids count train rows first."""
+    # OpenMP counts threads by calling thread: the workers of a pool share the cores between them.
+    torch.set_num_threads(at.threads)
+    found = read_layer(
+        at.shard_uris, layer=at.layer, norm_state=at.norm_state.value, pooling=at.pooling.value
+    )
+    train = found.row_id < at.dataset.train_rows
+    return (
+        _Split(found.embeddings[train], found.label[train], found.row_id[train]),
+        _Split(found.embeddings[~train], found.label[~train], found.row_id[~train]),
+    )
+
+
+def _stage(at: LayerOfRun, table: str, rows: pl.DataFrame) -> None:
+    stage(
+        at.layout,
+        at.run_id,
+        table,
+        at.part,
+        rows.select(**at.key(), **{name: pl.col(name) for name in rows.columns}),
+    )
+
+
+@task(
+    name="silhouette",
+    task_run_name="silhouette {at.pooling.value} {at.norm_state.value} layer {at.layer}",
+    timeout_seconds=LONG_S,
+    **RETRIED,
+)
+def silhouette_task(at: LayerOfRun, metrics: tuple[Metric, ...]) -> None:
+    """How well the gold labels separate in one layer, every metric."""
+    score_silhouettes(at, metrics)
+
+
+@task(
+    name="criteria",
+    task_run_name="criteria {at.pooling.value} {at.norm_state.value} layer {at.layer}",
+    timeout_seconds=LONG_S,
+    **RETRIED,
+)
+def criteria_task(at: LayerOfRun, names: tuple[str, ...]) -> None:
+    """The scores of one layer that need no gradient training."""
+    score_with_criteria(at, names)
+
+
+@task(
+    name="probe",
+    task_run_name="probe {at.pooling.value} {at.norm_state.value} layer {at.layer}",
+    timeout_seconds=LONG_S,
+    **RETRIED,
+)
+def probe_task(at: LayerOfRun) -> None:
+    """A linear probe of one layer, on rows it never saw."""
+    score_with_probe(at)

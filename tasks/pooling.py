@@ -1,0 +1,97 @@
+"""From the hidden states of a text's tokens to one vector: five poolings, one pure function each."""
+
+from collections.abc import Callable
+from enum import StrEnum
+
+import torch
+from torch import Tensor
+
+
+class Pooling(StrEnum):
+    """How the token states of one text become one embedding. "Token" means a non-padding token."""
+
+    MEAN = "mean"
+    """Mean over all tokens."""
+    MEAN_TAIL = "mean_tail"
+    """Mean over all tokens but the first, which decoders use as an attention sink; one token: that token."""
+    LAST = "last"
+    """The last token: in a decoder the only one that has seen the whole text."""
+    FIRST = "first"
+    """The first token: `[CLS]` in BERT-like encoders."""
+    MAX = "max"
+    """Per dimension, the largest value over all tokens."""
+
+
+class NormState(StrEnum):
+    """Which states are pooled."""
+
+    AS_RETURNED = "as_returned"
+    """Hugging Face's `hidden_states`: only the last layer has passed the model's final norm."""
+    FINAL_NORM = "final_norm"
+    """The final norm applied to the tokens of every layer: what a model cut there would put out."""
+
+
+def mean(states: Tensor, mask: Tensor | None) -> Tensor:
+    """Mean over the tokens of each text. See `pool` for shapes."""
+    if mask is None:
+        return states.sum(dim=1, dtype=torch.float32) / states.shape[1]
+    kept = states.masked_fill(~mask[:, :, None], 0)
+    return kept.sum(dim=1, dtype=torch.float32) / mask.sum(dim=1, keepdim=True)
+
+
+def mean_tail(states: Tensor, mask: Tensor | None) -> Tensor:
+    """Mean over the tokens after the first; of a one-token text, that token. See `pool` for shapes."""
+    if mask is None:
+        return mean(states[:, 1:] if states.shape[1] > 1 else states, None)
+    at = torch.arange(mask.shape[1], device=mask.device)
+    tail = mask & (at != _first_index(mask)[:, None])
+    alone = mask.sum(dim=1, keepdim=True) == 1
+    return mean(states, torch.where(alone, mask, tail))
+
+
+def last(states: Tensor, mask: Tensor | None) -> Tensor:
+    """The last token of each text. See `pool` for shapes."""
+    if mask is None:
+        return states[:, -1].float()
+    return _rows(states, mask.shape[1] - 1 - _first_index(mask.flip(1)))
+
+
+def first(states: Tensor, mask: Tensor | None) -> Tensor:
+    """The first token of each text. See `pool` for shapes."""
+    if mask is None:
+        return states[:, 0].float()
+    return _rows(states, _first_index(mask))
+
+
+def maximum(states: Tensor, mask: Tensor | None) -> Tensor:
+    """The largest value per dimension over the tokens of each text. See `pool` for shapes."""
+    if mask is not None:
+        states = states.masked_fill(~mask[:, :, None], float("-inf"))
+    return states.amax(dim=1).float()
+
+
+_FUNCTIONS: dict[Pooling, Callable[[Tensor, Tensor | None], Tensor]] = {
+    Pooling.MEAN: mean,
+    Pooling.MEAN_TAIL: mean_tail,
+    Pooling.LAST: last,
+    Pooling.FIRST: first,
+    Pooling.MAX: maximum,
+}
+
+
+def pool(states: Tensor, mask: Tensor | None, pooling: Pooling) -> Tensor:
+    """One embedding for each text, whichever side it is padded on.
+
+    states: [B, T, D], any float dtype. mask: [B, T], true (or 1) at tokens, false (or 0) at padding; every text
+    has at least one token, or its row is undefined. None: no padding at all. Returns float32 [B, D], accumulated
+    in float32. Values at padding never matter, not even if they are not finite.
+    """
+    return _FUNCTIONS[pooling](states, None if mask is None else mask.bool())
+
+
+def _first_index(mask: Tensor) -> Tensor:
+    return mask.int().argmax(dim=1)
+
+
+def _rows(states: Tensor, index: Tensor) -> Tensor:
+    return states[torch.arange(len(states), device=states.device), index].float()

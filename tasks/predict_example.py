@@ -1,0 +1,88 @@
+"""Predict labels with this folder's model and linear head: python predict.py "a text" "another text"
+
+Needs torch, transformers, safetensors and scikit-learn; `layerscout export` has put it here. As a module it gives
+`load_classifier`, a scikit-learn pipeline from embeddings to class names, and `embed`, the embeddings it takes.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.numpy import load_file
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import StandardScaler
+from transformers import AutoModel, AutoTokenizer
+
+BATCH = 32
+
+
+def load_classifier(folder: Path) -> Pipeline:
+    """Standardisation and logistic regression with the weights of `head/`, as a fitted scikit-learn pipeline."""
+    weights = load_file(folder / "head" / "weights.safetensors")
+    head = json.loads((folder / "head" / "head.json").read_text(encoding="utf-8"))
+    scaler = StandardScaler()
+    scaler.mean_, scaler.scale_ = weights["mean"], weights["scale"]
+    scaler.var_ = weights["scale"] ** 2
+    scaler.n_features_in_ = len(weights["mean"])
+    scaler.n_samples_seen_ = head["train_rows"]
+    regression = LogisticRegression()
+    regression.classes_ = np.array(head["classes"])
+    regression.coef_, regression.intercept_ = weights["coefficients"], weights["intercepts"]
+    regression.n_features_in_ = len(weights["mean"])
+    regression.n_iter_ = np.array([head["iterations"]])
+    if len(head["classes"]) == 2:  # scikit-learn keeps one row for two classes: their difference
+        regression.coef_ = regression.coef_[1:] - regression.coef_[:1]
+        regression.intercept_ = regression.intercept_[1:] - regression.intercept_[:1]
+    return make_pipeline(scaler, regression)
+
+
+def embed(folder: Path, texts: list[str]) -> np.ndarray:
+    """Embeddings of the texts, float64 [N, D]: the model's last states in float32, pooled as the head was fitted."""
+    head = json.loads((folder / "head" / "head.json").read_text(encoding="utf-8"))
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
+    found = []
+    for start in range(0, len(texts), BATCH):
+        inputs = tokenizer(
+            texts[start : start + BATCH],
+            padding=True,
+            truncation=True,
+            max_length=head["max_length"],
+            return_tensors="pt",
+        )
+        with torch.inference_mode():
+            accepted = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+            states = model(**accepted).last_hidden_state
+        found.append(pool(states, inputs["attention_mask"].bool(), head["pooling"]))
+    return torch.cat(found).double().numpy()
+
+
+def pool(states: torch.Tensor, mask: torch.Tensor, pooling: str) -> torch.Tensor:
+    """states [B, T, D] and their mask [B, T] → [B, D]. Texts begin at the left: padding is on the right."""
+    if pooling == "first":
+        return states[:, 0]
+    if pooling == "last":
+        return states[torch.arange(len(states)), mask.sum(1) - 1]
+    if pooling == "max":
+        return states.masked_fill(~mask[:, :, None], float("-inf")).amax(1)
+    if pooling == "mean_tail":  # the mean without the first token, unless there is no other
+        mask = mask.clone()
+        mask[mask.sum(1) > 1, 0] = False
+    return states.masked_fill(~mask[:, :, None], 0).sum(1) / mask.sum(1, keepdim=True)
+
+
+def main(texts: list[str]) -> None:
+    """Print each text's label, its probability and the text."""
+    folder = Path(__file__).parent
+    classifier: Any = load_classifier(folder)
+    probabilities = classifier.predict_proba(embed(folder, texts))
+    for text, row in zip(texts, probabilities, strict=True):
+        print(f"{classifier.classes_[row.argmax()]}\t{row.max():.3f}\t{text}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:] or ["Name some texts after the command, and their labels are predicted."])

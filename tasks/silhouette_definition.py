@@ -1,0 +1,66 @@
+"""What a silhouette is, whichever way the distances are summed: metric, space, and s(i) from sums of distances."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+import torch
+
+
+class Metric(StrEnum):
+    """The distance. Squared Euclidean and cosine have a closed form in O(N·K·D); Euclidean needs all pairs."""
+
+    EUCLIDEAN = "euclidean"
+    SQEUCLIDEAN = "sqeuclidean"
+    COSINE = "cosine"
+
+
+class Space(StrEnum):
+    """What is done to the features before: nothing, subtract their mean, or also divide by their deviation.
+
+    A constant feature is divided by 1. Centring changes cosine only.
+    """
+
+    RAW = "raw"
+    CENTRED = "centred"
+    STANDARDISED = "standardised"
+
+
+class Precision(StrEnum):
+    """Products of the Euclidean metric: float32 with float64 care (error ≤ 1e-6), or bfloat16 (≤ 1e-4)."""
+
+    EXACT = "exact"
+    FAST = "fast"
+
+
+@dataclass(frozen=True)
+class RowScores:
+    """s(i) of some rows and its derivatives, float64 [n] each."""
+
+    s: torch.Tensor
+    a: torch.Tensor
+    b: torch.Tensor
+    nearest: torch.Tensor
+    """int64 [n]: the class whose mean distance is b."""
+    by_a: torch.Tensor
+    """∂s/∂a."""
+    by_b: torch.Tensor
+    """∂s/∂b."""
+
+
+def score_rows(sums: torch.Tensor, own: torch.Tensor, counts: torch.Tensor) -> RowScores:
+    """From sums [n, K] float64 of each row's distances to the rows of each class, its own zero included.
+
+    own: int64 [n], the rows' classes; counts: float64 [K], rows of each class.
+    """
+    column = own[:, None]
+    others = counts[own] - 1.0
+    a = sums.gather(1, column)[:, 0] / others.clamp_min(1.0)
+    b, nearest = (sums / counts).scatter_(1, column, torch.inf).min(dim=1)
+    larger = torch.maximum(a, b)
+    live = (others > 0) & (larger > 0)
+    safe = torch.where(live, larger, 1.0)
+    s = torch.where(live, (b - a) / safe, 0.0)
+    inside = a <= b
+    by_a = torch.where(live, torch.where(inside, -1.0 / safe, -b / safe.square()), 0.0)
+    by_b = torch.where(live, torch.where(inside, a / safe.square(), 1.0 / safe), 0.0)
+    return RowScores(s, a, b, nearest, by_a, by_b)

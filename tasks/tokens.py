@@ -1,0 +1,54 @@
+"""Texts → token ids without padding, with the tokenizer's own special tokens. No model is needed for it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from storage.errors import UserError
+
+_AT_ONCE = 4096
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Token ids of N texts without padding: int32 [length] each. counts: int32 [N]. truncated: bool [N]."""
+
+    ids: list[NDArray[np.int32]]
+    counts: NDArray[np.int32]
+    truncated: NDArray[np.bool_]
+
+
+def tokenise(tokenizer: Any, texts: Sequence[str], max_length: int) -> Tokens:
+    """Tokenise without padding, with the tokenizer's own special tokens; longer texts are cut to `max_length`.
+
+    `UserError` names the first text of which no token is left.
+    """
+    ids: list[NDArray[np.int32]] = []
+    for start in range(0, len(texts), _AT_ONCE):
+        ids += _token_ids(tokenizer, texts[start : start + _AT_ONCE])
+    truncated = np.array([len(each) > max_length for each in ids], dtype=np.bool_)
+    long = [int(row) for row in np.flatnonzero(truncated)]
+    # Again with truncation, not a plain cut, so that the closing special token stays.
+    cut = _token_ids(tokenizer, [texts[row] for row in long], truncation=True, max_length=max_length)
+    for row, each in zip(long, cut, strict=True):
+        ids[row] = each
+    counts = np.array([len(each) for each in ids], dtype=np.int32)
+    if len(counts) and counts.min() == 0:
+        row = int(np.argmin(counts))
+        raise UserError(
+            f"Row {row} ({texts[row]!r}) has no token left after tokenising, so it has no embedding. "
+            "Remove empty texts from the data set."
+        )
+    return Tokens(ids, counts, truncated)
+
+
+def _token_ids(tokenizer: Any, texts: Sequence[str], **options: Any) -> list[NDArray[np.int32]]:
+    if not texts:
+        return []
+    encoded = tokenizer(
+        list(texts), return_attention_mask=False, return_token_type_ids=False, verbose=False, **options
+    )
+    return [np.array(each, dtype=np.int32) for each in encoded["input_ids"]]

@@ -1,0 +1,243 @@
+"""From the staged scores of one layer curve to its inflection points, the chosen layer and the audit, as rows."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy.typing as npt
+import polars as pl
+from prefect import get_run_logger, task
+
+from storage.layout import Layout
+from storage.staged import read_staged, stage
+from tasks.audit import (
+    audit_choice,
+    audit_score,
+    audit_zone,
+    near_points,
+    rank_correlation,
+    zones,
+)
+from tasks.choice import DEFAULT_RULE, LayerChoice, LayerEvidence, Rule, choose_layer
+from tasks.inflection import CurveShape, find_inflection_points
+from tasks.pooling import NormState, Pooling
+from tasks.retries import LONG_S, RETRIED
+
+
+@dataclass(frozen=True)
+class CurveOfRun:
+    """All layers of one pooling and norm state of one run."""
+
+    layout: Layout
+    run_id: str
+    pooling: Pooling
+    norm_state: NormState
+    last_is_normed: bool
+    seed: int
+
+    @property
+    def part(self) -> str:
+        """The name of its staged parts, and the beginning of the names of its layers' parts."""
+        return f"{self.pooling.value}-{self.norm_state.value}"
+
+    def read(self, table: str) -> pl.DataFrame:
+        """The staged rows of all its layers."""
+        return read_staged(self.layout, self.run_id, table, f"{self.part}-")
+
+
+def choose(at: CurveOfRun) -> LayerChoice:
+    """Stage `inflection_point`, `trend` and `layer_choice` of the curve; the choice of the default rule.
+
+    Only train rows are read: the silhouettes, the criteria and the rows of ridge leave-one-out.
+    """
+    means, rows = at.read("silhouette"), at.read("silhouette_row")
+    criteria, ridge_rows = at.read("criterion"), at.read("ridge_row")
+    curves = {
+        metric: (
+            _by_layer(means.filter(metric=metric), "mean")[:, 0],
+            _by_layer(rows.filter(metric=metric), "influence"),
+        )
+        for metric in means["metric"].unique(maintain_order=True)
+    }
+    evidence = LayerEvidence(
+        silhouettes=curves,
+        criteria={
+            name: _by_layer(criteria.filter(name=name), "value")[:, 0]
+            for name in criteria["name"].unique(maintain_order=True)
+        },
+        ridge_correct=_by_layer(ridge_rows, "correct"),
+        last_is_normed=at.last_is_normed,
+    )
+    shapes = {
+        metric: find_inflection_points(values, influence, last_is_normed=at.last_is_normed, seed=at.seed)
+        for metric, (values, influence) in curves.items()
+    }
+    choices = [choose_layer(evidence, rule, seed=at.seed) for rule in Rule]
+    points = [
+        {"metric": metric, "layer": point.layer, "kind": point.kind.value}
+        | {"relative_change": point.relative_change, "strength": point.strength}
+        for metric, shape in shapes.items()
+        for point in shape.points
+    ]
+    _stage(at, "inflection_point", points, _POINT)
+    _stage(
+        at,
+        "trend",
+        [row for metric, shape in shapes.items() for row in _trend(f"silhouette:{metric}", shape)],
+        _TREND,
+    )
+    _stage(at, "layer_choice", [_choice_row(choice) for choice in choices], None)
+    return next(choice for choice in choices if choice.rule == DEFAULT_RULE)
+
+
+def audit(at: CurveOfRun) -> None:
+    """The first look at the test rows: stage `audit`, one row a rule, the `trend` of the accuracy, and how far the
+    paper's claims and every train-only score reach (`curve_audit`, `zone_audit`, `score_audit`)."""
+    predictions = at.read("prediction").with_columns(correct=pl.col("label") == pl.col("predicted"))
+    correct = _by_layer(predictions, "correct")
+    shape = find_inflection_points(
+        correct.mean(axis=1), correct, last_is_normed=at.last_is_normed, seed=at.seed
+    )
+    _stage(at, "trend", _trend("accuracy", shape), _TREND, suffix="-accuracy")
+    rows = []
+    for choice in read_staged(at.layout, at.run_id, "layer_choice", at.part).iter_rows(named=True):
+        audited = asdict(audit_choice(choice["layer"], correct, seed=at.seed))
+        rows.append({"rule": choice["rule"], "is_default": choice["is_default"]} | audited)
+    _stage(at, "audit", rows, None)
+    _audit_curves(at, correct, shape)
+
+
+def _audit_curves(at: CurveOfRun, correct: npt.NDArray[Any], accuracy: CurveShape) -> None:
+    means, influences, criteria = at.read("silhouette"), at.read("silhouette_row"), at.read("criterion")
+    parts = zones(len(correct) - 1)
+    curves, scores = [], {}
+    for metric in means["metric"].unique(maintain_order=True):
+        values = _by_layer(means.filter(metric=metric), "mean")[:, 0]
+        influence = _by_layer(influences.filter(metric=metric), "influence")
+        shape = find_inflection_points(values, influence, last_is_normed=at.last_is_normed, seed=at.seed)
+        follows = rank_correlation(values, influence, correct, seed=at.seed)
+        curves.append(
+            {"metric": metric, "silhouette_direction": shape.direction.value}
+            | {"accuracy_direction": accuracy.direction.value}
+            | {"rank_correlation": follows and follows.value}
+            | {"rank_correlation_low": follows and follows.low}
+            | {"rank_correlation_high": follows and follows.high}
+        )
+        parts[f"points:{metric}"] = near_points([point.layer for point in shape.points], len(correct) - 1)
+        scores[f"silhouette:{metric}"] = values
+    for name in criteria["name"].unique(maintain_order=True):
+        scores[f"criterion:{name}"] = _by_layer(criteria.filter(name=name), "value")[:, 0]
+    _stage(at, "curve_audit", curves, _CURVE)
+    zoned = [
+        {"zone": zone} | asdict(audit_zone(layers, correct, seed=at.seed)) for zone, layers in parts.items()
+    ]
+    _stage(at, "zone_audit", zoned, _ZONE)
+    scored = [
+        {"score": name} | asdict(audit_score(score, correct, seed=at.seed)) for name, score in scores.items()
+    ]
+    _stage(at, "score_audit", scored, _SCORE)
+
+
+_POINT = {
+    "metric": pl.String,
+    "layer": pl.Int32,
+    "kind": pl.String,
+    "relative_change": pl.Float64,
+    "strength": pl.Float64,
+}
+_TREND = {
+    "curve": pl.String,
+    "segment": pl.Int32,
+    "from_layer": pl.Int32,
+    "to_layer": pl.Int32,
+    "direction": pl.String,
+    "relative_change": pl.Float64,
+}
+_CURVE = {
+    "metric": pl.String,
+    "silhouette_direction": pl.String,
+    "accuracy_direction": pl.String,
+    "rank_correlation": pl.Float64,
+    "rank_correlation_low": pl.Float64,
+    "rank_correlation_high": pl.Float64,
+}
+_ZONE = {
+    "zone": pl.String,
+    "layer_share": pl.Float64,
+    "best_inside": pl.Int32,
+    "best_outside": pl.Int32,
+    "advantage": pl.Float64,
+    "advantage_low": pl.Float64,
+    "advantage_high": pl.Float64,
+    "p_value": pl.Float64,
+}
+_SCORE = {
+    "score": pl.String,
+    "layer": pl.Int32,
+    "regret": pl.Float64,
+    "split_regret": pl.Float64,
+    "gain_over_last": pl.Float64,
+    "p_value": pl.Float64,
+    "rank_correlation": pl.Float64,
+}
+
+
+def _trend(curve: str, shape: CurveShape) -> list[dict[str, object]]:
+    return [{"curve": curve} | asdict(segment) for segment in shape.trend]
+
+
+def _choice_row(choice: LayerChoice) -> dict[str, object]:
+    return asdict(choice) | {"rule": choice.rule.value, "is_default": choice.rule == DEFAULT_RULE}
+
+
+def _by_layer(rows: pl.DataFrame, column: str) -> npt.NDArray[Any]:
+    """[layers, rows a layer], layers in order, the rows of a layer in the order of their ids."""
+    order = ["layer", "row_id"] if "row_id" in rows.columns else ["layer"]
+    return rows.sort(order)[column].to_numpy().reshape(rows["layer"].n_unique(), -1)
+
+
+def _stage(
+    at: CurveOfRun,
+    table: str,
+    rows: list[dict[str, object]],
+    schema: dict[str, type[pl.DataType]] | None,
+    suffix: str = "",
+) -> None:
+    key = {
+        "run_id": pl.lit(at.run_id),
+        "pooling": pl.lit(at.pooling.value),
+        "norm_state": pl.lit(at.norm_state.value),
+    }
+    frame = pl.DataFrame(rows, schema=schema)  # a curve without a turn still has its columns
+    stage(
+        at.layout,
+        at.run_id,
+        table,
+        at.part + suffix,
+        frame.select(**key, **{name: pl.col(name) for name in frame.columns}),
+    )
+
+
+@task(
+    name="choose-layer",
+    task_run_name="choose layer {at.pooling.value} {at.norm_state.value}",
+    timeout_seconds=LONG_S,
+    **RETRIED,
+)
+def choose_layer_task(at: CurveOfRun) -> LayerChoice:
+    """Inflection points and train-only criteria → one layer."""
+    choice = choose(at)
+    get_run_logger().info(
+        "%s %s: layer %s. %s", at.pooling.value, at.norm_state.value, choice.layer, choice.reason
+    )
+    return choice
+
+
+@task(
+    name="audit",
+    task_run_name="audit {at.pooling.value} {at.norm_state.value}",
+    timeout_seconds=LONG_S,
+    **RETRIED,
+)
+def audit_task(at: CurveOfRun) -> None:
+    """What each rule's choice was worth on the test rows."""
+    audit(at)

@@ -1,0 +1,91 @@
+"""What several rooms' tests share: small models in Hugging Face's layout, small labelled text, a real server."""
+
+import os
+import string
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaModel, PreTrainedTokenizerFast
+
+# Set before any test imports Prefect: nothing phones home, and nothing waits for the hub.
+os.environ |= {
+    "DO_NOT_TRACK": "1",
+    "HF_HUB_OFFLINE": "1",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
+}
+
+WORDS = {
+    "sea": ["wave", "tide", "ship", "sail", "harbour", "anchor", "salt", "gull", "storm", "deck"],
+    "sky": ["cloud", "wind", "star", "moon", "comet", "kite", "wing", "rain", "thunder", "dawn"],
+    "land": ["field", "plough", "hill", "stone", "road", "cart", "wheat", "barn", "goat", "fence"],
+}
+FILLER = ["the", "a", "of", "and", "it", "was", "in", "that", "with", "on", "by", "for"]
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Llama of 3 blocks with a word tokenizer, saved as a Hugging Face folder."""
+    folder = tmp_path_factory.mktemp("tiny-llama")
+    words = [
+        "<pad>",
+        "<unk>",
+        *FILLER,
+        *(word for each in WORDS.values() for word in each),
+        *string.ascii_lowercase[1:],
+    ]
+    vocabulary = {word: index for index, word in enumerate(words)}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", unk_token="<unk>", model_max_length=256
+    ).save_pretrained(folder)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=256,
+        pad_token_id=0,
+    )
+    LlamaModel(config).save_pretrained(folder)
+    return folder
+
+
+def labelled_text(rows: int, seed: int = 0) -> pl.DataFrame:
+    """Sentences of filler with one or two words of their class, and the class."""
+    rng = np.random.default_rng(seed)
+    names = sorted(WORDS)
+    labels = rng.integers(0, len(names), rows)
+    texts = []
+    for label in labels:
+        own = rng.choice(WORDS[names[label]], rng.integers(1, 3))
+        words = np.concatenate([own, rng.choice(FILLER, rng.integers(3, 12))])
+        texts.append(" ".join(rng.permutation(words)))
+    return pl.DataFrame({"text": texts, "label": [names[label] for label in labels]})
+
+
+@pytest.fixture(scope="session")
+def tiny_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of train.csv (240 rows) and test.csv (120 rows), three classes."""
+    folder = tmp_path_factory.mktemp("tiny-text")
+    labelled_text(240, seed=1).write_csv(folder / "train.csv")
+    labelled_text(120, seed=2).write_csv(folder / "test.csv")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The API address of a real Prefect server on 127.0.0.1 that lives as long as the test run."""
+    from flows.server import local_server
+
+    with local_server(tmp_path_factory.mktemp("prefect")) as url:
+        yield f"{url}/api"

@@ -1,0 +1,101 @@
+"""What the faults are planted in: a small sweep of several shards, undisturbed once, and what must hold afterwards."""
+
+import multiprocessing
+import os
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from filelock import FileLock
+
+from flows.layer_sweep import settings_of
+from flows.parameters import SweepParameters
+from storage.embeddings import write_manifest
+from storage.layout import Layout
+from tasks.dataset import prepare_dataset
+from tasks.embedding_set import embedding_set_id, resolve_settings
+from tasks.model import resolve_model
+from tests.faults.victim import POINTS, count_calls
+from tests.flows.conftest import tables
+
+# `make test` plants a few; `make test-faults` says how many.
+MOMENTS = int(os.environ.get("LAYERSCOUT_FAULT_MOMENTS", "6"))
+SEED = 20_260
+TIMED = "at any time"
+
+
+@dataclass(frozen=True)
+class Small:
+    """A small sweep, its cache with a planted calibration (several shards), and what it leaves undisturbed."""
+
+    parameters: dict[str, Any]
+    cache: Path
+    expected: dict[str, pl.DataFrame]
+    calls: dict[str, int]
+
+    def at(self, storage: Path | str) -> dict[str, Any]:
+        return self.parameters | {"storage": str(storage)}
+
+
+@pytest.fixture(scope="session")
+def small(tiny_model: Path, tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Small:
+    cache, storage = tmp_path_factory.mktemp("cache"), tmp_path_factory.mktemp("undisturbed")
+    asked = {"model": f"path:{tiny_model}", "dataset": f"path:{tiny_dataset}", "pooling": ["mean"]}
+    parameters = SweepParameters(**asked, storage=str(storage))
+    dataset = prepare_dataset(parameters.dataset, Layout(parameters.storage), seed=parameters.seed)
+    model = resolve_model(parameters.model)
+    set_id = embedding_set_id(dataset, model, resolve_settings(settings_of(parameters)))
+    # A slow machine with little memory: six shards of eight batches.
+    slow = {"token_budget": 64, "tokens_per_second": 1.0}
+    write_manifest(str(cache / "calibrations" / f"{set_id}.json"), slow)
+    counts = cache / "calls.txt"
+    assert in_a_process(count_calls, asked | {"storage": str(storage)}, str(cache), str(counts)) == 0
+    lines = [line.split(" ", 1) for line in counts.read_text().splitlines()]
+    calls = {point: int(number) for number, point in lines}
+    assert min(calls.values()) > 0
+    return Small(asked, cache, tables(storage), calls)
+
+
+def moments(small: Small, count: int) -> list[tuple[str, int]]:
+    """Seeded moments: each point in turn, before a call of it drawn at random; every fourth at a drawn time instead."""
+    draw = random.Random(SEED)
+    points = list(POINTS)
+    found = []
+    for number in range(count):
+        if number % 4 == 3:
+            found.append((TIMED, draw.randrange(50, 2_000)))
+        else:
+            point = points[(number - number // 4) % len(points)]
+            found.append((point, draw.randint(1, small.calls[point])))
+    return found
+
+
+def in_a_process(function: Callable[..., None], *arguments: Any) -> int:
+    """Run in a process forked from one that has imported everything; its exit code, negative for a signal."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.faults.victim"])
+    process = context.Process(target=function, args=arguments)
+    process.start()
+    process.join(120)
+    code = process.exitcode
+    assert code is not None, "it did not end within 120 s"
+    return code
+
+
+def assert_clean(storage: Path, cache: Path) -> None:
+    """No file half written lies about, and every lock can be had."""
+    left = [str(each) for each in storage.rglob("*") if each.name.endswith((".tmp", ".merging"))]
+    assert left == []
+    for lock in [*storage.rglob("results.lock"), *(cache / "locks").glob("*.lock")]:
+        with FileLock(lock, timeout=0):
+            pass
+
+
+def assert_equal_tables(expected: dict[str, pl.DataFrame], storage: Path | str) -> None:
+    """Every table but times is that of the undisturbed run."""
+    found = tables(storage)
+    assert [name for name in expected if not expected[name].equals(found[name])] == []

@@ -1,0 +1,95 @@
+"""Running the command as a user does, in a process of its own."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from moto.server import ThreadedMotoServer
+from pyarrow import fs
+
+from storage.results import RUN_TABLES, SHARED_TABLES, query
+
+COMMAND = [sys.executable, "-m", "flows.cli"]
+# What may differ between two executions of one run.
+TIMES = {"flow_run_id", "seconds", "started_at", "finished_at", "shards_computed", "shards_reused"}
+
+
+def environment(**changed: str) -> dict[str, str]:
+    """The environment of a command: this one's, without a configured Prefect server unless `changed` brings one."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("PREFECT_API")}
+    return kept | {"PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1"} | changed
+
+
+def layerscout(
+    *arguments: str, env: Mapping[str, str], timeout: float = 300
+) -> subprocess.CompletedProcess[str]:
+    """Run `layerscout …` to its end."""
+    return subprocess.run(
+        [*COMMAND, *arguments], env=dict(env), capture_output=True, text=True, timeout=timeout, check=False
+    )
+
+
+def tables(storage: Path | str) -> dict[str, pl.DataFrame]:
+    """Every result table without what may differ between executions, in a fixed order."""
+    found = {}
+    for table in (*RUN_TABLES, *SHARED_TABLES):
+        frame = query(f"{storage}/results.duckdb", f"SELECT * FROM {table}")
+        frame = frame.drop([name for name in frame.columns if name in TIMES])
+        found[table] = frame.sort(frame.columns)
+    return found
+
+
+def finished_shards(storage: Path) -> dict[str, int]:
+    """When each shard that has its record was written."""
+    shards = (storage / "embeddings").rglob("shard_*.parquet")
+    return {str(each): each.stat().st_mtime_ns for each in shards if each.with_suffix(".json").exists()}
+
+
+def wait_for(what: Callable[[], Any], seconds: float = 240) -> Any:
+    """The first answer that is not empty or false."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if found := what():
+            return found
+        # Short: what a test kills must still be at what it was waited for.
+        time.sleep(0.01)
+    raise TimeoutError(f"nothing came of {what} in {seconds} s")
+
+
+@pytest.fixture
+def served(prefect_server: str) -> dict[str, str]:
+    """The environment of a command that finds a running Prefect server."""
+    return environment(PREFECT_API_URL=prefect_server)
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, dict[str, str]]]:
+    """An empty bucket of a real S3 API on 127.0.0.1: its URI, and the variables that lead there."""
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    variables = {
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_REGION": "us-east-1",
+    }
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    system = fs.S3FileSystem(
+        access_key="test",
+        secret_key="test",
+        region="us-east-1",
+        scheme="http",
+        endpoint_override=f"{host}:{port}",
+        allow_bucket_creation=True,
+    )
+    system.create_dir("layers")
+    yield "s3://layers/study", variables
+    server.stop()

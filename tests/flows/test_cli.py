@@ -1,0 +1,122 @@
+import io
+import json
+import re
+import signal
+import subprocess
+from contextlib import redirect_stdout
+from pathlib import Path
+
+import httpx
+import polars as pl
+import pytest
+
+from flows.cli import app
+from flows.runs import find_run
+from storage.errors import UserError
+from storage.results import merge
+from tests.flows.conftest import COMMAND, environment, layerscout
+from tests.storage.test_results import probe_rows
+
+
+@pytest.fixture(scope="module")
+def storage(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("results")
+    merge(str(folder / "results.duckdb"), "a", {"probe": probe_rows("a", accuracy=0.25)})
+    return str(folder)
+
+
+def test_sql_prints_a_table_csv_or_json(storage: str) -> None:
+    query = "SELECT layer, accuracy, pooling FROM probe ORDER BY layer"
+    printed = {
+        form: layerscout("sql", query, "--storage", storage, "--format", form, env=environment()).stdout
+        for form in ("table", "csv", "json")
+    }
+    assert [line.split() for line in printed["table"].splitlines()] == [
+        ["layer", "accuracy", "pooling"],
+        ["0", "0.2500", "mean"],
+        ["1", "0.2500", "mean"],
+    ]
+    assert printed["csv"] == "layer,accuracy,pooling\n0,0.25,mean\n1,0.25,mean\n"
+    assert json.loads(printed["json"])[1] == {"layer": 1, "accuracy": 0.25, "pooling": "mean"}
+
+
+def test_sql_writes_files_of_the_form_that_their_names_end_with(storage: str, tmp_path: Path) -> None:
+    query = "SELECT layer, accuracy, ['a', 'b'] AS names FROM probe ORDER BY layer"
+    for ending in ("parquet", "csv", "json", "txt"):
+        out = str(tmp_path / f"rows.{ending}")
+        assert ask(query, "--storage", storage, "--out", out) == ""
+    rows = pl.read_parquet(tmp_path / "rows.parquet")
+    assert rows.rows() == [(0, 0.25, ["a", "b"]), (1, 0.25, ["a", "b"])]
+    assert pl.read_csv(tmp_path / "rows.csv")["names"].to_list() == ['["a", "b"]'] * 2
+    assert json.loads((tmp_path / "rows.json").read_text())[1]["layer"] == 1
+    assert (tmp_path / "rows.txt").read_text() == ask(query, "--storage", storage)
+    for arguments, message in (
+        (["--out", "rows.xls"], "no form of rows has this ending"),
+        (["--format", "parquet"], "Name one"),
+    ):
+        with pytest.raises(UserError, match=message):
+            ask(query, "--storage", storage, *arguments)
+
+
+def ask(query: str, *arguments: str) -> str:
+    """What `layerscout sql` prints, in this process."""
+    with redirect_stdout(io.StringIO()) as shown:
+        app(["sql", query, *arguments], exit_on_error=False, result_action="return_value")
+    return shown.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [(None, r"No run .* The newest are: none"), ("ff", "No run .* begins with 'ff'")],
+)
+def test_a_report_of_a_run_that_is_not_there_names_those_that_are(
+    storage: str, given: str | None, message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        find_run(f"{storage}/results.duckdb", given)
+
+
+def test_sql_that_cannot_be_answered_is_a_paragraph(storage: str, tmp_path: Path) -> None:
+    for query, folder, message in [
+        ("SELECT * FROM probes", storage, "probes"),
+        ("DROP TABLE probe", storage, "read-only"),
+        ("SELECT 1", str(tmp_path), "Run `layerscout sweep` first"),
+    ]:
+        failed = layerscout("sql", query, "--storage", folder, env=environment())
+        assert failed.returncode == 1
+        assert message in failed.stderr
+        assert "Traceback" not in failed.stderr
+
+
+def test_usage_errors_name_the_flag() -> None:
+    for arguments, message in [
+        (["swep"], 'Did you mean "sweep"'),
+        (["sweep", "--model", "wheel:smollm2-135m"], "--dataset is missing"),
+        (["sql", "SELECT 1", "--format", "xml"], "xml"),
+    ]:
+        failed = layerscout(*arguments, env=environment())
+        assert failed.returncode == 2
+        assert message in failed.stderr
+        assert failed.stdout == ""
+
+
+def test_doctor_tells_what_there_is_and_what_is_missing(tmp_path: Path) -> None:
+    found = layerscout(
+        "doctor", "--storage", str(tmp_path), env=environment(LAYERSCOUT_CACHE=str(tmp_path / "cache"))
+    )
+    assert found.returncode == 0
+    assert re.search(r"ok +torch +2\.", found.stdout)
+    assert "none unpacked of smollm2-135m" in re.sub(r"\s+", " ", found.stdout)
+
+
+def test_ui_serves_on_this_machine_until_it_is_ended(tmp_path: Path) -> None:
+    serving = subprocess.Popen(
+        [*COMMAND, "ui", "--storage", str(tmp_path)], env=environment(), stdout=subprocess.PIPE, text=True
+    )
+    assert serving.stdout is not None
+    address = re.search(r"http://127\.0\.0\.1:\d+", serving.stdout.readline())
+    assert address
+    page = httpx.get(address[0], follow_redirects=True, trust_env=False)
+    assert "<title>Prefect" in page.text
+    serving.send_signal(signal.SIGINT)
+    assert serving.wait(timeout=30) == 0

@@ -1,0 +1,127 @@
+"""Looking before paying, exit codes, help that teaches, and completion."""
+
+import re
+import subprocess
+from pathlib import Path
+
+import polars as pl
+import pytest
+from cyclopts import App
+
+from flows.cli import app
+from flows.inspection import show_inspection, show_plan
+from flows.parameters import SweepParameters
+from tests.conftest import labelled_text
+from tests.flows.conftest import COMMAND, environment, layerscout
+
+
+@pytest.fixture(scope="module")
+def reviews(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A user's CSV: other column names, semicolons, a class of one row, a doubled text."""
+    rows = labelled_text(120, seed=3)
+    rows = pl.concat(
+        [rows, rows.head(1), pl.DataFrame({"text": ["gull [goat] star"], "label": ["rare [1]"]})]
+    )
+    path = tmp_path_factory.mktemp("reviews") / "reviews.csv"
+    rows.rename({"text": "Body", "label": "stars"}).write_csv(path, separator=";")
+    return path
+
+
+def test_inspect_shows_classes_lengths_duplicates_and_leaks(
+    reviews: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    show_inspection(
+        f"path:{reviews}",
+        text_column=None,
+        label_column="stars",
+        model=f"path:{tiny_model}",
+        max_length=8,
+    )
+    shown = " ".join(capsys.readouterr().out.split())
+    for part in (
+        "text: Body, label: stars",
+        r"\d+ tokens, 95 % up to \d+, longest \d+",
+        r"rare \[1\] 1 0",
+        r"'rare \[1\]' has fewer than 5 train rows",
+        r"'rare \[1\]' has no test row",
+        "are longer than the maximum length",
+        "There is no test split",
+    ):
+        assert re.search(part, shown), part
+
+
+def test_inspect_as_a_command(reviews: Path) -> None:
+    done = layerscout(
+        *("inspect", "--dataset", f"path:{reviews}", "--label-column", "stars"), env=environment()
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "characters" in done.stdout
+
+
+def test_a_dry_run_prints_the_plan_and_writes_nothing(
+    reviews: Path, tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    storage = tmp_path / "out"
+    show_plan(
+        SweepParameters(
+            model=f"path:{tiny_model}",
+            dataset=f"path:{reviews}",
+            label_column="stars",
+            dtype="float32",
+            device="cpu",
+            storage=str(storage),
+        )
+    )
+    shown = " ".join(capsys.readouterr().out.split())
+    tokens = (
+        sum(len(text.split()) for text in pl.read_csv(reviews, separator=";")["Body"]) + 2
+    )  # "[goat]" is three
+    assert f"{tokens:,} tokens" in shown
+    assert f"{122 * 4 * 2 * 32 * 4:,} of embeddings" in shown  # rows × layers × poolings × width × bytes
+    assert re.search(r"float32 on cpu, 1 shard embedding about 1 s \(assumed: 50% of the", shown)
+    assert re.search(r"scoring about \d+ s \(8 layers", shown)  # 4 layers × 2 poolings
+    assert "Nothing was run" in shown
+    assert not storage.exists()
+
+
+def test_exit_codes(tmp_path: Path) -> None:
+    for arguments, code in [
+        (["--version"], 0),
+        (["inspect", "--dataset", f"path:{tmp_path / 'none.csv'}"], 1),
+        (["export", "0", "--out", str(tmp_path / "new"), "--storage", str(tmp_path)], 1),
+        (["inspect"], 2),
+        (["export", "0"], 2),
+        (["export", "0", "--out", "x", "--layer", "deep"], 2),
+    ]:
+        done = layerscout(*arguments, env=environment())
+        assert done.returncode == code, (arguments, done.stderr)
+        assert (done.stderr == "") == (code == 0)
+        assert "Traceback" not in done.stderr
+
+
+def test_ctrl_c_is_130() -> None:
+    code = (
+        "import sys; sys.argv = ['layerscout', 'sql', 'SELECT 1']\n"
+        "import flows.cli, storage.results\n"
+        "def interrupted(*_): raise KeyboardInterrupt\n"
+        "storage.results.query = interrupted\n"
+        "flows.cli.main()\n"
+    )
+    done = subprocess.run([COMMAND[0], "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 130
+    assert "Traceback" not in done.stderr
+
+
+def test_help_of_every_command_has_an_example() -> None:
+    commands = {name: each for name, each in app.resolved_commands().items() if not name.startswith("-")}
+    assert {"sweep", "grid", "sql", "export", "inspect", "ui", "doctor"} <= set(commands)
+    for name, command in commands.items():
+        assert isinstance(command, App)
+        assert f"Example: layerscout {name}" in (command.help or ""), name
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_knows_the_commands_and_their_flags(shell: str) -> None:
+    script = app.generate_completion(shell=shell)
+    for word in ("inspect", "export", "dry-run", "label-column"):
+        assert word in script

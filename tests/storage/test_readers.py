@@ -1,0 +1,74 @@
+"""Readers and writers as processes of their own, as they are at a user's."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from storage.results import merge, query
+from tests.storage.test_results import probe_rows
+
+PLAIN = """
+import duckdb, time
+while True:
+    with duckdb.connect({database!r}, read_only=True) as connection:
+        runs = connection.sql("SELECT run_id, count(*) AS n FROM probe GROUP BY run_id ORDER BY run_id").fetchall()
+    assert all(n == 31 for _, n in runs), runs
+    print(len(runs), flush=True)
+    time.sleep(0.01)
+"""
+OURS = """
+import time
+from storage.results import query
+while True:
+    runs = query({database!r}, "SELECT run_id, count(*) AS n FROM probe GROUP BY run_id")
+    assert set(runs["n"]) == {{31}}, runs
+    print(len(runs), flush=True)
+    time.sleep(0.01)
+"""
+NEVER_CLOSES = """
+import duckdb, time
+held = duckdb.connect({database!r}, read_only=True)
+while True:
+    print(held.sql("SELECT count(DISTINCT run_id) FROM probe").fetchall()[0][0], flush=True)
+    time.sleep(0.01)
+"""
+WRITER = """
+from storage.results import merge
+from tests.storage.test_results import probe_rows
+for number in range({writes}):
+    merge({database!r}, f"{name}{{number}}", {{"probe": probe_rows(f"{name}{{number}}", layers=31)}})
+"""
+WRITES = 12
+
+
+def _started(code: str, **values: object) -> subprocess.Popen[str]:
+    root = Path(__file__).parents[2]
+    return subprocess.Popen(
+        [sys.executable, "-c", code.format(**values)],
+        cwd=root,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_five_readers_and_two_writers_see_no_error_and_only_whole_runs(tmp_path: Path) -> None:
+    database = str(tmp_path / "results.duckdb")
+    merge(database, "first", {"probe": probe_rows("first", layers=31)})
+    codes = [PLAIN, PLAIN, OURS, OURS, NEVER_CLOSES]
+    readers = [_started(code, database=database) for code in codes]
+    for reader in readers:
+        assert reader.stdout is not None
+        assert reader.stdout.readline() == "1\n", reader.communicate()
+    writers = [_started(WRITER, database=database, name=name, writes=WRITES) for name in "ab"]
+    for writer in writers:
+        _, error = writer.communicate(timeout=240)
+        assert writer.returncode == 0, error
+    for reader in readers:
+        assert reader.poll() is None, reader.communicate()
+        reader.kill()
+    seen = [reader.communicate()[0].split() for reader in readers]
+    # The last one keeps the file that it opened; the others saw runs arrive.
+    assert set(seen[-1]) == {"1"}
+    assert all(int(each[-1]) > 1 for each in seen[:-1])
+    assert query(database, "SELECT count(DISTINCT run_id) FROM probe").item() == 1 + 2 * WRITES
