@@ -4,6 +4,7 @@ import json
 import os
 import sys
 from contextlib import ExitStack
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Literal, NoReturn
 
@@ -23,6 +24,7 @@ app = App(
     name="layerscout",
     help="Which layer of a frozen language model separates my labels best, before I train anything?",
     help_epilogue="Exit codes: 0 done, 1 an error, 2 a wrong command line, 130 cancelled.",
+    version=lambda: version("layerscout"),
     version_flags=["--version"],
 )
 app.register_install_completion_command()

@@ -6,13 +6,18 @@ import sys
 
 import pytest
 
+# Half of the suite's time is spent on waiting for commands, servers and a browser. More workers than this would only
+# add start-up; a file stays on one of them, with the sweeps that its tests share, in the order in which they stand.
+WORKERS = min(os.cpu_count() or 1, 4)
+SHARED_OUT = ["--numprocesses", str(WORKERS), "--dist", "loadfile", "--no-loadscope-reorder"]
+
 
 def main() -> int:
     """Run pytest; its exit code."""
     has_browser = shutil.which("chromium") and shutil.which("chromedriver")
     if has_browser or os.environ.get("LAYERSCOUT_BROWSER") == "required":
-        return pytest.main(sys.argv[1:])
-    code = pytest.main(["-m", "not browser", *sys.argv[1:]])
+        return pytest.main([*SHARED_OUT, *sys.argv[1:]])
+    code = pytest.main([*SHARED_OUT, "-m", "not browser", *sys.argv[1:]])
     print("Left out: the browser tests, since there is no chromium with chromedriver on the PATH.")
     return code
 

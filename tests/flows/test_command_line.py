@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+from importlib.metadata import version
 from pathlib import Path
 
 import polars as pl
@@ -97,6 +98,11 @@ def test_exit_codes(tmp_path: Path) -> None:
         assert done.returncode == code, (arguments, done.stderr)
         assert (done.stderr == "") == (code == 0)
         assert "Traceback" not in done.stderr
+
+
+def test_the_version_is_that_of_the_distribution(capsys: pytest.CaptureFixture[str]) -> None:
+    app("--version", exit_on_error=False, result_action="return_value")
+    assert capsys.readouterr().out.strip() == version("layerscout")
 
 
 def test_ctrl_c_is_130() -> None:
