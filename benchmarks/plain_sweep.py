@@ -32,7 +32,7 @@ def plain_sweep(parameters: SweepParameters, execution_id: str = "plain", *, rep
     settings = resolve_settings(settings_of(parameters))
     planned = plan_embedding_set(layout, dataset, model, settings)
     run = describe_run(parameters, planned.id)
-    shards = _all(
+    shards = in_threads(
         [
             lambda shard=shard: embed_shard(layout, planned, shard, dataset, model, settings)
             for shard in planned.shards
@@ -45,15 +45,15 @@ def plain_sweep(parameters: SweepParameters, execution_id: str = "plain", *, rep
         scores.append(lambda at=at: score_silhouettes(at, parameters.metric))
         scores.append(lambda at=at: score_with_criteria(at, CRITERIA))
         scores.append(lambda at=at: score_with_probe(at))
-    _all(scores)
-    chosen = _all([lambda curve=curve: choose(curve) for curve in curves])
-    _all(
+    in_threads(scores)
+    chosen = in_threads([lambda curve=curve: choose(curve) for curve in curves])
+    in_threads(
         [
             partial(project, drawn_layers(layers, curve, choice.layer))
             for curve, choice in zip(curves, chosen, strict=True)
         ]
     )
-    _all([lambda curve=curve: audit(curve) for curve in curves])
+    in_threads([lambda curve=curve: audit(curve) for curve in curves])
     execution = Execution(execution_id, started_at, datetime.now(UTC), settings.device)
     stage_run(layout, SweepRecord(run, execution, dataset, model, settings, planned, tuple(shards)))
     merge(layout.results, run.id, collect(layout, run.id))
@@ -62,6 +62,7 @@ def plain_sweep(parameters: SweepParameters, execution_id: str = "plain", *, rep
     return run.id
 
 
-def _all(calls: list[Callable[[], T]]) -> list[T]:
+def in_threads(calls: list[Callable[[], T]]) -> list[T]:
+    """The results of the calls, in order, made on as many threads as there are cores."""
     with ThreadPoolExecutor(CORES) as pool:
         return [future.result() for future in [pool.submit(call) for call in calls]]

@@ -153,7 +153,7 @@ def fit_left_out(curves: list[Curve]) -> pl.DataFrame:
     for family, rules in families().items():
         tried = pl.DataFrame(
             [
-                {"model": curve.model, "dataset": curve.dataset, "rule": name} | _measure(rule(curve), curve)
+                {"model": curve.model, "dataset": curve.dataset, "rule": name} | measure(rule(curve), curve)
                 for curve in curves
                 for name, rule in rules.items()
             ]
@@ -178,7 +178,8 @@ def fit_left_out(curves: list[Curve]) -> pl.DataFrame:
     return pl.DataFrame(rows)
 
 
-def _measure(layer: int, curve: Curve) -> dict[str, float]:
+def measure(layer: int, curve: Curve) -> dict[str, float]:
+    """What picking this layer of the curve is worth on its test rows, as fractions of them."""
     score = np.zeros(len(curve.correct))
     score[layer] = 1.0
     found = audit_score(score, curve.correct)
