@@ -2,8 +2,8 @@
 
 Choosing is all of a sweep but extraction and the proof on test rows: silhouettes, criteria and the choice, from
 embeddings in storage. It stands against a logistic regression of scikit-learn a layer, on the same rows of the same
-files. A whole sweep stands against `plmsommelier suggest --probe lr`, both as commands on one CSV; the local server that
-records the sweep is running already, and its start is reported apart.
+files. A whole sweep stands against `plmsommelier suggest --probe lr`, both as commands on one CSV; the local server
+that records the sweep is running already, and its start is reported apart.
 """
 
 import os
