@@ -28,6 +28,10 @@ pytestmark = pytest.mark.browser
 
 ROOT = Path(__file__).parents[2]
 SECONDS = 240
+FIGURE_WIDTH = """
+const figure = document.querySelector('img[src^="data:image/svg+xml"]')
+return figure?.naturalWidth
+"""
 
 
 @dataclass(frozen=True)
@@ -204,8 +208,7 @@ def test_a_run_shows_its_tasks_answer_and_figure(
     # Both UIs that Prefect ships: the new one is the default.
     for base in ("/v2", ""):
         browser.get(f"{service.url}{base}/artifacts/artifact/{answer['id']}")
-        drawn = "const figure = document.querySelector('img[src^=\"data:image/svg+xml\"]'); return figure?.naturalWidth"
-        assert eventually(browser, lambda page: page.execute_script(drawn)) > 300
+        assert eventually(browser, lambda page: page.execute_script(FIGURE_WIDTH)) > 300
         eventually(browser, lambda page: answer["description"] in page.find_element(By.TAG_NAME, "body").text)
         curve, report = (
             eventually(browser, lambda page, link=link: shown(page, f"//a[.='{link}']").get_attribute("href"))
