@@ -132,32 +132,37 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chro
         yield driver
 
 
-def eventually(browser: webdriver.Chrome, what: Callable[[webdriver.Chrome], Any]) -> Any:
+def eventually(browser: webdriver.Chrome, what: Callable[[webdriver.Chrome], Any], awaited: str = "") -> Any:
     """The first answer that is not empty or false. The page draws itself when it likes, and again at any moment."""
     drawn_anew = (StaleElementReferenceException, ElementClickInterceptedException)
-    return WebDriverWait(browser, 60, ignored_exceptions=drawn_anew).until(what)
+    return WebDriverWait(browser, 60, ignored_exceptions=drawn_anew).until(what, awaited)
 
 
 def shown(browser: webdriver.Chrome, xpath: str) -> WebElement:
     """The first element of an XPath, once it can be seen."""
-    return eventually(
-        browser,
-        lambda page: next(
-            (each for each in page.find_elements(By.XPATH, xpath) if each.is_displayed()), None
-        ),
-    )
+    return eventually(browser, lambda page: seen(page, xpath), xpath)
 
 
-def click(browser: webdriver.Chrome, xpath: str) -> None:
-    """Click what an XPath shows."""
+def seen(browser: webdriver.Chrome, xpath: str) -> WebElement | None:
+    """The first element of an XPath that can be seen now."""
+    return next((each for each in browser.find_elements(By.XPATH, xpath) if each.is_displayed()), None)
+
+
+def click(browser: webdriver.Chrome, xpath: str, opens: str | None = None) -> None:
+    """Click what an XPath shows, again where what it `opens` does not come: a page just being drawn loses a click."""
 
     def clicked(page: webdriver.Chrome) -> bool:
         element = shown(page, xpath)
         page.execute_script("arguments[0].scrollIntoView({block: 'center'})", element)
         element.click()
+        deadline = time.monotonic() + 5
+        while opens and not seen(page, opens):
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.1)
         return True
 
-    eventually(browser, clicked)
+    eventually(browser, clicked, xpath)
 
 
 def artifact(service: Service, run: str, kind: str) -> Any:
@@ -199,8 +204,7 @@ def test_a_run_shows_its_tasks_answer_and_figure(
     run = runs["good"]
     browser.get(f"{service.url}/v2/runs/flow-run/{run['id']}")
     shown(browser, f"//*[contains(text(), '{run['name']}')]")
-    click(browser, "//*[@role='tab'][.='Task Runs']")
-    shown(browser, "//a[contains(., 'audit mean as_returned')]")
+    click(browser, "//*[@role='tab'][.='Task Runs']", opens="//a[contains(., 'audit mean as_returned')]")
     click(browser, "//*[@role='tab'][.='Artifacts']")
     for kind in ("answer-", "layer-curve-", "progress-embedding", "progress-scoring"):
         shown(browser, f"//*[starts-with(normalize-space(text()), '{kind}')]")
@@ -242,12 +246,13 @@ def test_the_form_explains_bounds_and_starts_a_run(
     eventually(browser, lambda page: shown(page, storage).text == str(service.storage))
     write(browser, field("Model", "textarea"), sources["model"])
     write(browser, field("Data set", "textarea"), sources["dataset"])
-    click(browser, field("Compute dtype", "button[not(contains(., 'Open menu'))]"))
-    for dtype in ("auto", "float32", "bfloat16", "float16"):
-        shown(browser, f"//*[@role='option'][.='{dtype}']")
-    click(browser, "//*[@role='option'][.='float32']")
-    click(browser, field("Most train rows", "button[.='int']"))
+    dtype = field("Compute dtype", "button[not(contains(., 'Open menu'))]")
+    click(browser, dtype, opens="//*[@role='option'][.='auto']")
+    for option in ("float32", "bfloat16", "float16"):
+        shown(browser, f"//*[@role='option'][.='{option}']")
+    click(browser, "//*[@role='option'][.='float32']", opens=f"{dtype}[contains(., 'float32')]")
     rows = field("Most train rows", "input[@type='number']")
+    click(browser, field("Most train rows", "button[.='int']"), opens=rows)
     write(browser, rows, "2")
     assert not shown(browser, rows).get_property("validity")["valid"]
     assert "4" in shown(browser, rows).get_property("validationMessage")
@@ -278,4 +283,4 @@ def write(browser: webdriver.Chrome, xpath: str, value: str) -> None:
         shown(page, xpath).send_keys(value)
         return bool(shown(page, xpath).get_property("value") == value)
 
-    eventually(browser, written)
+    eventually(browser, written, xpath)
