@@ -306,6 +306,7 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(EXIT_ERROR)
     except Exception as error:
+        # The outermost frame: whatever it is, a user gets a paragraph with the way out, and --debug the traceback.
         if debug:
             raise
         _fail(

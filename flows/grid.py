@@ -50,7 +50,8 @@ def grid(parameters: GridParameters) -> GridOutcome:
         try:
             done.append(layer_sweep(pair))
         except Exception as error:
-            # The grid's own error names it; the sub-flow's record keeps its traceback.
+            # Whatever ended one pair must not cost the others their turn. The grid's own error names it, and the
+            # sub-flow's record keeps its traceback.
             get_run_logger().error("%s failed: %s", name, error)
             failed[name] = error
     if failed:

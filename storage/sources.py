@@ -6,6 +6,7 @@ from typing import Literal, get_args
 from storage.errors import UserError
 
 Kind = Literal["hf", "path", "gguf", "wheel"]
+KINDS: dict[str, Kind] = {kind: kind for kind in get_args(Kind)}
 
 GRAMMAR = (
     "hf:OWNER/NAME[@REVISION] (Hugging Face hub), path:FOLDER (a local folder), "
@@ -30,14 +31,15 @@ class Source:
 
 def parse_source(spec: str) -> Source:
     """Split `KIND:LOCATION[@REVISION]`; `UserError` when it is not of the grammar."""
-    kind, colon, location = spec.strip().partition(":")
-    if not colon or kind not in get_args(Kind) or not location:
+    name, _, location = spec.strip().partition(":")
+    kind = KINDS.get(name)
+    if kind is None or not location:
         raise UserError(f"{spec!r} is not a source. Write one of: {GRAMMAR}.")
     if kind != "hf":
-        return Source(kind, location)  # type: ignore[arg-type]  # `get_args` above has checked it
-    name, at, revision = location.partition("@")
+        return Source(kind, location)
+    repository, at, revision = location.partition("@")
     if at and not revision:
         raise UserError(
             f"{spec!r} ends in '@' without a revision. Write hf:OWNER/NAME@REVISION, or leave out '@'."
         )
-    return Source("hf", name, revision or None)
+    return Source("hf", repository, revision or None)

@@ -74,8 +74,8 @@ class Run:
         return self.start + self.texts * self.length
 
 
-class _LastLayerReached(Exception):  # noqa: N818 (it is no error)
-    """Ends a forward pass whose further blocks nobody asked for."""
+class _LastLayerReached(BaseException):
+    """Ends a forward pass whose further blocks nobody asked for. No error, so that no handler of errors takes it."""
 
 
 @dataclass(frozen=True)
@@ -156,6 +156,11 @@ def _find_blocks(model: nn.Module) -> tuple[PreTrainedModel, nn.Module, nn.Modul
     )
 
 
+def _replace_forward(module: nn.Module, forward: Callable[..., torch.Tensor]) -> None:
+    """Of this module alone, not of its class."""
+    module.forward = forward
+
+
 def _pack_weights(blocks: nn.ModuleList) -> None:
     """Lay the weights of the blocks out once as the CPU's matrix products read them, instead of at every call.
 
@@ -165,14 +170,14 @@ def _pack_weights(blocks: nn.ModuleList) -> None:
     for module in blocks.modules():
         if type(module) is nn.Linear and module.weight.numel():
             packed = torch.ops.mkldnn._reorder_linear_weight(module.weight.detach())
-            # Of this module alone: its class's own would read the weight that is freed here.
-            module.forward = partial(_product, packed, module.bias)  # type: ignore[method-assign]  # on purpose
+            # The class's own would read the weight, which is freed here.
+            _replace_forward(module, partial(_product, packed, module.bias))
             module.weight = nn.Parameter(module.weight.new_empty(0), requires_grad=False)
     for module in blocks.modules():
         parts: list[Any] = [getattr(module, name, None) for name in ("gate_proj", "up_proj", "down_proj")]
         silu = isinstance(getattr(module, "act_fn", None), nn.SiLU | SiLUActivation)
         if silu and all(type(part) is nn.Linear for part in parts):
-            module.forward = partial(_gated_product, *(part.forward for part in parts))
+            _replace_forward(module, partial(_gated_product, *(part.forward for part in parts)))
 
 
 def _product(packed: Tensor, bias: Tensor | None, x: Tensor, then: str = "none") -> Tensor:

@@ -13,7 +13,11 @@ from typing import Any
 import httpx
 import pytest
 from selenium import webdriver
-from selenium.common.exceptions import ElementClickInterceptedException, StaleElementReferenceException
+from selenium.common.exceptions import (
+    ElementClickInterceptedException,
+    StaleElementReferenceException,
+    TimeoutException,
+)
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
@@ -132,10 +136,12 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chro
         yield driver
 
 
-def eventually(browser: webdriver.Chrome, what: Callable[[webdriver.Chrome], Any], awaited: str = "") -> Any:
+def eventually(
+    browser: webdriver.Chrome, what: Callable[[webdriver.Chrome], Any], awaited: str = "", seconds: float = 60
+) -> Any:
     """The first answer that is not empty or false. The page draws itself when it likes, and again at any moment."""
-    drawn_anew = (StaleElementReferenceException, ElementClickInterceptedException)
-    return WebDriverWait(browser, 60, ignored_exceptions=drawn_anew).until(what, awaited)
+    drawn_anew = (StaleElementReferenceException, ElementClickInterceptedException, TimeoutException)
+    return WebDriverWait(browser, seconds, ignored_exceptions=drawn_anew).until(what, awaited)
 
 
 def shown(browser: webdriver.Chrome, xpath: str) -> WebElement:
@@ -155,11 +161,8 @@ def click(browser: webdriver.Chrome, xpath: str, opens: str | None = None) -> No
         element = shown(page, xpath)
         page.execute_script("arguments[0].scrollIntoView({block: 'center'})", element)
         element.click()
-        deadline = time.monotonic() + 5
-        while opens and not seen(page, opens):
-            if time.monotonic() > deadline:
-                return False
-            time.sleep(0.1)
+        if opens:
+            eventually(page, lambda page: seen(page, opens), opens, seconds=5)
         return True
 
     eventually(browser, clicked, xpath)

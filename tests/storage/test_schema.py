@@ -26,50 +26,112 @@ def sweep_rows(
     """The tables of a run that fits together: layer 2 is chosen and best. Made `nights` days after the first."""
     at = [KEY | {"run_id": run_id, "layer": layer} for layer in range(layers + 1)]
     probe = {
-        "protocol": "logistic", "macro_f1": 0.5, "balanced_accuracy": 0.5, "majority_accuracy": 0.3, "log_loss": 1.0,
-        "penalty": 0.1, "iterations": 10, "converged": True, "n_train": 100, "n_test": 50, "seconds": 0.25,
-    }  # fmt: skip
+        "protocol": "logistic",
+        "macro_f1": 0.5,
+        "balanced_accuracy": 0.5,
+        "majority_accuracy": 0.3,
+        "log_loss": 1.0,
+        "penalty": 0.1,
+        "iterations": 10,
+        "converged": True,
+        "n_train": 100,
+        "n_test": 50,
+        "seconds": 0.25,
+    }
     last = accuracy[layers]
     audit = {
-        "rule": "turns_by_ridge_loo", "is_default": True, "is_answer": True, "chosen_layer": 2,
-        "chosen_accuracy": accuracy[2], "last_accuracy": last, "best_layer": 2, "best_accuracy": accuracy[2],
-        "regret": 0.0, "gain_over_last": accuracy[2] - last, "gain_low": 0.1, "gain_high": 0.3, "p_value": 0.001,
-        "split_regret": 0.0, "first_accuracy": accuracy[0], "gain_over_first": accuracy[2] - accuracy[0],
-        "gain_over_first_low": 0.2, "gain_over_first_high": 0.4, "gain_over_first_p_value": 0.001,
-    }  # fmt: skip
+        "rule": "turns_by_ridge_loo",
+        "is_default": True,
+        "is_answer": True,
+        "chosen_layer": 2,
+        "chosen_accuracy": accuracy[2],
+        "last_accuracy": last,
+        "best_layer": 2,
+        "best_accuracy": accuracy[2],
+        "regret": 0.0,
+        "gain_over_last": accuracy[2] - last,
+        "gain_low": 0.1,
+        "gain_high": 0.3,
+        "p_value": 0.001,
+        "split_regret": 0.0,
+        "first_accuracy": accuracy[0],
+        "gain_over_first": accuracy[2] - accuracy[0],
+        "gain_over_first_low": 0.2,
+        "gain_over_first_high": 0.4,
+        "gain_over_first_p_value": 0.001,
+    }
     silhouette = {"metric": "cosine", "space": "raw", "mean": 0.1}
     run = {
-        "run_id": run_id, "model_id": "path:model", "dataset_id": "path:tickets.csv",
-        "embedding_set_id": f"set of {run_id}", "parameters": json.dumps({"seed": 0}), "code_version": "1",
-        "layers": layers, "model_revision": "m1", "dataset_fingerprint": f"rows of {run_id}", "dtype": "float32",
-        "device_kind": "cpu", "versions": json.dumps({"numpy": "2.4", "torch": f"2.{nights}"}),
-    }  # fmt: skip
+        "run_id": run_id,
+        "model_id": "path:model",
+        "dataset_id": "path:tickets.csv",
+        "embedding_set_id": f"set of {run_id}",
+        "parameters": json.dumps({"seed": 0}),
+        "code_version": "1",
+        "layers": layers,
+        "model_revision": "m1",
+        "dataset_fingerprint": f"rows of {run_id}",
+        "dtype": "float32",
+        "device_kind": "cpu",
+        "versions": json.dumps({"numpy": "2.4", "torch": f"2.{nights}"}),
+    }
     started = NIGHT + timedelta(days=nights)
     rows: dict[str, list[dict[str, object]]] = {
         "run": [run],
         "execution": [
             {
-                "flow_run_id": f"{run_id} {k}", "run_id": run_id, "status": "completed",
-                "started_at": started + timedelta(minutes=k), "finished_at": started + timedelta(minutes=k, seconds=s),
-                "seconds": s, "device": "cpu", "shards_computed": 1 - k, "shards_reused": k,
+                "flow_run_id": f"{run_id} {k}",
+                "run_id": run_id,
+                "status": "completed",
+                "started_at": started + timedelta(minutes=k),
+                "finished_at": started + timedelta(minutes=k, seconds=s),
+                "seconds": s,
+                "device": "cpu",
+                "shards_computed": 1 - k,
+                "shards_reused": k,
             }
             for k, s in ((0, 40.0), (1, 2.0))
         ],
         "model": [
-            {"id": "path:model", "source": "path", "revision": "m1", "family": "llama", "layers": layers,
-             "hidden_size": 8}
+            {
+                "id": "path:model",
+                "source": "path",
+                "revision": "m1",
+                "family": "llama",
+                "layers": layers,
+                "hidden_size": 8,
+            }
         ],
         "dataset": [
-            {"id": "path:tickets.csv", "source": "path", "fingerprint": f"rows of {run_id}", "revision": "",
-             "classes": ["a", "b"], "text_column": "text", "label_column": "label", "train_rows": 100,
-             "test_rows": 50, "test_is_made": True}
+            {
+                "id": "path:tickets.csv",
+                "source": "path",
+                "fingerprint": f"rows of {run_id}",
+                "revision": "",
+                "classes": ["a", "b"],
+                "text_column": "text",
+                "label_column": "label",
+                "train_rows": 100,
+                "test_rows": 50,
+                "test_is_made": True,
+            }
         ],
         "embedding_set": [
-            {"embedding_set_id": f"set of {run_id}", "dataset_fingerprint": f"rows of {run_id}", "max_length": 128,
-             "token_budget": 512, "rows": 150, "tokens": 3000, "truncated_share": 0.02, "shards": 1, "seconds": 30.0}
+            {
+                "embedding_set_id": f"set of {run_id}",
+                "dataset_fingerprint": f"rows of {run_id}",
+                "max_length": 128,
+                "token_budget": 512,
+                "rows": 150,
+                "tokens": 3000,
+                "truncated_share": 0.02,
+                "shards": 1,
+                "seconds": 30.0,
+            }
         ],
         "silhouette": [
-            each | silhouette | {"precision": "exact", "standard_error": 0.01, "n": 100, "seconds": 0.5} for each in at
+            each | silhouette | {"precision": "exact", "standard_error": 0.01, "n": 100, "seconds": 0.5}
+            for each in at
         ],
         "silhouette_by_class": [each | silhouette | {"label": c, "n": 50} for each in at for c in "ab"],
         "probe": [
@@ -81,15 +143,30 @@ def sweep_rows(
             at[2] | {"metric": "cosine", "kind": "peak", "relative_change": 0.5, "strength": 4.0}
         ],
         "trend": [
-            KEY | {"run_id": run_id, "curve": "accuracy", "segment": 0, "from_layer": 0, "to_layer": layers,
-                   "direction": "up", "relative_change": 0.5}
+            KEY
+            | {
+                "run_id": run_id,
+                "curve": "accuracy",
+                "segment": 0,
+                "from_layer": 0,
+                "to_layer": layers,
+                "direction": "up",
+                "relative_change": 0.5,
+            }
         ],
         "layer_choice": [
-            at[2] | {"rule": "turns_by_ridge_loo", "score": 0.7, "confidence": 0.9, "reason": "It is the highest.",
-                     "is_default": True, "is_answer": True}
+            at[2]
+            | {
+                "rule": "turns_by_ridge_loo",
+                "score": 0.7,
+                "confidence": 0.9,
+                "reason": "It is the highest.",
+                "is_default": True,
+                "is_answer": True,
+            }
         ],
         "audit": [KEY | {"run_id": run_id} | audit],
-    }  # fmt: skip
+    }
     return {name: pl.DataFrame(found) for name, found in rows.items()}
 
 

@@ -35,8 +35,13 @@ DISTILBERT: dict[str, Any] = {
 }
 OPT: dict[str, Any] = {**SMALL, "ffn_dim": 24, "word_embed_proj_dim": 16}
 T5: dict[str, Any] = {
-    "vocab_size": VOCABULARY, "d_model": 16, "d_kv": 4, "d_ff": 24, "num_layers": 3, "num_heads": 4,
-}  # fmt: skip
+    "vocab_size": VOCABULARY,
+    "d_model": 16,
+    "d_kv": 4,
+    "d_ff": 24,
+    "num_layers": 3,
+    "num_heads": 4,
+}
 
 MODELS = {
     "llama": lambda: hf.LlamaModel(hf.LlamaConfig(**GROUPED)),
@@ -167,8 +172,9 @@ def test_what_was_found(name):
     assert (backbone.final_norm is None) == (backbone.family in WITHOUT_FINAL_NORM)
     assert not backbone.model.training
     assert not any(parameter.requires_grad for parameter in backbone.model.parameters())
-    assert not any(isinstance(part, nn.Linear) and part.out_features == VOCABULARY
-                   for part in backbone.model.modules())  # fmt: skip
+    assert not any(
+        isinstance(part, nn.Linear) and part.out_features == VOCABULARY for part in backbone.model.modules()
+    )
 
 
 @pytest.mark.parametrize("name", sorted(set(MODELS) - WITHOUT_FINAL_NORM - {"distilbert_classifier"}))
