@@ -37,7 +37,7 @@ def main(storage: str, results: Path = RESULTS) -> pl.DataFrame:
     runs = query(
         Layout(storage).results,
         "SELECT run_id, run.model_id, pair.model, pair.dataset, run.dataset_fingerprint AS fingerprint "
-        "FROM pair JOIN run USING (run_id) ORDER BY ALL",
+        "FROM pair JOIN run USING (run_id) ORDER BY pair.model, pair.dataset",
     ).filter(pl.col("model_id").is_in(MODELS))
     for run in runs.iter_rows(named=True):
         pair = run["model"], run["dataset"]
