@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 import polars as pl
@@ -29,7 +30,7 @@ from storage.embeddings import read_layer
 from storage.layout import Layout
 from tasks.dataset import prepare_dataset
 from tasks.embedding_set import embed_shard, plan_embedding_set, resolve_settings
-from tasks.layer_scores import LayerOfRun, score_silhouettes, score_with_criteria
+from tasks.layer_scores import LayerOfRun, read_rows, score_silhouettes, score_with_criteria
 from tasks.model import resolve_model
 from tasks.pooling import Pooling
 from tasks.verdict import choose
@@ -82,10 +83,13 @@ def _choosing(parameters: SweepParameters) -> tuple[float, list[LayerOfRun]]:
     (curve,) = curves_of(layout, describe_run(parameters, planned.id).id, planned, parameters)
     layers = layers_of([curve], planned, dataset, range(model.layers + 1))
     started = time.perf_counter()
-    in_threads(
-        [lambda at=at: score_silhouettes(at, parameters.metric) for at in layers]
-        + [lambda at=at: score_with_criteria(at, CRITERIA) for at in layers]
-    )
+
+    def score(at: LayerOfRun) -> None:
+        train, _ = read_rows(at)
+        score_silhouettes(at, train, parameters.metric)
+        score_with_criteria(at, train, CRITERIA)
+
+    in_threads([partial(score, at) for at in layers])
     choose(curve)
     return time.perf_counter() - started, layers
 

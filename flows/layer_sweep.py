@@ -36,10 +36,8 @@ from tasks.embedding_set import (
 from tasks.layer_scores import (
     SCORING_VERSION,
     LayerOfRun,
-    criteria_task,
     is_scored,
-    probe_task,
-    silhouette_task,
+    score_layer_task,
 )
 from tasks.limits import on_device
 from tasks.machine import CORES
@@ -49,8 +47,9 @@ from tasks.projection import project_task
 from tasks.summary import Execution, Run, SweepRecord, collect, summarise_task
 from tasks.verdict import CurveOfRun, audit_task, choose_layer_task
 
-# The criteria of every layer: ridge leave-one-out ranks candidates, LogME is the usual alternative.
-CRITERIA = ("ridge_loo", "logme")
+# The criteria of every layer: ridge leave-one-out ranks candidates, LogME is the usual alternative, and the whitened
+# silhouette is what silhouettes say where a few directions do not decide every distance.
+CRITERIA = ("ridge_loo", "logme", "whitened_silhouette")
 # Versions that can change a number, kept with the run.
 RECORDED_VERSIONS = (
     "layerscout",
@@ -113,7 +112,7 @@ def _sweep(parameters: SweepParameters, engine: Engine) -> SweepOutcome:
 
     curves = curves_of(layout, run.id, planned, parameters)
     layers = layers_of(curves, planned, dataset, range((parameters.max_layer or model.layers) + 1))
-    # Finding out here that a layer's scores are staged is cheaper than three task runs that find it out.
+    # Finding out here that a layer's scores are staged is cheaper than a task run that finds it out.
     unscored = [at for at in layers if not is_scored(at)]
     if not parameters.keep_embeddings and not unscored:
         shards = recorded_shards(layout, planned)
@@ -129,14 +128,10 @@ def _sweep(parameters: SweepParameters, engine: Engine) -> SweepOutcome:
 
     if len(unscored) < len(layers):
         get_run_logger().info("%s of %s layers are scored already", len(layers) - len(unscored), len(layers))
-    scoring: list[PrefectFuture[Any]] = []
-    for at in unscored:
-        scoring.append(engine.submit(silhouette_task, at, parameters.metric))
-        scoring.append(engine.submit(criteria_task, at, CRITERIA))
-        scoring.append(engine.submit(probe_task, at))
+    scoring = [engine.submit(score_layer_task, at, parameters.metric, CRITERIA) for at in unscored]
     futures += scoring
     if scoring:
-        _finish(engine, "Scoring", scoring, "scores")
+        _finish(engine, "Scoring", scoring, "layers")
 
     choosing = [choose_layer_task.submit(curve) for curve in curves]
     futures += choosing

@@ -35,6 +35,8 @@ class Curve:
     silhouettes: dict[str, NDArray[np.float64]]
     points: dict[str, list[int]]
     """metric → layers of the inflection points, both ends and the end of the trend among them."""
+    whitened: NDArray[np.float64]
+    """The criterion `whitened_silhouette`."""
     ridge: NDArray[np.float64]
     ridge_errors: NDArray[np.float64]
     rows: int
@@ -58,9 +60,9 @@ def read_curves(storage: str) -> Iterator[Curve]:
 
 def _read_curve(layout: Layout, run: dict[str, Any], pooling: str, norm_state: str) -> Curve:
     part = f"{pooling}-{norm_state}-"
-    means, influences, ridge, predicted = (
+    means, influences, criteria, ridge, predicted = (
         read_staged(layout, run["run_id"], table, part)
-        for table in ("silhouette", "silhouette_row", "ridge_row", "prediction")
+        for table in ("silhouette", "silhouette_row", "criterion", "ridge_row", "prediction")
     )
     trend = read_staged(layout, run["run_id"], "trend", part[:-1]).filter(pl.col("curve") == "accuracy")
     end = trend["to_layer"].max()
@@ -79,6 +81,7 @@ def _read_curve(layout: Layout, run: dict[str, Any], pooling: str, norm_state: s
         norm_state=norm_state,
         silhouettes=silhouettes,
         points=points,
+        whitened=_by_layer(criteria.filter(name="whitened_silhouette"), "value")[:, 0],
         ridge=right.mean(axis=1),
         ridge_errors=paired_errors(error_covariance(right)),
         rows=right.shape[1],
@@ -96,7 +99,7 @@ def _short(spec: str) -> str:
 
 
 def families() -> dict[str, dict[str, Rule]]:
-    """family → name → rule. The default rule of the product is `turns of cosine ± 1 by ridge, tie 0.25`."""
+    """family → name → rule. The default rule of the product is `turns of cosine ± 0 by ridge, tie 0.25`."""
     ties = (0.0, 0.25, 0.5, 1.0)
     found: dict[str, dict[str, Rule]] = {
         "without inflection points": {f"all by ridge, tie {tie}": _by_ridge(None, 0, tie) for tie in ties},
@@ -109,7 +112,9 @@ def families() -> dict[str, dict[str, Rule]]:
         "silhouettes alone": {f"maximum of {metric}": _maximum(metric) for metric in METRICS}
         | {f"highest turn or end of {metric}": _highest_turn(metric) for metric in METRICS}
         | {f"maximum of {metric} above layer 0": _maximum(metric, first=1) for metric in METRICS}
+        | {f"turns of {metric} by whitened silhouette": _whitened(metric) for metric in METRICS}
         | {
+            "maximum of whitened silhouette": _whitened(None),
             "least sum of ranks": _rank_sum(METRICS),
             "least sum of ranks, two metrics": _rank_sum(METRICS[:2]),
         },
@@ -137,6 +142,14 @@ def _maximum(metric: str, first: int = 0) -> Rule:
 
 def _highest_turn(metric: str) -> Rule:
     return lambda curve: max(curve.points[metric], key=lambda layer: curve.silhouettes[metric][layer])
+
+
+def _whitened(metric: str | None) -> Rule:
+    def pick(curve: Curve) -> int:
+        layers = range(len(curve.whitened)) if metric is None else curve.points[metric]
+        return max(layers, key=lambda layer: curve.whitened[layer])
+
+    return pick
 
 
 def _rank_sum(metrics: tuple[str, ...]) -> Rule:

@@ -6,15 +6,17 @@ neither can be a peak. Where the best candidates are within noise of each other 
 shallowest of a tie is chosen: it is the cheapest to run.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
 from tasks.inflection import (
     CurveNoise,
+    CurveShape,
     FloatArray,
     Kind,
     curve_noise,
@@ -23,10 +25,6 @@ from tasks.inflection import (
     error_covariance,
     paired_errors,
 )
-
-NEAR = 1
-"""Layers around an inflection point or an end that are candidates with it: neighbouring layers score so alike
-that noise moves a turn by one."""
 
 TIE = 0.25
 """Candidates tie with the best where their ridge accuracy falls short of its by no more paired standard
@@ -42,8 +40,8 @@ class Rule(StrEnum):
     """How one layer is picked. Candidates first, then what ranks them."""
 
     TURNS_BY_RIDGE_LOO = "turns_by_ridge_loo"
-    """Of both ends, the silhouette's inflection points and their neighbours, the one with the best ridge
-    leave-one-out accuracy."""
+    """Of both ends and the silhouette's inflection points, the one with the best ridge leave-one-out
+    accuracy."""
     TURNS_BY_LOGME = "turns_by_logme"
     """The same candidates, the highest LogME."""
     SILHOUETTE_PEAK = "silhouette_peak"
@@ -55,6 +53,8 @@ class Rule(StrEnum):
     """Of all layers, the best ridge leave-one-out accuracy; a maximum has no ties."""
     LOGME_MAXIMUM = "logme_maximum"
     """Of all layers, the highest LogME."""
+    WHITENED_SILHOUETTE_MAXIMUM = "whitened_silhouette_maximum"
+    """Of all layers, the most rows with a positive silhouette in the whitened space: nothing but silhouettes."""
     SILHOUETTE_MAXIMUM = "silhouette_maximum"
     """Of all layers, the highest silhouette."""
     MIDDLE_LAYER = "middle_layer"
@@ -65,6 +65,18 @@ class Rule(StrEnum):
 
 DEFAULT_RULE = Rule.TURNS_BY_RIDGE_LOO
 
+_CRITERION = {
+    Rule.TURNS_BY_LOGME: "logme",
+    Rule.LOGME_MAXIMUM: "logme",
+    Rule.WHITENED_SILHOUETTE_MAXIMUM: "whitened_silhouette",
+}
+"""What ranks the candidates of a rule, where neither the silhouette nor ridge leave-one-out does."""
+
+_NAMES = {
+    "logme": "LogME",
+    "whitened_silhouette": "share of rows with a positive silhouette in the whitened space",
+}
+
 
 @dataclass(frozen=True)
 class LayerEvidence:
@@ -74,7 +86,7 @@ class LayerEvidence:
     """metric → (silhouette curve [L], its influence [L, N]). The rules read `cosine` where it is there, else
     `sqeuclidean`, else `euclidean`."""
     criteria: Mapping[str, FloatArray]
-    """name → score [L], the higher the better; the LogME rules read `logme`."""
+    """name → score [L], the higher the better; some rules read `logme` or `whitened_silhouette`."""
     ridge_correct: npt.NDArray[np.bool_]
     """[L, M]: whether ridge regression fitted without the row gives the row its label."""
     last_is_normed: bool
@@ -98,23 +110,32 @@ class LayerChoice:
 
 
 @dataclass(frozen=True)
-class _Curves:
-    """One draw of the rows: the curves that a rule reads."""
-
-    metric: str
-    silhouette: FloatArray
-    ridge: FloatArray
-    logme: FloatArray | None
-    last_is_normed: bool
-
-
-@dataclass(frozen=True)
 class _Noise:
     silhouette: CurveNoise
     ridge: FloatArray
     """Covariance of the errors of the ridge accuracies, float64 [L, L]."""
     one_row: float
     """What one row is worth in ridge accuracy, and half of that for rounding: one row's difference is chance."""
+
+
+@dataclass(frozen=True)
+class _Curves:
+    """One draw of the rows: the curves that rules read."""
+
+    metric: str
+    silhouette: FloatArray
+    ridge: FloatArray
+    criteria: Mapping[str, FloatArray]
+    noise: _Noise
+    last_is_normed: bool
+
+    def criterion(self, rule: Rule) -> FloatArray:
+        return self.criteria[_CRITERION[rule]]
+
+    @cached_property
+    def shape(self) -> CurveShape:
+        """Of the silhouette; several rules read it."""
+        return curve_shape(self.silhouette, self.noise.silhouette, last_is_normed=self.last_is_normed)
 
 
 @dataclass(frozen=True)
@@ -129,51 +150,75 @@ class _Pick:
 
 
 def choose_layer(evidence: LayerEvidence, rule: Rule = DEFAULT_RULE, *, seed: int = 0) -> LayerChoice:
-    """One layer, 0 … L − 1, from train rows alone. Same evidence, rule and seed, same choice.
+    """What `choose_layers` gives for one rule."""
+    return choose_layers(evidence, (rule,), seed=seed)[0]
+
+
+def choose_layers(
+    evidence: LayerEvidence, rules: Sequence[Rule] = tuple(Rule), *, seed: int = 0
+) -> list[LayerChoice]:
+    """One layer a rule, 0 … L − 1, from train rows alone. Same evidence, rule and seed, same choice.
 
     The confidence redraws the rows 200 times: every curve gets normal errors with the covariance of its
     rows, which is what a bootstrap of many rows comes to, without reading them again. Silhouette and ridge
-    rows are drawn independently. Raises ValueError if the evidence does not fit together or lacks what the
+    rows are drawn independently. Raises ValueError if the evidence does not fit together or lacks what a
     rule reads.
     """
-    curves, noise = _read(evidence, rule, seed)
-    pick = _pick(curves, noise, rule)
-    return LayerChoice(
-        rule=rule,
-        layer=pick.layer,
-        confidence=_confidence(curves, noise, rule, pick.layer, seed),
-        reason=_reason(curves, rule, pick),
-        score=float(curves.ridge[pick.layer]),
-    )
+    curves = _read(evidence, rules, seed)
+    redrawn = _redraw(curves, seed)
+    choices = []
+    for rule in rules:
+        pick = _pick(curves, rule)
+        choices.append(
+            LayerChoice(
+                rule=rule,
+                layer=pick.layer,
+                confidence=_confidence(curves, redrawn, rule, pick.layer),
+                reason=_reason(curves, rule, pick),
+                score=float(curves.ridge[pick.layer]),
+            )
+        )
+    return choices
 
 
-def _read(evidence: LayerEvidence, rule: Rule, seed: int) -> tuple[_Curves, _Noise]:
+def _read(evidence: LayerEvidence, rules: Sequence[Rule], seed: int) -> _Curves:
     metric = next((name for name in _METRICS if name in evidence.silhouettes), None)
     if metric is None:
         raise ValueError(f"no silhouette among {sorted(evidence.silhouettes)}; one of {_METRICS} is needed")
-    logme = evidence.criteria.get("logme")
-    if logme is None and rule in (Rule.TURNS_BY_LOGME, Rule.LOGME_MAXIMUM):
-        raise ValueError(
-            f"rule {rule.value} reads the criterion logme; there are {sorted(evidence.criteria)}"
-        )
+    for rule in rules:
+        if rule in _CRITERION and _CRITERION[rule] not in evidence.criteria:
+            raise ValueError(
+                f"rule {rule.value} reads the criterion {_CRITERION[rule]}; there are {sorted(evidence.criteria)}"
+            )
+    criteria = {name: np.asarray(score, dtype=np.float64) for name, score in evidence.criteria.items()}
     silhouette, influence = evidence.silhouettes[metric]
     ridge = np.asarray(evidence.ridge_correct)
-    lengths = {len(silhouette), len(influence), len(ridge), len(silhouette if logme is None else logme)}
+    lengths = {len(each) for each in (silhouette, influence, ridge, *criteria.values())}
     if len(lengths) != 1:
         raise ValueError(
-            f"silhouette, influence, ridge_correct and logme differ in layers: {sorted(lengths)}"
+            f"silhouette, influence, ridge_correct and criteria differ in layers: {sorted(lengths)}"
         )
-    curves = _Curves(
+    return _Curves(
         metric=metric,
         silhouette=np.asarray(silhouette, dtype=np.float64),
         ridge=ridge.mean(axis=1),
-        logme=None if logme is None else np.asarray(logme, dtype=np.float64),
+        criteria=criteria,
+        noise=_Noise(curve_noise(influence, seed=seed), error_covariance(ridge), 1.5 / ridge.shape[1]),
         last_is_normed=evidence.last_is_normed,
     )
-    return curves, _Noise(curve_noise(influence, seed=seed), error_covariance(ridge), 1.5 / ridge.shape[1])
 
 
-def _pick(curves: _Curves, noise: _Noise, rule: Rule) -> _Pick:
+def _redraw(curves: _Curves, seed: int) -> list[_Curves]:
+    rng = np.random.default_rng(seed)
+    silhouettes = curves.silhouette + draw_errors(curves.noise.silhouette.covariance, _RESAMPLES, rng)
+    ridges = curves.ridge + draw_errors(curves.noise.ridge, _RESAMPLES, rng)
+    return [
+        replace(curves, silhouette=silhouette, ridge=ridge)
+        for silhouette, ridge in zip(silhouettes, ridges, strict=True)
+    ]
+
+
+def _pick(curves: _Curves, rule: Rule) -> _Pick:
     last = len(curves.ridge) - 1
     everything = tuple(range(last + 1))
     if rule is Rule.LAST_LAYER:
@@ -184,9 +229,9 @@ def _pick(curves: _Curves, noise: _Noise, rule: Rule) -> _Pick:
         return _highest(curves.silhouette, everything)
     if rule is Rule.RIDGE_LOO_MAXIMUM:
         return _highest(curves.ridge, everything)
-    if rule is Rule.LOGME_MAXIMUM:
-        return _highest(_logme(curves), everything)
-    shape = curve_shape(curves.silhouette, noise.silhouette, last_is_normed=curves.last_is_normed)
+    if rule in (Rule.LOGME_MAXIMUM, Rule.WHITENED_SILHOUETTE_MAXIMUM):
+        return _highest(curves.criterion(rule), everything)
+    shape, noise = curves.shape, curves.noise
     if rule is Rule.LAST_TURN:
         layer = shape.points[-1].layer if shape.points else last
         return _Pick(layer, (layer,), tuple(point.layer for point in shape.points), (), layer)
@@ -200,16 +245,10 @@ def _pick(curves: _Curves, noise: _Noise, rule: Rule) -> _Pick:
         return _resolve(
             pick, curves.silhouette, _WITHIN_NOISE * _errors(noise.silhouette.covariance, pick), -1
         )
-    near = tuple(layer for layer in everything if min(abs(layer - turn) for turn in exact) <= NEAR)
     if rule is Rule.TURNS_BY_LOGME:
-        return _highest(_logme(curves), near, exact)
-    pick = _highest(curves.ridge, near, exact)
+        return _highest(curves.criterion(rule), exact, exact)
+    pick = _highest(curves.ridge, exact, exact)
     return _resolve(pick, curves.ridge, np.maximum(TIE * _errors(noise.ridge, pick), noise.one_row), 0)
-
-
-def _logme(curves: _Curves) -> FloatArray:
-    assert curves.logme is not None  # `_read` refuses such evidence
-    return curves.logme
 
 
 def _highest(scores: FloatArray, candidates: tuple[int, ...], turns: tuple[int, ...] = ()) -> _Pick:
@@ -230,17 +269,10 @@ def _resolve(pick: _Pick, scores: FloatArray, tolerance: FloatArray, place: int)
     return replace(pick, layer=layer, tied=tuple(tied))
 
 
-def _confidence(curves: _Curves, noise: _Noise, rule: Rule, layer: int, seed: int) -> float:
-    rng = np.random.default_rng(seed)
-    silhouettes = curves.silhouette + draw_errors(noise.silhouette.covariance, _RESAMPLES, rng)
-    ridges = curves.ridge + draw_errors(noise.ridge, _RESAMPLES, rng)
+def _confidence(curves: _Curves, redrawn: list[_Curves], rule: Rule, layer: int) -> float:
     gaps = np.abs(curves.ridge - curves.ridge[layer])
-    same = gaps <= _WITHIN_NOISE * paired_errors(noise.ridge)[layer]
-    picked = [
-        _pick(replace(curves, silhouette=silhouette, ridge=ridge), noise, rule).layer
-        for silhouette, ridge in zip(silhouettes, ridges, strict=True)
-    ]
-    return float(same[picked].mean())
+    same = gaps <= _WITHIN_NOISE * paired_errors(curves.noise.ridge)[layer]
+    return float(same[[_pick(draw, rule).layer for draw in redrawn]].mean())
 
 
 def _reason(curves: _Curves, rule: Rule, pick: _Pick) -> str:
@@ -256,18 +288,16 @@ def _reason(curves: _Curves, rule: Rule, pick: _Pick) -> str:
         return (
             f"Layer {pick.layer} is the deepest inflection point of the {silhouette} ({_list(pick.turns)})."
         )
-    name, scores = {
-        Rule.TURNS_BY_RIDGE_LOO: ("ridge leave-one-out accuracy", curves.ridge),
-        Rule.RIDGE_LOO_MAXIMUM: ("ridge leave-one-out accuracy", curves.ridge),
-        Rule.TURNS_BY_LOGME: ("LogME", curves.logme),
-        Rule.LOGME_MAXIMUM: ("LogME", curves.logme),
-    }.get(rule, (silhouette, curves.silhouette))
-    assert scores is not None  # `_read` refuses such evidence
+    name, scores = silhouette, curves.silhouette
+    if rule in (Rule.TURNS_BY_RIDGE_LOO, Rule.RIDGE_LOO_MAXIMUM):
+        name, scores = "ridge leave-one-out accuracy", curves.ridge
+    elif rule in _CRITERION:
+        name, scores = _NAMES[_CRITERION[rule]], curves.criterion(rule)
     among = f"all {last + 1} layers"
     if rule is Rule.SILHOUETTE_PEAK:
         among = f"both ends and the peaks of the {silhouette} ({_list(pick.turns)})"
     elif pick.turns:
-        among = f"both ends and the inflection points of the {silhouette} ({_list(pick.turns)}, each ± {NEAR} layer)"
+        among = f"both ends and the inflection points of the {silhouette} ({_list(pick.turns)})"
     value = f"{scores[pick.layer]:.3f}"
     if not pick.tied:
         return f"Layer {pick.layer} has the highest {name}, {value}, of {among}."

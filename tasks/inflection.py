@@ -9,6 +9,7 @@ that of *paired* differences.
 import itertools
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -100,6 +101,16 @@ class CurveNoise:
     critical: float
     """The number of standard errors that no pair of layers of a truly flat curve exceeds, in 95 % of
     draws."""
+
+    @cached_property
+    def paired(self) -> FloatArray:
+        """float64 [L, L]: `paired_errors`."""
+        return paired_errors(self.covariance)
+
+    @cached_property
+    def floor(self) -> float:
+        """Standard errors up to this are rounding."""
+        return _ROUNDING * float(self.covariance.diagonal().max()) ** 0.5
 
 
 def find_inflection_points(
@@ -194,18 +205,21 @@ class _Measure:
     reach: float
     noise: CurveNoise
 
-    def contrast(self, weights: dict[int, float]) -> tuple[float, float]:
-        """A weighted sum of values (weights sum to 0): as a share of the range, and in standard errors."""
-        layers, factors = list(weights), np.array(list(weights.values()))
-        size = float(factors @ self.curve[layers]) / self.reach
-        error = float(factors @ self.noise.covariance[np.ix_(layers, layers)] @ factors) ** 0.5
-        floor = _ROUNDING * float(self.noise.covariance.diagonal().max()) ** 0.5
-        if abs(size) < 1e-9:
-            return size, 0.0
-        return size, abs(size) * self.reach / error if error > floor else float("inf")
-
     def move(self, start: int, end: int) -> tuple[float, float]:
-        return self.contrast({end: 1.0, start: -1.0})
+        """From one layer to another: as a share of the range, and in standard errors."""
+        size = float(self.curve[end] - self.curve[start]) / self.reach
+        return size, self._strength(size, float(self.noise.paired[start, end]))
+
+    def contrast(self, layers: list[int], weights: FloatArray) -> tuple[float, float]:
+        """The same of a weighted sum of values; weights sum to 0."""
+        size = float(weights @ self.curve[layers]) / self.reach
+        variance = float(weights @ self.noise.covariance[np.ix_(layers, layers)] @ weights)
+        return size, self._strength(size, max(variance, 0.0) ** 0.5)
+
+    def _strength(self, size: float, error: float) -> float:
+        if abs(size) < 1e-9:
+            return 0.0
+        return abs(size) * self.reach / error if error > self.noise.floor else float("inf")
 
     def is_real(self, start: int, end: int) -> bool:
         size, strength = self.move(start, end)
@@ -251,15 +265,15 @@ def _turn(measure: _Measure, before: int, at: int, after: int, kind: Kind) -> In
 def _knees(measure: _Measure, start: int, end: int) -> list[InflectionPoint]:
     """Slope breaks inside one leg: its farthest layer from the chord, then again on both sides of it
     (Douglas and Peucker 1973), as long as that distance is real."""
-    best: tuple[float, float, int] | None = None
-    for layer in range(start + 1, end):
-        share = (layer - start) / (end - start)
-        size, strength = measure.contrast({layer: 1.0, start: share - 1.0, end: -share})
-        if best is None or abs(size) > abs(best[0]):
-            best = size, strength, layer
-    if best is None or abs(best[0]) < SMALLEST_KNEE or best[1] < measure.noise.critical:
+    if end - start < 2:
         return []
-    size, strength, layer = best
+    curve, share = measure.curve, np.arange(1, end - start) / (end - start)
+    distance = curve[start + 1 : end] - (1 - share) * curve[start] - share * curve[end]
+    farthest = int(np.abs(distance).argmax())
+    layer, part = start + 1 + farthest, float(share[farthest])
+    size, strength = measure.contrast([layer, start, end], np.array([1.0, part - 1.0, -part]))
+    if abs(size) < SMALLEST_KNEE or strength < measure.noise.critical:
+        return []
     knee = InflectionPoint(layer, Kind.KNEE, size, strength)
     return [*_knees(measure, start, layer), knee, *_knees(measure, layer, end)]
 
@@ -279,7 +293,7 @@ def _segments(measure: _Measure, points: list[InflectionPoint]) -> tuple[Segment
 def _overall(measure: _Measure) -> Direction:
     last = len(measure.curve) - 1
     steps = np.arange(last + 1) - last / 2
-    climb, strength = measure.contrast(dict(enumerate(steps / (steps @ steps) * last)))
+    climb, strength = measure.contrast(list(range(last + 1)), steps / (steps @ steps) * last)
     if abs(climb) < OVERALL_FLAT or strength < measure.noise.critical:
         return Direction.FLAT
     return Direction.UP if climb > 0 else Direction.DOWN

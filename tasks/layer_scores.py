@@ -1,4 +1,4 @@
-"""The scores of one layer, from its embeddings in storage to staged rows: one task a kind of score.
+"""The scores of one layer, from its embeddings in storage to staged rows: one task, which reads the layer once.
 
 A score whose rows are staged is not computed again. The table named by the task is written last, so that its
 presence means that the finer rows beside it are there too.
@@ -25,7 +25,7 @@ from tasks.retries import LONG_S, RETRIED
 from tasks.silhouette import Metric, Precision, Space, silhouette
 
 # Raised by hand when a change of the scoring code changes a number.
-SCORING_VERSION = 4
+SCORING_VERSION = 5
 
 
 @dataclass(frozen=True)
@@ -58,10 +58,22 @@ class LayerOfRun:
 
 
 @dataclass(frozen=True)
-class _Split:
+class Rows:
+    """The rows of one split of one layer."""
+
     X: npt.NDArray[np.float32]
     y: npt.NDArray[np.int32]
     row_id: npt.NDArray[np.int64]
+
+
+def score_layer(at: LayerOfRun, metrics: tuple[Metric, ...], names: tuple[str, ...]) -> None:
+    """Stage every score of the layer that is not staged yet."""
+    if is_scored(at):
+        return
+    train, test = read_rows(at)
+    score_silhouettes(at, train, metrics)
+    score_with_criteria(at, train, names)
+    score_with_probe(at, train, test)
 
 
 def is_scored(at: LayerOfRun) -> bool:
@@ -71,11 +83,10 @@ def is_scored(at: LayerOfRun) -> bool:
     )
 
 
-def score_silhouettes(at: LayerOfRun, metrics: tuple[Metric, ...]) -> None:
+def score_silhouettes(at: LayerOfRun, train: Rows, metrics: tuple[Metric, ...]) -> None:
     """Stage `silhouette`, `silhouette_by_class` and `silhouette_row` of the train rows, every metric."""
     if is_staged(at.layout, at.run_id, "silhouette", at.part):
         return
-    train, _ = _read(at)
     means, classes, rows = [], [], []
     for metric in metrics:
         started = time.perf_counter()
@@ -101,11 +112,10 @@ def score_silhouettes(at: LayerOfRun, metrics: tuple[Metric, ...]) -> None:
     _stage(at, "silhouette", pl.DataFrame(means))
 
 
-def score_with_criteria(at: LayerOfRun, names: tuple[str, ...]) -> None:
+def score_with_criteria(at: LayerOfRun, train: Rows, names: tuple[str, ...]) -> None:
     """Stage `criterion` and, for the paired errors of ridge leave-one-out, `ridge_row`, of the train rows."""
     if is_staged(at.layout, at.run_id, "criterion", at.part):
         return
-    train, _ = _read(at)
     features = Features(train.X, train.y)  # what criteria share is computed once, by the first that needs it
     values: dict[str, float] = {}
     seconds: dict[str, float] = {}
@@ -122,11 +132,10 @@ def score_with_criteria(at: LayerOfRun, names: tuple[str, ...]) -> None:
     )
 
 
-def score_with_probe(at: LayerOfRun) -> None:
+def score_with_probe(at: LayerOfRun, train: Rows, test: Rows) -> None:
     """Stage `probe` and `prediction`: fitted on train rows, measured on test rows."""
     if is_staged(at.layout, at.run_id, "probe", at.part):
         return
-    train, test = _read(at)
     started = time.perf_counter()
     found = fit_probe(train.X, train.y, test.X, test.y, seed=at.seed)
     row = {
@@ -150,7 +159,7 @@ def score_with_probe(at: LayerOfRun) -> None:
     _stage(at, "probe", pl.DataFrame([row]))
 
 
-def _read(at: LayerOfRun) -> tuple[_Split, _Split]:
+def read_rows(at: LayerOfRun) -> tuple[Rows, Rows]:
     """Train and test rows of the layer; row ids count train rows first."""
     # OpenMP counts threads by calling thread: the workers of a pool share the cores between them.
     torch.set_num_threads(at.threads)
@@ -159,8 +168,8 @@ def _read(at: LayerOfRun) -> tuple[_Split, _Split]:
     )
     train = found.row_id < at.dataset.train_rows
     return (
-        _Split(found.embeddings[train], found.label[train], found.row_id[train]),
-        _Split(found.embeddings[~train], found.label[~train], found.row_id[~train]),
+        Rows(found.embeddings[train], found.label[train], found.row_id[train]),
+        Rows(found.embeddings[~train], found.label[~train], found.row_id[~train]),
     )
 
 
@@ -175,33 +184,11 @@ def _stage(at: LayerOfRun, table: str, rows: pl.DataFrame) -> None:
 
 
 @task(
-    name="silhouette",
-    task_run_name="silhouette {at.pooling.value} {at.norm_state.value} layer {at.layer}",
+    name="score-layer",
+    task_run_name="score {at.pooling.value} {at.norm_state.value} layer {at.layer}",
     timeout_seconds=LONG_S,
     **RETRIED,
 )
-def silhouette_task(at: LayerOfRun, metrics: tuple[Metric, ...]) -> None:
-    """How well the gold labels separate in one layer, every metric."""
-    score_silhouettes(at, metrics)
-
-
-@task(
-    name="criteria",
-    task_run_name="criteria {at.pooling.value} {at.norm_state.value} layer {at.layer}",
-    timeout_seconds=LONG_S,
-    **RETRIED,
-)
-def criteria_task(at: LayerOfRun, names: tuple[str, ...]) -> None:
-    """The scores of one layer that need no gradient training."""
-    score_with_criteria(at, names)
-
-
-@task(
-    name="probe",
-    task_run_name="probe {at.pooling.value} {at.norm_state.value} layer {at.layer}",
-    timeout_seconds=LONG_S,
-    **RETRIED,
-)
-def probe_task(at: LayerOfRun) -> None:
-    """A linear probe of one layer, on rows it never saw."""
-    score_with_probe(at)
+def score_layer_task(at: LayerOfRun, metrics: tuple[Metric, ...], names: tuple[str, ...]) -> None:
+    """Silhouettes, criteria and probe of one layer."""
+    score_layer(at, metrics, names)

@@ -17,7 +17,7 @@ from tasks.audit import (
     rank_correlation,
     zones,
 )
-from tasks.choice import DEFAULT_RULE, LayerChoice, LayerEvidence, Rule, choose_layer
+from tasks.choice import DEFAULT_RULE, LayerChoice, LayerEvidence, choose_layers
 from tasks.inflection import CurveShape, find_inflection_points
 from tasks.pooling import NormState, Pooling
 from tasks.retries import LONG_S, RETRIED
@@ -71,7 +71,7 @@ def choose(at: CurveOfRun) -> LayerChoice:
         metric: find_inflection_points(values, influence, last_is_normed=at.last_is_normed, seed=at.seed)
         for metric, (values, influence) in curves.items()
     }
-    choices = [choose_layer(evidence, rule, seed=at.seed) for rule in Rule]
+    choices = choose_layers(evidence, seed=at.seed)
     points = [
         {"metric": metric, "layer": point.layer, "kind": point.kind.value}
         | {"relative_change": point.relative_change, "strength": point.strength}

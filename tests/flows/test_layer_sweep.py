@@ -152,8 +152,8 @@ def test_the_server_records_every_task_run_and_artifact(
 ) -> None:
     flow_run = tiny_sweep[2]["flow_run_id"]
     states = _task_states(prefect_server, flow_run)
-    # dataset, model, plan, one shard, 3 scores of 16 layers, projection, choice and audit of 4 curves, summary, report
-    assert len(states) == 3 + 1 + 3 * 16 + 3 * 4 + 2
+    # dataset, model, plan, one shard, 16 layers, projection, choice and audit of 4 curves, summary, report
+    assert len(states) == 3 + 1 + 16 + 3 * 4 + 2
     assert set(states) == {"COMPLETED"}
     found = _post(prefect_server, "artifacts/filter", {"artifacts": {"flow_run_id": {"any_": [flow_run]}}})
     kinds = {each["key"].split("-tiny")[0] for each in found}

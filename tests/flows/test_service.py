@@ -193,7 +193,7 @@ def test_a_worker_finishes_a_run_in_the_deployments_storage(service: Service, ru
     assert good["name"] == f"{asked['model']} × {asked['dataset']}"
     assert set(good["tags"]) == {"layerscout", f"model:{asked['model']}", f"dataset:{asked['dataset']}"}
     assert (service.storage / "results.duckdb").is_file()
-    for stage, unit in (("embedding", "rows"), ("scoring", "scores")):
+    for stage, unit in (("embedding", "rows"), ("scoring", "layers")):
         progress = artifact(service, good["id"], f"progress-{stage}")
         assert progress["data"] == 100
         assert f" {unit}, " in progress["description"]

@@ -3,10 +3,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.linalg import sqrtm
 from scipy.optimize import minimize
 from scipy.spatial.distance import cdist
 from sklearn.covariance import ledoit_wolf
 from sklearn.linear_model import Ridge
+from sklearn.metrics import silhouette_samples
 from sklearn.metrics.pairwise import cosine_similarity
 
 from storage.errors import UserError
@@ -108,6 +110,12 @@ def reference_separation(X, y):
     return fisher / (1 + fisher)
 
 
+def reference_whitened_silhouette(X, y):
+    Z = standardised(X)
+    whitened = Z @ sqrtm(np.linalg.inv((Z.T @ Z / len(Z) + np.eye(Z.shape[1])) / 2)).real
+    return (silhouette_samples(whitened, y, metric="cosine") > 0).mean()
+
+
 def reference_effective_rank(X, y):
     singular = np.linalg.svd(standardised(X), compute_uv=False)
     share = singular[singular > 1e-9] / singular.sum()
@@ -140,6 +148,7 @@ REFERENCES = {
     "class_mean_loo": reference_class_mean,
     "knn_loo": reference_knn,
     "class_separation": reference_separation,
+    "whitened_silhouette": reference_whitened_silhouette,
     "effective_rank": reference_effective_rank,
     "anisotropy": reference_anisotropy,
     "top_variance_share": reference_top_variance,
@@ -186,6 +195,7 @@ def test_larger_sets_cross_blocks_and_tiles():
         "knn_loo",
         "intrinsic_dimension",
         "class_mean_loo",
+        "whitened_silhouette",
         "effective_rank",
         "h_score",
         "anisotropy",
@@ -215,7 +225,7 @@ def test_ranges_and_known_values():
     assert sphere["class_separation"] < 0.01
     assert sphere["top_variance_share"] == pytest.approx(0.75, abs=0.03)
     apart = score_criteria(np.eye(3)[y] + 0.01 * rng.standard_normal((1_000, 3)), y)
-    for name in ("ridge_loo", "knn_loo", "class_mean_loo"):
+    for name in ("ridge_loo", "knn_loo", "class_mean_loo", "whitened_silhouette"):
         assert apart[name] == 1.0
         assert sphere[name] < 0.5
     assert apart["class_separation"] > 0.99
@@ -252,6 +262,7 @@ def test_awkward_rows_give_numbers():
         values = score_criteria(X, labels)
         assert all(np.isfinite(value) for value in values.values())
     assert score_criteria(same, y)["class_separation"] == 0.0
+    assert score_criteria(same, y)["whitened_silhouette"] == 0.0
 
 
 def test_what_cannot_be_scored_says_why():

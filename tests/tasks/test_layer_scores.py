@@ -15,7 +15,7 @@ from storage.layout import Layout
 from storage.staged import read_staged
 from tasks.choice import DEFAULT_RULE
 from tasks.dataset import Dataset
-from tasks.layer_scores import LayerOfRun, is_scored, score_silhouettes, score_with_criteria, score_with_probe
+from tasks.layer_scores import LayerOfRun, is_scored, score_layer
 from tasks.pooling import NormState, Pooling
 from tasks.silhouette import Metric
 from tasks.verdict import CurveOfRun, audit, choose
@@ -54,9 +54,7 @@ def scored(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[LayerOfRun], 
     layers = [replace(first, layer=layer) for layer in range(LAYERS)]
     for at in layers:
         assert not is_scored(at)
-        score_silhouettes(at, (Metric.COSINE, Metric.EUCLIDEAN))
-        score_with_criteria(at, ("ridge_loo", "logme"))
-        score_with_probe(at)
+        score_layer(at, (Metric.COSINE, Metric.EUCLIDEAN), ("ridge_loo", "logme", "whitened_silhouette"))
         assert is_scored(at)
     return layers, states, labels
 
@@ -97,11 +95,9 @@ def test_what_is_staged_is_not_computed_again(
     scored: tuple[list[LayerOfRun], np.ndarray, np.ndarray],
 ) -> None:
     at = replace(scored[0][0], shard_uris=("/nowhere",))
-    score_silhouettes(at, (Metric.COSINE,))
-    score_with_criteria(at, ("logme",))
-    score_with_probe(at)
+    score_layer(at, (Metric.COSINE,), ("logme",))
     with pytest.raises(FileNotFoundError):
-        score_with_probe(replace(at, run_id="another"))
+        score_layer(replace(at, run_id="another"), (Metric.COSINE,), ("logme",))
 
 
 def test_choice_reads_no_test_row_and_the_audit_reads_them(

@@ -7,7 +7,7 @@ from prefect.states import Failed
 from storage.errors import UnreachableError, UserError
 from tasks.dataset import prepare_dataset_task
 from tasks.embedding_set import embed_shard_task, plan_embedding_set_task
-from tasks.layer_scores import criteria_task, probe_task, silhouette_task
+from tasks.layer_scores import score_layer_task
 from tasks.model import resolve_model_task
 from tasks.retries import waiting_helps
 from tasks.summary import summarise_task
@@ -33,7 +33,7 @@ def test_every_task_is_tried_again_where_waiting_helps_and_nowhere_else(
     assert waiting_helps(error) is helps
     state = Failed(message=str(error), data=error)
     tasks = [prepare_dataset_task, resolve_model_task, plan_embedding_set_task, embed_shard_task]
-    tasks += [silhouette_task, criteria_task, probe_task, choose_layer_task, audit_task, summarise_task]
+    tasks += [score_layer_task, choose_layer_task, audit_task, summarise_task]
     for each in tasks:
         assert each.retries == 3
         assert each.timeout_seconds is not None
