@@ -30,6 +30,7 @@ from storage.embeddings import read_layer
 from storage.layout import Layout
 from tasks.dataset import prepare_dataset
 from tasks.embedding_set import embed_shard, plan_embedding_set, resolve_settings
+from tasks.features import Features
 from tasks.layer_scores import LayerOfRun, read_rows, score_silhouettes, score_with_criteria
 from tasks.model import resolve_model
 from tasks.pooling import Pooling
@@ -87,7 +88,7 @@ def _choosing(parameters: SweepParameters) -> tuple[float, list[LayerOfRun]]:
     def score(at: LayerOfRun) -> None:
         train, _ = read_rows(at)
         score_silhouettes(at, train, parameters.metric)
-        score_with_criteria(at, train, CRITERIA)
+        score_with_criteria(at, train, Features(train.X, train.y), CRITERIA)
 
     in_threads([partial(score, at) for at in layers])
     choose(curve)

@@ -26,6 +26,7 @@ from tasks.criteria import score_criteria
 from tasks.embed import embed_texts
 from tasks.model import load_model, resolve_model
 from tasks.pooling import NormState, Pooling
+from tasks.principal_axes import PrincipalAxes, decompose
 from tasks.products import product
 from tasks.silhouette import Metric, Precision, silhouette, silhouette_streamed
 from tasks.softmax_regression import fit_path
@@ -238,7 +239,7 @@ def probe(layers: dict[int, Floats], y: Ints, test: dict[int, Floats], y_test: I
         best: dict[str, float] = {}
         for _ in range(REPEATS):
             started = time.perf_counter()
-            fits = fit_path(rows, labels, 6, PROBE_PENALTIES)
+            fits = fit_path(PrincipalAxes.of(rows, *decompose(rows)), labels, 6, PROBE_PENALTIES)
             best["ours"] = min(best.get("ours", np.inf), time.perf_counter() - started)
             # Newton's method pays 3,462² numbers an iteration: timed at one penalty, counted five times.
             for solver, penalties in (("lbfgs", PROBE_PENALTIES), ("newton-cholesky", PROBE_PENALTIES[2:3])):

@@ -64,7 +64,7 @@ def score_criteria(
     Ask for several at once, or hand over one `Features`, and what they share is computed once. Raises UserError
     where a name is unknown, or where a value comes out that is not a finite number.
     """
-    features = X if isinstance(X, Features) else Features(X, np.empty(0) if y is None else y)
+    features = _features(X, y)
     if names is None:
         features.prepare_all()
     values = {}
@@ -81,6 +81,16 @@ def score_criteria(
             )
         values[name] = value
     return values
+
+
+def _features(X: np.ndarray | torch.Tensor | Features, y: np.ndarray | torch.Tensor | None) -> Features:
+    features = X if isinstance(X, Features) else Features(X, np.empty(0) if y is None else y)
+    if len(features.labels) < 2 or len(features.rows) < 3:
+        raise UserError(
+            f"The criteria of a layer compare classes, and its {len(features.rows)} rows have "
+            f"{len(features.labels)}. Give at least three rows of at least two classes."
+        )
+    return features
 
 
 # With labels
@@ -167,7 +177,7 @@ def ridge_leave_one_out(
     Kennard's ridge and Allen's PRESS, doi 10.1080/00401706.1974.10489157). Features are standardised over all rows
     once. Without `penalty` the one of RIDGE_PENALTIES with the smallest left-out squared error.
     """
-    features = X if isinstance(X, Features) else Features(X, np.empty(0) if y is None else y)
+    features = _features(X, y)
     spectrum, n, k = features.spectrum, features.n, len(features.counts)
     penalties = RIDGE_PENALTIES if penalty is None else (penalty,)
     shrink = [spectrum.square / (spectrum.square + n * lam) for lam in penalties]

@@ -8,9 +8,9 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from storage.errors import UserError
-from tasks.cores import beside, cores, one_thread
+from tasks.cores import beside, cores
 from tasks.distances import Tile, over_tiles, prepare
+from tasks.principal_axes import PrincipalAxes, decompose
 from tasks.products import product
 from tasks.rows import as_labels, as_rows, blocks_of, check_finite, deviation_of, mean_of
 
@@ -19,13 +19,6 @@ _R = TypeVar("_R")
 NEIGHBOURS = 5
 # Eigenvalues under this share of the largest are rounding of float32 products, not directions.
 RANK_SHARE = 1e-6
-# Up to this width the Gram matrix and its decomposition are done in float64, which is affordable there.
-FLOAT64_WIDTH = 1_024
-# Rows whose float32 products are added up in float64, and columns of one such product.
-GRAM_ROWS = 2_048
-GRAM_COLUMNS = 512
-# Rows that a core multiplies at a time.
-ROTATED_ROWS = 1_024
 
 
 @dataclass(frozen=True)
@@ -56,15 +49,10 @@ class Features:
     def __init__(
         self, X: np.ndarray | torch.Tensor, y: np.ndarray | torch.Tensor, *, device: str = "cpu"
     ) -> None:
-        """X: float [N, D], y: int [N]. Raises UserError for one class, two rows, or values that are not finite."""
+        """X: float [N, D], y: int [N]. Raises UserError for values that are not finite."""
         self.rows = as_rows(X).to(device)
         labels = as_labels(y, len(self.rows))
         self.labels, codes = np.unique(labels, return_inverse=True)
-        if len(self.labels) < 2 or len(labels) < 3:
-            raise UserError(
-                f"The criteria of a layer compare classes, and its {len(labels)} rows have {len(self.labels)}. "
-                "Give at least three rows of at least two classes."
-            )
         check_finite(self.rows, "criterion")
         self.codes = torch.from_numpy(codes).to(device)
         self.counts = torch.bincount(self.codes).double()
@@ -105,32 +93,28 @@ class Features:
     @cached_property
     def spectrum(self) -> Spectrum:
         """From the smaller of ZᵀZ and ZZᵀ."""
-        square, vectors = self._eigen
+        values, vectors = self._eigen
+        kept = values > RANK_SHARE * values[-1].clamp_min(0.0)
+        square, vectors = values[kept], vectors[:, kept]
         if self.n <= self.width:
             return Spectrum(vectors.float(), square, self._by_class(vectors).T.contiguous())
-        axes = vectors / square.sqrt()
-        left = _rotated(self.standardised, axes.float().T.contiguous())
+        size = square.sqrt()
+        left = self.principal.coordinates[:, kept] / size.float()
         # Not from the float32 `left`: what all directions leave unexplained may be as small as its rounding.
-        return Spectrum(left, square, axes.double().T @ self._by_class(self.standardised).T)
+        return Spectrum(left, square, (vectors.double() / size).T @ self._by_class(self.standardised).T)
 
     @cached_property
-    def _gram(self) -> torch.Tensor:
-        Z = self.standardised
-        gram = _gram(Z) if self.n > self.width else _gram(Z.T.contiguous())
-        return gram if len(gram) <= FLOAT64_WIDTH else gram.float()
+    def principal(self) -> PrincipalAxes:
+        """The standardised rows along their principal axes."""
+        return PrincipalAxes.of(self.standardised, *self._eigen)
 
     @cached_property
     def _eigen(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Eigenvalues, float64 [r], and eigenvectors, [·, r], of the Gram matrix."""
-        # Half of the work is reading the matrix over and over: a second thread mostly waits.
-        with one_thread():
-            values, vectors = torch.linalg.eigh(self._gram)
-        kept = values > RANK_SHARE * values[-1].clamp_min(0.0)
-        return values[kept].double(), vectors[:, kept]
+        return decompose(self.standardised)
 
     def prepare_all(self) -> None:
         """Compute what criteria share, the decomposition on a core of its own beside the distances."""
-        with beside(self._gram.device, lambda: self._eigen):
+        with beside(self.rows.device, lambda: self._eigen):
             _ = self.neighbours
 
     @cached_property
@@ -206,30 +190,3 @@ def _candidates(found: torch.Tensor, worst: torch.Tensor, k: int) -> tuple[torch
     at = torch.zeros(near.shape, dtype=torch.int64, device=found.device)
     near[i, place], at[i, place] = found[i, j], j
     return near, at
-
-
-def _gram(Z: torch.Tensor) -> torch.Tensor:
-    """ZᵀZ [D, D] float64, of float32 products if it is wide; its upper half is computed and mirrored."""
-    dtype = torch.float64 if Z.shape[1] <= FLOAT64_WIDTH else torch.float32
-    total = torch.zeros(Z.shape[1], Z.shape[1], dtype=torch.float64, device=Z.device)
-
-    def strip(start: int) -> None:
-        for block in Z.split(GRAM_ROWS):
-            columns = block[:, start:].T.to(dtype, memory_format=torch.contiguous_format)
-            total[start : start + GRAM_COLUMNS, start:] += product(columns[:GRAM_COLUMNS], columns)
-
-    with cores(Z.device) as shared:
-        shared.map(strip, range(0, len(total), GRAM_COLUMNS))
-    return total.triu() + total.triu(1).T
-
-
-def _rotated(Z: torch.Tensor, axes: torch.Tensor) -> torch.Tensor:
-    """Z [N, D] · axes [r, D]ᵀ, float32 [N, r]."""
-    out = torch.empty(len(Z), len(axes), dtype=torch.float32, device=Z.device)
-
-    def fill(at: slice) -> None:
-        out[at] = product(Z[at], axes)
-
-    with cores(Z.device) as shared:
-        shared.map(fill, [slice(start, start + ROTATED_ROWS) for start in range(0, len(Z), ROTATED_ROWS)])
-    return out

@@ -71,9 +71,12 @@ def score_layer(at: LayerOfRun, metrics: tuple[Metric, ...], names: tuple[str, .
     if is_scored(at):
         return
     train, test = read_rows(at)
+    features = Features(
+        train.X, train.y
+    )  # what criteria and probe share is computed once, by the first that needs it
     score_silhouettes(at, train, metrics)
-    score_with_criteria(at, train, names)
-    score_with_probe(at, train, test)
+    score_with_criteria(at, train, features, names)
+    score_with_probe(at, train, features, test)
 
 
 def is_scored(at: LayerOfRun) -> bool:
@@ -112,11 +115,10 @@ def score_silhouettes(at: LayerOfRun, train: Rows, metrics: tuple[Metric, ...]) 
     _stage(at, "silhouette", pl.DataFrame(means))
 
 
-def score_with_criteria(at: LayerOfRun, train: Rows, names: tuple[str, ...]) -> None:
+def score_with_criteria(at: LayerOfRun, train: Rows, features: Features, names: tuple[str, ...]) -> None:
     """Stage `criterion` and, for the paired errors of ridge leave-one-out, `ridge_row`, of the train rows."""
     if is_staged(at.layout, at.run_id, "criterion", at.part):
         return
-    features = Features(train.X, train.y)  # what criteria share is computed once, by the first that needs it
     values: dict[str, float] = {}
     seconds: dict[str, float] = {}
     for name in names:
@@ -132,12 +134,12 @@ def score_with_criteria(at: LayerOfRun, train: Rows, names: tuple[str, ...]) -> 
     )
 
 
-def score_with_probe(at: LayerOfRun, train: Rows, test: Rows) -> None:
+def score_with_probe(at: LayerOfRun, train: Rows, features: Features, test: Rows) -> None:
     """Stage `probe` and `prediction`: fitted on train rows, measured on test rows."""
     if is_staged(at.layout, at.run_id, "probe", at.part):
         return
     started = time.perf_counter()
-    found = fit_probe(train.X, train.y, test.X, test.y, seed=at.seed)
+    found = fit_probe(features, train.y, test.X, test.y, seed=at.seed)
     row = {
         "protocol": "logistic",
         "accuracy": found.accuracy,

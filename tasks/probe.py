@@ -13,7 +13,9 @@ import torch
 
 from storage.errors import UserError
 from tasks.cores import cores
-from tasks.rows import as_labels, as_rows, check_finite, deviation_of, mean_of
+from tasks.features import Features
+from tasks.principal_axes import PrincipalAxes
+from tasks.rows import as_labels, as_rows, check_finite
 from tasks.softmax_regression import Fit, fit_path
 
 PENALTIES = (1.0, 0.316, 0.1, 0.0316, 0.01)
@@ -21,6 +23,10 @@ PENALTIES = (1.0, 0.316, 0.1, 0.0316, 0.01)
 WEAKER_PENALTIES = ((0.00316, 0.001), (0.000316, 0.0001), (0.0000316, 0.00001))
 """Tried only while the weakest so far is the best: what many rows ask for, and what takes longest to fit."""
 FOLDS = 5
+# Held-out losses differ by far more than this share of the objective leaves open.
+CHOOSING_TOLERANCE = 1e-5
+# Logits (fits × classes × rows) that are worked on at a time: folds of few rows go together.
+FITTED_VALUES = 2**21
 # Up to this many train rows every fold is held out once; beyond, one fold is enough rows to tell penalties apart.
 CROSS_VALIDATED_ROWS = 2_000
 SGD_EPOCHS = 20
@@ -77,7 +83,7 @@ class Probe:
 
 
 def fit_probe(
-    X_train: np.ndarray | torch.Tensor,
+    X_train: np.ndarray | torch.Tensor | Features,
     y_train: np.ndarray | torch.Tensor,
     X_test: np.ndarray | torch.Tensor,
     y_test: np.ndarray | torch.Tensor,
@@ -89,11 +95,14 @@ def fit_probe(
 ) -> Probe:
     """Fit on float X_train [n, D] and int y_train [n], evaluate on X_test [m, D], y_test [m].
 
+    Where the criteria of the layer are wanted too, hand over their `Features`: what both need is computed once.
     The penalty is the one with the lowest held-out log-loss on train rows, of `penalties` or else of PENALTIES and,
     where it pays, weaker ones; the final fit uses all train rows. Raises UserError for fewer than two train classes,
     no test rows, or values that are not finite.
     """
-    train, test = as_rows(X_train).to(device), as_rows(X_test).to(device)
+    given = X_train if isinstance(X_train, Features) else None
+    train = X_train.rows if isinstance(X_train, Features) else as_rows(X_train).to(device)
+    test = as_rows(X_test).to(train.device)
     y_train, y_test = as_labels(y_train, len(train)), as_labels(y_test, len(test))
     check_finite(train, "probe", "train ")
     check_finite(test, "probe", "test ")
@@ -107,16 +116,15 @@ def fit_probe(
         raise UserError(
             "A probe needs test rows to be worth anything, and the test split is empty. Give one."
         )
-    mean = mean_of(train)
-    deviation = deviation_of(train, mean)
-    scale = torch.where(deviation > 0, deviation, 1.0)
-    Z = ((train - mean) / scale).float()
-    labels = torch.from_numpy(codes).to(device)
+    features = given or Features(train, y_train)
+    mean, scale = features.mean, torch.where(features.deviation > 0, features.deviation, 1.0)
+    labels = torch.from_numpy(codes).to(train.device)
     if protocol is Protocol.SGD:
-        fit, penalty = _fit_by_sgd(Z, labels, len(classes), seed), 0.0
+        fit, penalty = _fit_by_sgd(features.standardised, labels, len(classes), seed), 0.0
     else:
-        penalty = _choose_penalty(Z, codes, len(classes), penalties, seed)
-        fit = fit_path(Z, labels, len(classes), (penalty,))[0]
+        rows = features.principal
+        penalty = _choose_penalty(rows, codes, len(classes), penalties, seed)
+        fit = fit_path(rows, labels, len(classes), (penalty,))[0]
     logits = ((test - mean) / scale).double() @ fit.weights.T + fit.intercepts
     return _evaluate(logits.cpu().numpy(), classes, codes, y_test, fit, penalty, mean, scale)
 
@@ -145,18 +153,18 @@ def fit_probes(
 
 
 def _choose_penalty(
-    Z: torch.Tensor, codes: np.ndarray, k: int, penalties: Sequence[float] | None, seed: int
+    rows: PrincipalAxes, codes: np.ndarray, k: int, penalties: Sequence[float] | None, seed: int
 ) -> float:
     """The penalty with the lowest held-out log-loss, on train rows only."""
     if penalties is not None and len(penalties) == 1:
         return penalties[0]
     fold = _folds(codes, seed)
-    labels = torch.from_numpy(codes).to(Z.device)
+    labels = torch.from_numpy(codes).to(rows.coordinates.device)
     tried: list[float] = []
     losses: list[float] = []
     for batch in (PENALTIES, *WEAKER_PENALTIES) if penalties is None else (tuple(penalties),):
         tried += batch
-        losses += _held_out_loss(Z, labels, fold, k, batch).tolist()
+        losses += _held_out_loss(rows, labels, fold, k, batch).tolist()
         best = int(np.argmin(losses))
         if best < len(losses) - 1:
             break
@@ -164,19 +172,23 @@ def _choose_penalty(
 
 
 def _held_out_loss(
-    Z: torch.Tensor, labels: torch.Tensor, fold: np.ndarray, k: int, penalties: tuple[float, ...]
+    rows: PrincipalAxes, labels: torch.Tensor, fold: np.ndarray, k: int, penalties: tuple[float, ...]
 ) -> np.ndarray:
     """Summed log-loss [P] of held-out rows, each predicted by the fit without its fold."""
+    folds = [i for i in range(FOLDS if len(fold) <= CROSS_VALIDATED_ROWS else 1) if (fold == i).any()]
+    together = max(1, FITTED_VALUES // (len(penalties) * k * len(fold)))
     loss = np.zeros(len(penalties))
-    for held_out in range(FOLDS if len(fold) <= CROSS_VALIDATED_ROWS else 1):
-        outside = torch.from_numpy(fold == held_out).to(Z.device)
-        if not bool(outside.any()):
-            continue
-        rows, truth = Z[outside].double(), labels[outside]
-        # The fold's own mean is not quite zero; the intercepts take it up.
-        for i, fit in enumerate(fit_path(Z[~outside], labels[~outside], k, penalties)):
-            logits = rows @ fit.weights.T + fit.intercepts
-            loss[i] += float(torch.nn.functional.cross_entropy(logits, truth, reduction="sum"))
+    for start in range(0, len(folds), together):
+        picked = folds[start : start + together]
+        held_out = torch.from_numpy(fold == np.array(picked)[:, None]).to(labels.device)
+        # A fold's own mean is not quite zero; the intercepts take it up.
+        fits = fit_path(rows, labels, k, penalties, used=~held_out, tolerance=CHOOSING_TOLERANCE)
+        for i, fit in enumerate(fits):
+            outside = held_out[i // len(penalties)]
+            along_axes = rows.axes.double() @ fit.weights.T
+            logits = rows.coordinates[outside].double() @ along_axes + fit.intercepts
+            missed = torch.nn.functional.cross_entropy(logits, labels[outside], reduction="sum")
+            loss[i % len(penalties)] += float(missed)
     return loss
 
 

@@ -12,6 +12,9 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from tasks.principal_axes import PrincipalAxes
+from tasks.products import product
+
 MAX_ITERATIONS = 200
 # Stop when the decrease that the quadratic model still promises is under this share of the objective.
 TOLERANCE = 2e-8
@@ -31,32 +34,44 @@ class Fit:
     converged: bool
 
 
-def fit_path(Z: torch.Tensor, codes: torch.Tensor, k: int, penalties: Sequence[float]) -> list[Fit]:
-    """Optima for P penalties at once, for centred float32 rows Z [n, D] and class numbers codes [n] < k.
+def fit_path(
+    rows: PrincipalAxes,
+    codes: torch.Tensor,
+    k: int,
+    penalties: Sequence[float],
+    *,
+    used: torch.Tensor | None = None,
+    tolerance: float = TOLERANCE,
+) -> list[Fit]:
+    """Optima for P penalties at once, for n centred rows of D features and class numbers codes [n] < k.
+
+    `used`, bool [F, n], asks for the optima of F parts of the rows, all at once: P fits of the first part, then of the
+    second …
 
     L-BFGS, preconditioned with (α·ZᵀZ/n + λ)⁻¹, where α is the softmax's mean curvature at the start (the idea
-    of Böhning 1992, doi 10.1007/BF00048682, whose bound is ½). Logits are linear in the weights, so a line search
-    needs no further product with Z, and the products of all penalties are one.
+    of Böhning 1992, doi 10.1007/BF00048682, whose bound is ½). Along the principal axes that matrix is diagonal, or
+    nearly so where only a part of the rows is used; the penalty does not mind a rotation. Logits are linear in the
+    weights, so a line search needs no further product with the rows, and the products of all fits are one.
     """
-    problem = _Problem.of(Z, codes, k, penalties)
-    p, d = len(penalties), Z.shape[1]
-    # Parameters of every penalty side by side, [P, K, D+1]: the last column holds the intercepts.
-    theta = torch.zeros(p, k, d + 1, dtype=torch.float64, device=Z.device)
+    problem = _Problem.of(rows.coordinates, codes, k, penalties, used)
+    fits_wanted, d = len(problem.penalty), rows.coordinates.shape[1]
+    # Parameters of every fit side by side, [B, K, D+1]: the last column holds the intercepts.
+    theta = torch.zeros(fits_wanted, k, d + 1, dtype=torch.float64, device=codes.device)
     theta[:, :, d] = problem.prior.log()
     logits = problem.logits(theta)
-    zero = torch.zeros(p, dtype=torch.float64, device=Z.device)
+    zero = torch.zeros(fits_wanted, dtype=torch.float64, device=codes.device)
     state = problem.along(logits, torch.zeros_like(logits), theta, torch.zeros_like(theta), zero)
     value, gradient = state.value, problem.gradient(state.residual, theta)
     history: list[_Pair] = []
     fits: dict[int, Fit] = {}
-    live = list(range(p))
+    live = list(range(fits_wanted))
     for iteration in range(MAX_ITERATIONS + 1):
         direction = _quasi_newton(gradient, history, problem)
         slope = (gradient * direction).sum((1, 2))
-        converged = (-0.5 * slope <= TOLERANCE * value).tolist()
+        converged = (-0.5 * slope <= tolerance * value).tolist()
         for i, index in enumerate(live):
             if converged[i] or iteration == MAX_ITERATIONS:
-                weights, intercepts = theta[i, :, :d].clone(), theta[i, :, d].clone()
+                weights, intercepts = theta[i, :, :d] @ rows.axes.double(), theta[i, :, d].clone()
                 fits[index] = Fit(weights, intercepts, float(value[i]), iteration, converged[i])
         keep = [i for i, index in enumerate(live) if index not in fits]
         if not keep:
@@ -75,65 +90,101 @@ def fit_path(Z: torch.Tensor, codes: torch.Tensor, k: int, penalties: Sequence[f
         value = state.value
         before, gradient = gradient, problem.gradient(state.residual, theta)
         history = [*history[-MEMORY + 1 :], _Pair.of(moved, gradient - before)]
-    return [fits[index] for index in range(p)]
+    return [fits[index] for index in range(fits_wanted)]
 
 
 @dataclass(frozen=True)
 class _Along:
-    """The objective at a point of a line, per penalty: value, its first two derivatives along the line."""
+    """The objective at a point of a line, per fit: value, its first two derivatives along the line."""
 
     value: torch.Tensor
     slope: torch.Tensor
     curvature: torch.Tensor
     residual: torch.Tensor
-    """float32 [P, K, n]: probability minus target."""
+    """float32 [B, K, n]: probability minus target, 0 where a row is not used."""
 
 
 @dataclass(frozen=True)
 class _Problem:
+    """B fits on the same rows: every penalty for every part of the rows."""
+
     Z: torch.Tensor
+    """float32 [n, D], columns all but uncorrelated."""
     target: torch.Tensor
     """float32 [K, n], 0/1."""
+    used: torch.Tensor | None
+    """float32 [B, 1, n], 0/1; None where every fit uses every row."""
+    rows: torch.Tensor
+    """float64 [B]: how many rows each fit uses."""
     penalty: torch.Tensor
+    """float64 [B]."""
     prior: torch.Tensor
-    alpha: float
+    """float64 [B, K]: shares of the classes."""
+    alpha: torch.Tensor
+    """float64 [B]."""
     inverse: torch.Tensor
-    """float32 [P, D, D]: (α·ZᵀZ/n + λ)⁻¹."""
+    """float64 [B, 1, D]: (α·z·z/n + λ)⁻¹ of each column z."""
 
     @classmethod
-    def of(cls, Z: torch.Tensor, codes: torch.Tensor, k: int, penalties: Sequence[float]) -> "_Problem":
-        n, d = Z.shape
-        penalty = torch.tensor(penalties, dtype=torch.float64, device=Z.device)
+    def of(
+        cls,
+        Z: torch.Tensor,
+        codes: torch.Tensor,
+        k: int,
+        penalties: Sequence[float],
+        used: torch.Tensor | None,
+    ) -> "_Problem":
+        parts = Z.new_ones(1, len(Z)) if used is None else used.float()
+        rows = parts.sum(1, dtype=torch.float64)
         target = (codes == torch.arange(k, device=Z.device)[:, None]).float()
-        prior = (target.sum(1).double() / n).clamp_min(1.0 / n)
-        alpha = float((prior * (1 - prior)).mean())
-        gram = (Z.T @ Z).double() * (alpha / n)
-        damped = gram + penalty[:, None, None] * torch.eye(d, dtype=torch.float64, device=Z.device)
-        inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped.float()))
-        return cls(Z, target, penalty, prior, alpha, inverse)
+        prior = ((parts @ target.T).double() / rows[:, None]).clamp_min(1.0 / len(Z))
+        alpha = (prior * (1 - prior)).mean(1)
+        variance = (parts @ Z.square()).double() / rows[:, None]
+        # Every penalty of the first part, then of the second …
+        each = torch.arange(len(parts), device=Z.device).repeat_interleave(len(penalties))
+        penalty = torch.tensor(penalties, dtype=torch.float64, device=Z.device).repeat(len(parts))
+        inverse = 1.0 / (alpha[each, None] * variance[each] + penalty[:, None])
+        return cls(
+            Z,
+            target,
+            None if used is None else parts[each, None],
+            rows[each],
+            penalty,
+            prior[each],
+            alpha[each],
+            inverse[:, None],
+        )
 
     def only(self, keep: list[int]) -> "_Problem":
-        """The same for some of the penalties."""
-        return replace(self, penalty=self.penalty[keep], inverse=self.inverse[keep])
+        """The same for some of the fits."""
+        return replace(
+            self,
+            used=None if self.used is None else self.used[keep],
+            rows=self.rows[keep],
+            penalty=self.penalty[keep],
+            prior=self.prior[keep],
+            alpha=self.alpha[keep],
+            inverse=self.inverse[keep],
+        )
 
     def logits(self, theta: torch.Tensor) -> torch.Tensor:
-        """float32 [P, K, n] of parameters [P, K, D+1]."""
+        """float32 [B, K, n] of parameters [B, K, D+1]."""
         p, k, _ = theta.shape
         flat = theta.float().reshape(p * k, -1)
-        return torch.addmm(flat[:, -1:], flat[:, :-1], self.Z.T).reshape(p, k, -1)
+        return product(flat[:, :-1].contiguous(), self.Z).add_(flat[:, -1:]).reshape(p, k, -1)
 
     def gradient(self, residual: torch.Tensor, theta: torch.Tensor) -> torch.Tensor:
         p, k, n = residual.shape
         out = torch.empty_like(theta)
-        out[:, :, :-1] = (residual.reshape(p * k, n) @ self.Z).reshape(p, k, -1)
+        out[:, :, :-1] = product(residual.reshape(p * k, n), self.Z.T).reshape(p, k, -1)
         out[:, :, -1] = residual.sum(2, dtype=torch.float64)
-        out /= n
+        out /= self.rows[:, None, None]
         out[:, :, :-1] += self.penalty[:, None, None] * theta[:, :, :-1]
         return out
 
     def precondition(self, gradient: torch.Tensor) -> torch.Tensor:
-        out = gradient / self.alpha
-        out[:, :, :-1] = gradient[:, :, :-1].float() @ self.inverse
+        out = gradient / self.alpha[:, None, None]
+        out[:, :, :-1] = gradient[:, :, :-1] * self.inverse
         return out
 
     def along(
@@ -145,14 +196,16 @@ class _Problem:
         step: torch.Tensor,
     ) -> _Along:
         """The objective at theta + step·direction, whose logits are logits + step·shift."""
-        n = logits.shape[2]
         at = torch.log_softmax(logits + step.float()[:, None, None] * shift, dim=1)
         probability = at.exp()
-        residual = probability - self.target
-        loss = -(at * self.target).sum((1, 2), dtype=torch.float64) / n
-        slope = (residual * shift).sum((1, 2), dtype=torch.float64) / n
         mean = (probability * shift).sum(1, keepdim=True)
-        curvature = (probability * (shift - mean).square()).sum((1, 2), dtype=torch.float64) / n
+        spread = probability * (shift - mean).square()
+        residual, hit = probability - self.target, at * self.target
+        if self.used is not None:
+            residual, hit, spread = residual * self.used, hit * self.used, spread * self.used
+        loss = -hit.sum((1, 2), dtype=torch.float64) / self.rows
+        slope = (residual * shift).sum((1, 2), dtype=torch.float64) / self.rows
+        curvature = spread.sum((1, 2), dtype=torch.float64) / self.rows
         weights, move = theta[:, :, :-1], direction[:, :, :-1]
         ww, wm, mm = ((a * b).sum((1, 2)) for a, b in ((weights, weights), (weights, move), (move, move)))
         return _Along(
@@ -171,7 +224,7 @@ def _line_search(
     direction: torch.Tensor,
     slope: torch.Tensor,
 ) -> tuple[torch.Tensor, _Along]:
-    """A step per penalty that leaves under a third of the slope, by Newton's method on the convex line."""
+    """A step per fit that leaves under a third of the slope, by Newton's method on the convex line."""
     step = torch.ones(theta.shape[0], dtype=torch.float64, device=theta.device)
     state = problem.along(logits, shift, theta, direction, step)
     for _ in range(10):
@@ -193,12 +246,12 @@ class _Pair:
     step: torch.Tensor
     change: torch.Tensor
     rho: torch.Tensor
-    """1/(step·change) per penalty, 0 where the pair says nothing: a finished penalty, or rounding."""
+    """1/(step·change) per fit, 0 where the pair says nothing: rounding."""
 
     @classmethod
     def of(cls, step: torch.Tensor, change: torch.Tensor) -> "_Pair":
-        product = (step * change).sum((1, 2))
-        return cls(step, change, torch.where(product > 0, 1.0 / product, 0.0))
+        along = (step * change).sum((1, 2))
+        return cls(step, change, torch.where(along > 0, 1.0 / along, 0.0))
 
 
 def _quasi_newton(gradient: torch.Tensor, history: list[_Pair], problem: _Problem) -> torch.Tensor:

@@ -8,6 +8,7 @@ from sklearn.preprocessing import StandardScaler
 
 from storage.errors import UserError
 from tasks import probe
+from tasks.principal_axes import PrincipalAxes, decompose
 from tasks.probe import Protocol, fit_probe, fit_probes, wilson_interval
 from tasks.softmax_regression import fit_path
 
@@ -33,7 +34,8 @@ def test_reaches_the_optimum_of_scikit_learn(n, d, k):
     X, y = clouds(n, d, k, spread=0.4)
     Z = StandardScaler().fit_transform(X.astype(np.float64))
     penalties = (1.0, 0.1, 0.01, 0.0005)
-    fits = fit_path(torch.from_numpy(Z).float(), torch.from_numpy(y), k, penalties)
+    rows = torch.from_numpy(Z).float()
+    fits = fit_path(PrincipalAxes.of(rows, *decompose(rows)), torch.from_numpy(y), k, penalties)
     for penalty, fit in zip(penalties, fits, strict=True):
         peer = LogisticRegression(C=1 / (penalty * n), tol=1e-10, max_iter=10_000).fit(Z, y)
         W, b = peer.coef_, peer.intercept_
