@@ -168,7 +168,7 @@ def _server(storage: str) -> Iterator[float]:
 def _timed_sweep(parameters: SweepParameters) -> float:
     """Seconds of a sweep as the command runs it, until its last record is down."""
     started = time.perf_counter()
-    run_recorded(layer_sweep, parameters, labels=["benchmark"])
+    run_recorded(layer_sweep, parameters)
     return time.perf_counter() - started
 
 

@@ -62,7 +62,7 @@ def sweep(
     with ExitStack() as serving:
         with working("Starting the Prefect server"):
             serving.enter_context(recording_server(prefect_home(parameters.storage)))
-        outcome = run_recorded(layer_sweep, parameters, labels=["layerscout"])
+        outcome = run_recorded(layer_sweep, parameters)
     if as_json:
         print(json.dumps(outcome_as_json(outcome), indent=2))
     else:
@@ -102,7 +102,7 @@ def grid(
     with ExitStack() as serving:
         with working("Starting the Prefect server"):
             serving.enter_context(recording_server(prefect_home(parameters.storage)))
-        outcome = run_recorded(grid_flow, parameters, labels=["layerscout"])
+        outcome = run_recorded(grid_flow, parameters)
     show_grid(outcome)
 
 

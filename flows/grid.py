@@ -12,6 +12,7 @@ from flows.grid_parameters import GridParameters
 from flows.layer_sweep import SweepOutcome, layer_sweep
 from flows.parameters import SweepParameters
 from flows.progress import console, working
+from flows.tags import tag_flow_run
 from storage.errors import UserError
 from storage.layout import Layout
 from storage.sources import parse_source
@@ -41,6 +42,7 @@ def grid(parameters: GridParameters) -> GridOutcome:
     Raises:
         UserError: pairs failed; the others are in the database all the same.
     """
+    tag_flow_run()
     pairs = parameters.pairs()
     done: list[SweepOutcome] = []
     failed: dict[str, BaseException] = {}

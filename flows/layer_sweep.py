@@ -12,7 +12,6 @@ from typing import Any
 import polars as pl
 from prefect import flow, get_run_logger
 from prefect.blocks.system import Secret
-from prefect.client.orchestration import get_client
 from prefect.futures import PrefectFuture
 from prefect.runtime import flow_run
 from prefect.task_runners import ThreadPoolTaskRunner
@@ -21,6 +20,7 @@ from flows.engines import Engine
 from flows.failure import failing_in_words
 from flows.parameters import SweepParameters
 from flows.progress import stage_progress, working
+from flows.tags import tag_flow_run
 from storage.layout import Layout
 from tasks.artifacts import ReportFiles, report_task
 from tasks.dataset import Dataset, prepare_dataset_task
@@ -95,7 +95,8 @@ def _sweep(parameters: SweepParameters, engine: Engine) -> SweepOutcome:
         parameters.storage if "://" in parameters.storage else os.path.abspath(parameters.storage)
     )
     futures: list[PrefectFuture[Any]] = []
-    _tag_run(parameters)
+    # So that the UI's list of runs can be asked for a model or a data set.
+    tag_flow_run(f"model:{parameters.model}", f"dataset:{parameters.dataset}")
     _lend_hub_token()
 
     preparing = prepare_dataset_task.submit(parameters.dataset, layout, **parameters.rows_asked)
@@ -186,14 +187,6 @@ def _finish(
             tokens = outcome.tokens if isinstance(outcome, ShardOutcome) and not reused else 0
             advance(weights[place], tokens=tokens, reused=reused)
     return outcomes
-
-
-def _tag_run(parameters: SweepParameters) -> None:
-    """Tag the run with its model and data set, so that the UI's list of runs can be asked for either."""
-    # A sub-flow run does not inherit the tags of its deployment.
-    own = ["layerscout", f"model:{parameters.model}", f"dataset:{parameters.dataset}"]
-    with get_client(sync_client=True) as client:
-        client.update_flow_run(flow_run.id, tags={*flow_run.tags, *own})
 
 
 def settings_of(parameters: SweepParameters) -> Settings:

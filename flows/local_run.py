@@ -14,7 +14,7 @@ from uuid import UUID
 
 import httpx
 import psutil
-from prefect import Flow, State, tags
+from prefect import Flow, State
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.client.schemas.objects import FlowRun, StateType, TaskRun
@@ -57,7 +57,7 @@ def recording_server(home: Path) -> Iterator[str]:
         yield url
 
 
-def run_recorded(flow: Flow[..., T], parameters: Any, *, labels: list[str]) -> T:
+def run_recorded(flow: Flow[..., T], parameters: Any) -> T:
     """Run a flow in this process, so that Ctrl-C, SIGTERM and a cancel in the UI end it as cancelled.
 
     Returns when every task run is in the server's database: Prefect writes them down some time after the fact.
@@ -65,9 +65,8 @@ def run_recorded(flow: Flow[..., T], parameters: Any, *, labels: list[str]) -> T
     watch = _Watch()
     handlers = {each: signal.signal(each, watch.on_signal) for each in (signal.SIGINT, signal.SIGTERM)}
     try:
-        with tags(*labels):
-            result: T = flow.with_options(on_running=[watch.begin])(parameters)
-            return result
+        result: T = flow.with_options(on_running=[watch.begin])(parameters)
+        return result
     except (httpx.TransportError, ConnectionError) as error:
         with get_client(sync_client=True) as client:
             if client.api_healthcheck() is None:
