@@ -7,7 +7,7 @@ import polars as pl
 
 from storage.layout import Layout
 from storage.results import query
-from study.fit import fit_left_out, read_curves
+from study.fit import fit_left_out, read_curves, sum_up, try_rules
 from tasks.figure import figure_file
 from tasks.grid_comparison import answer_tables
 
@@ -44,7 +44,8 @@ def main(storage: str, results: Path = RESULTS, images: Path = IMAGES) -> dict[s
     """Write one CSV a table and Figure 1 as SVG; the tables."""
     layout = Layout(storage)
     tables = {name: query(layout.results, sql) for name, sql in QUERIES.items()}
-    tables["fit_left_out"] = fit_left_out(list(read_curves(storage)))
+    tried = try_rules(list(read_curves(storage)))
+    tables["fit_all"], tables["fit_left_out"] = sum_up(tried), fit_left_out(tried)
     results.mkdir(parents=True, exist_ok=True)
     for name, table in tables.items():
         table.write_csv(results / f"{name}.csv", float_precision=_DIGITS)

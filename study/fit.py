@@ -99,7 +99,7 @@ def _short(spec: str) -> str:
 
 
 def families() -> dict[str, dict[str, Rule]]:
-    """family → name → rule. The default rule of the product is `turns of cosine ± 0 by ridge, tie 0.25`."""
+    """family → name → rule. The default rule of the product is `turns of cosine ± 0 by ridge, tie 1.0`."""
     ties = (0.0, 0.25, 0.5, 1.0)
     found: dict[str, dict[str, Rule]] = {
         "without inflection points": {f"all by ridge, tie {tie}": _by_ridge(None, 0, tie) for tie in ties},
@@ -160,26 +160,49 @@ def _rank_sum(metrics: tuple[str, ...]) -> Rule:
     return pick
 
 
-def fit_left_out(curves: list[Curve]) -> pl.DataFrame:
-    """One row a family and thing left out: the rule that was fitted, and its split regrets there (fractions)."""
+def try_rules(curves: list[Curve]) -> pl.DataFrame:
+    """One row a curve and rule of any family: the layer picked, its depth (0–1) and what it is worth (fractions)."""
     rows = []
     for family, rules in families().items():
-        tried = pl.DataFrame(
-            [
-                {"model": curve.model, "dataset": curve.dataset, "rule": name} | measure(rule(curve), curve)
-                for curve in curves
-                for name, rule in rules.items()
-            ]
-        )
+        for curve in curves:
+            for name, rule in rules.items():
+                layer = rule(curve)
+                rows.append(
+                    {"family": family, "rule": name, "model": curve.model, "dataset": curve.dataset}
+                    | {"pooling": curve.pooling, "norm_state": curve.norm_state}
+                    | {"layer": layer, "depth": layer / (len(curve.ridge) - 1)}
+                    | measure(layer, curve)
+                )
+    return pl.DataFrame(rows)
+
+
+def sum_up(tried: pl.DataFrame) -> pl.DataFrame:
+    """One row a rule of `try_rules`, over all curves."""
+    return tried.group_by("family", "rule", maintain_order=True).agg(
+        curves=pl.len(),
+        mean_split_regret=pl.col("split_regret").mean(),
+        worst_split_regret=pl.col("split_regret").max(),
+        mean_gain_over_last=pl.col("gain_over_last").mean(),
+        mean_depth=pl.col("depth").mean(),
+    )
+
+
+def fit_left_out(tried: pl.DataFrame) -> pl.DataFrame:
+    """One row a family and thing left out: the rule that was fitted, and its split regrets there (fractions)."""
+    rows = []
+    for (family,), of_family in tried.group_by("family", maintain_order=True):
         for by in ("dataset", "model"):
-            for left_out in sorted(tried[by].unique()):
-                rest, there = tried.filter(pl.col(by) != left_out), tried.filter(pl.col(by) == left_out)
+            for left_out in sorted(of_family[by].unique()):
+                rest, there = (
+                    of_family.filter(pl.col(by) != left_out),
+                    of_family.filter(pl.col(by) == left_out),
+                )
                 if rest.is_empty():
                     continue
                 fitted = (
                     rest.group_by("rule", maintain_order=True)
                     .agg(mean=pl.col("split_regret").mean(), worst=pl.col("split_regret").max())
-                    .sort(pl.col("worst") > WORST[family], "mean", maintain_order=True)["rule"][0]
+                    .sort(pl.col("worst") > WORST[str(family)], "mean", maintain_order=True)["rule"][0]
                 )
                 measured = there.filter(rule=fitted)
                 rows.append(
