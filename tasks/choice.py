@@ -44,6 +44,8 @@ class Rule(StrEnum):
     accuracy."""
     TURNS_BY_LOGME = "turns_by_logme"
     """The same candidates, the highest LogME."""
+    TURNS_BY_WHITENED_SILHOUETTE = "turns_by_whitened_silhouette"
+    """The same candidates, the most rows with a positive silhouette in the whitened space: nothing but silhouettes."""
     SILHOUETTE_PEAK = "silhouette_peak"
     """Of both ends and the silhouette's peaks, the highest silhouette, but the deepest of those within noise
     of it: nothing but silhouettes is used, and where they cannot tell, the usual choice stands."""
@@ -53,8 +55,6 @@ class Rule(StrEnum):
     """Of all layers, the best ridge leave-one-out accuracy; a maximum has no ties."""
     LOGME_MAXIMUM = "logme_maximum"
     """Of all layers, the highest LogME."""
-    WHITENED_SILHOUETTE_MAXIMUM = "whitened_silhouette_maximum"
-    """Of all layers, the most rows with a positive silhouette in the whitened space: nothing but silhouettes."""
     SILHOUETTE_MAXIMUM = "silhouette_maximum"
     """Of all layers, the highest silhouette."""
     MIDDLE_LAYER = "middle_layer"
@@ -68,7 +68,7 @@ DEFAULT_RULE = Rule.TURNS_BY_RIDGE_LOO
 _CRITERION = {
     Rule.TURNS_BY_LOGME: "logme",
     Rule.LOGME_MAXIMUM: "logme",
-    Rule.WHITENED_SILHOUETTE_MAXIMUM: "whitened_silhouette",
+    Rule.TURNS_BY_WHITENED_SILHOUETTE: "whitened_silhouette",
 }
 """What ranks the candidates of a rule, where neither the silhouette nor ridge leave-one-out does."""
 
@@ -229,7 +229,7 @@ def _pick(curves: _Curves, rule: Rule) -> _Pick:
         return _highest(curves.silhouette, everything)
     if rule is Rule.RIDGE_LOO_MAXIMUM:
         return _highest(curves.ridge, everything)
-    if rule in (Rule.LOGME_MAXIMUM, Rule.WHITENED_SILHOUETTE_MAXIMUM):
+    if rule is Rule.LOGME_MAXIMUM:
         return _highest(curves.criterion(rule), everything)
     shape, noise = curves.shape, curves.noise
     if rule is Rule.LAST_TURN:
@@ -245,7 +245,7 @@ def _pick(curves: _Curves, rule: Rule) -> _Pick:
         return _resolve(
             pick, curves.silhouette, _WITHIN_NOISE * _errors(noise.silhouette.covariance, pick), -1
         )
-    if rule is Rule.TURNS_BY_LOGME:
+    if rule in _CRITERION:
         return _highest(curves.criterion(rule), exact, exact)
     pick = _highest(curves.ridge, exact, exact)
     return _resolve(pick, curves.ridge, np.maximum(TIE * _errors(noise.ridge, pick), noise.one_row), 0)

@@ -38,11 +38,11 @@ BEST_AT_15 = through((0, 0.5), (6, 0.6), (12, 0.65), (15, 0.92), (18, 0.8), (24,
     [
         (Rule.TURNS_BY_RIDGE_LOO, 18),
         (Rule.TURNS_BY_LOGME, 12),
+        (Rule.TURNS_BY_WHITENED_SILHOUETTE, 6),
         (Rule.SILHOUETTE_PEAK, 6),
         (Rule.LAST_TURN, 18),
         (Rule.RIDGE_LOO_MAXIMUM, 15),
         (Rule.LOGME_MAXIMUM, 14),
-        (Rule.WHITENED_SILHOUETTE_MAXIMUM, 9),
         (Rule.SILHOUETTE_MAXIMUM, 6),
         (Rule.MIDDLE_LAYER, 12),
         (Rule.LAST_LAYER, 24),
@@ -51,7 +51,7 @@ BEST_AT_15 = through((0, 0.5), (6, 0.6), (12, 0.65), (15, 0.92), (18, 0.8), (24,
 def test_every_rule_on_a_planted_curve(rule, layer):
     scores = {
         "logme": through((0, 0), (14, 1), (24, 0)),
-        "whitened_silhouette": through((0, 0), (9, 1), (24, 0)),
+        "whitened_silhouette": through((0, 0), (5, 1), (24, 0)),
     }
     given = evidence(TWO_PEAKS, BEST_AT_15, **scores)
     choice = choose_layer(given, rule)
