@@ -33,6 +33,8 @@ T = TypeVar("T")
 EXIT_SERVER_GONE = 1
 EXIT_CANCELLED = 130
 RECORD_SECONDS = 60
+# A second apart; where tasks begin all the time, the end is not awaited.
+CANCEL_PASSES = 4
 POLL_SECONDS = 2.0
 # A server that is started anew is back within half of this.
 SILENT_SECONDS = 60
@@ -133,9 +135,7 @@ class _Watch:
         try:
             if self.flow_run_id is not None:
                 with get_client(sync_client=True) as client:
-                    for task_run in _task_runs(client, self.flow_run_id):
-                        if task_run.state is None or not task_run.state.is_final():
-                            client.set_task_run_state(task_run.id, Cancelled(), force=True)
+                    _cancel_task_runs(client, self.flow_run_id)
                     client.set_flow_run_state(
                         self.flow_run_id, Cancelled(message=f"Cancelled {how}."), force=True
                     )
@@ -174,6 +174,21 @@ def _task_runs(client: SyncPrefectClient, flow_run_id: UUID) -> list[TaskRun]:
         if len(page) < PAGE:
             break
     return found
+
+
+def _cancel_task_runs(client: SyncPrefectClient, flow_run_id: UUID) -> None:
+    """Those too that began just now: the server hears of a task run some time after it began."""
+    known = -1
+    for _ in range(CANCEL_PASSES):
+        EventsWorker.drain_all()
+        runs = _task_runs(client, flow_run_id)
+        unfinished = [run for run in runs if run.state is None or not run.state.is_final()]
+        for run in unfinished:
+            client.set_task_run_state(run.id, Cancelled(), force=True)
+        if not unfinished and len(runs) == known:
+            return
+        known = len(runs)
+        time.sleep(1)
 
 
 def _wait_for_records(flow_run_id: UUID) -> None:
