@@ -94,13 +94,13 @@ def _choosing(parameters: SweepParameters) -> tuple[float, list[LayerOfRun]]:
         embed_shard(layout, planned, shard, dataset, model, settings)
     (curve,) = curves_of(layout, describe_run(parameters, planned.id).id, planned, parameters)
     layers = layers_of([curve], planned, dataset, range(model.layers + 1))
-    started = time.perf_counter()
 
     def score(at: LayerOfRun) -> None:
         train, _ = read_rows(at)
         score_silhouettes(at, train, parameters.metric)
         score_with_criteria(at, train, Features(train.X, train.y), CRITERIA)
 
+    started = time.perf_counter()
     in_threads([partial(score, at) for at in layers])
     choose(curve)
     return time.perf_counter() - started, layers
@@ -127,7 +127,7 @@ def _probing(layers: list[LayerOfRun], chosen: bool, threads: int | None) -> flo
 def end_to_end() -> list[Bar]:
     """A whole sweep of a CSV over `plmsommelier suggest --probe lr` of it, command against command, in turn.
 
-    The peer pools by the mean alone: the bar is of the same; a sweep that is told nothing takes two poolings.
+    The peer pools by the mean alone, as the first of ours; a sweep that is told nothing takes two poolings.
     """
     rows = emotion("train").head(SOMMELIER_ROWS).with_row_index("ID")
     asked = {"mean pooling, as the peer": ["--pooling", "mean"], "two poolings, the default": []}

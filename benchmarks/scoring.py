@@ -239,7 +239,8 @@ def probe(layers: dict[int, Floats], y: Ints, test: dict[int, Floats], y_test: I
         best: dict[str, float] = {}
         for _ in range(REPEATS):
             started = time.perf_counter()
-            fits = fit_path(PrincipalAxes.of(rows, *decompose(rows)), labels, 6, PROBE_PENALTIES)
+            along = PrincipalAxes.of(rows, *decompose(rows))
+            fits = fit_path(along.coordinates, labels, 6, PROBE_PENALTIES)
             best["ours"] = min(best.get("ours", np.inf), time.perf_counter() - started)
             # Newton's method pays 3,462² numbers an iteration: timed at one penalty, counted five times.
             for solver, penalties in (("lbfgs", PROBE_PENALTIES), ("newton-cholesky", PROBE_PENALTIES[2:3])):
@@ -257,7 +258,7 @@ def probe(layers: dict[int, Floats], y: Ints, test: dict[int, Floats], y_test: I
                     total += fastest * len(PROBE_PENALTIES) / len(penalties)
                 best[solver] = min(best.get(solver, np.inf), total)
         for penalty, fit in zip(PROBE_PENALTIES, fits, strict=True):
-            weights, intercepts = fit.weights.numpy(), fit.intercepts.numpy()
+            weights, intercepts = (fit.weights @ along.axes.double()).numpy(), fit.intercepts.numpy()
             optimum = optima[penalty]
             best_objective = _objective(Z, y, optimum.coef_, optimum.intercept_, penalty)
             gap = max(gap, _objective(Z, y, weights, intercepts, penalty) / best_objective - 1)

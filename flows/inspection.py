@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from flows.layer_sweep import settings_of
+from flows.layer_sweep import CRITERIA, settings_of
 from flows.parameters import SweepParameters
 from flows.progress import duration, working
 from storage.layout import Layout
@@ -51,7 +51,7 @@ def show_plan(parameters: SweepParameters) -> None:
     layers = (parameters.max_layer or model.layers) + 1
     scored = layers * len(settings.poolings) * len(settings.norm_states)
     with working("Scoring a made-up layer to see how long it takes"):
-        scoring = forecast_scoring(dataset, model.hidden_size, scored, parameters.metric)
+        scoring = forecast_scoring(dataset, model.hidden_size, scored, parameters.metric, CRITERIA)
     console = Console(highlight=False)
     _rows(
         console,

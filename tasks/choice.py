@@ -65,17 +65,18 @@ class Rule(StrEnum):
 
 DEFAULT_RULE = Rule.TURNS_BY_RIDGE_LOO
 
-_CRITERION = {
+_RANKED_BY = {
+    Rule.TURNS_BY_RIDGE_LOO: "ridge_loo",
     Rule.TURNS_BY_LOGME: "logme",
-    Rule.LOGME_MAXIMUM: "logme",
     Rule.TURNS_BY_WHITENED_SILHOUETTE: "whitened_silhouette",
+    Rule.SILHOUETTE_PEAK: "silhouette",
+    Rule.RIDGE_LOO_MAXIMUM: "ridge_loo",
+    Rule.LOGME_MAXIMUM: "logme",
+    Rule.SILHOUETTE_MAXIMUM: "silhouette",
 }
-"""What ranks the candidates of a rule, where neither the silhouette nor ridge leave-one-out does."""
+"""What ranks the candidates of a rule: a criterion, or the silhouette itself."""
 
-_NAMES = {
-    "logme": "LogME",
-    "whitened_silhouette": "share of rows with a positive silhouette in the whitened space",
-}
+_OF_ALL_LAYERS = (Rule.RIDGE_LOO_MAXIMUM, Rule.LOGME_MAXIMUM, Rule.SILHOUETTE_MAXIMUM)
 
 
 @dataclass(frozen=True)
@@ -117,6 +118,11 @@ class _Noise:
     one_row: float
     """What one row is worth in ridge accuracy, and half of that for rounding: one row's difference is chance."""
 
+    @cached_property
+    def paired_ridge(self) -> FloatArray:
+        """float64 [L, L]: `paired_errors`."""
+        return paired_errors(self.ridge)
+
 
 @dataclass(frozen=True)
 class _Curves:
@@ -129,8 +135,9 @@ class _Curves:
     noise: _Noise
     last_is_normed: bool
 
-    def criterion(self, rule: Rule) -> FloatArray:
-        return self.criteria[_CRITERION[rule]]
+    def ranking(self, rule: Rule) -> FloatArray:
+        scores = {**self.criteria, "silhouette": self.silhouette, "ridge_loo": self.ridge}
+        return scores[_RANKED_BY[rule]]
 
     @cached_property
     def shape(self) -> CurveShape:
@@ -142,16 +149,9 @@ class _Curves:
 class _Pick:
     layer: int
     candidates: tuple[int, ...]
-    turns: tuple[int, ...]
-    """What the candidates lie around, where they are not all layers: inflection points and ends."""
     tied: tuple[int, ...]
     """The other candidates of the tie, the best of them included."""
     best: int
-
-
-def choose_layer(evidence: LayerEvidence, rule: Rule = DEFAULT_RULE, *, seed: int = 0) -> LayerChoice:
-    """What `choose_layers` gives for one rule."""
-    return choose_layers(evidence, (rule,), seed=seed)[0]
 
 
 def choose_layers(
@@ -185,10 +185,11 @@ def _read(evidence: LayerEvidence, rules: Sequence[Rule], seed: int) -> _Curves:
     metric = next((name for name in _METRICS if name in evidence.silhouettes), None)
     if metric is None:
         raise ValueError(f"no silhouette among {sorted(evidence.silhouettes)}; one of {_METRICS} is needed")
+    known = {"silhouette", "ridge_loo", *evidence.criteria}
     for rule in rules:
-        if rule in _CRITERION and _CRITERION[rule] not in evidence.criteria:
+        if _RANKED_BY.get(rule, "silhouette") not in known:
             raise ValueError(
-                f"rule {rule.value} reads the criterion {_CRITERION[rule]}; there are {sorted(evidence.criteria)}"
+                f"rule {rule.value} reads the criterion {_RANKED_BY[rule]}; there are {sorted(evidence.criteria)}"
             )
     criteria = {name: np.asarray(score, dtype=np.float64) for name, score in evidence.criteria.items()}
     silhouette, influence = evidence.silhouettes[metric]
@@ -220,45 +221,34 @@ def _redraw(curves: _Curves, seed: int) -> list[_Curves]:
 
 def _pick(curves: _Curves, rule: Rule) -> _Pick:
     last = len(curves.ridge) - 1
-    everything = tuple(range(last + 1))
     if rule is Rule.LAST_LAYER:
-        return _Pick(last, (last,), (), (), last)
+        return _Pick(last, (), (), last)
     if rule is Rule.MIDDLE_LAYER:
-        return _Pick(last // 2, (last // 2,), (), (), last // 2)
-    if rule is Rule.SILHOUETTE_MAXIMUM:
-        return _highest(curves.silhouette, everything)
-    if rule is Rule.RIDGE_LOO_MAXIMUM:
-        return _highest(curves.ridge, everything)
-    if rule is Rule.LOGME_MAXIMUM:
-        return _highest(curves.criterion(rule), everything)
+        return _Pick(last // 2, (), (), last // 2)
+    if rule in _OF_ALL_LAYERS:
+        return _highest(curves.ranking(rule), range(last + 1))
     shape, noise = curves.shape, curves.noise
     if rule is Rule.LAST_TURN:
-        layer = shape.points[-1].layer if shape.points else last
-        return _Pick(layer, (layer,), tuple(point.layer for point in shape.points), (), layer)
-    peaks_only = rule is Rule.SILHOUETTE_PEAK
-    turns = {point.layer for point in shape.points if point.kind is Kind.PEAK or not peaks_only}
+        turns = tuple(point.layer for point in shape.points)
+        layer = turns[-1] if turns else last
+        return _Pick(layer, turns, (), layer)
     # Where the last layer is not comparable with the rest, the trend has an end of its own.
     ends = {0, shape.trend[-1].to_layer if shape.trend else 0, last}
-    exact = tuple(sorted(turns | ends))
+    peaks_only = rule is Rule.SILHOUETTE_PEAK
+    inner = {point.layer for point in shape.points if point.kind is Kind.PEAK or not peaks_only}
+    pick = _highest(curves.ranking(rule), sorted(inner | ends))
     if rule is Rule.SILHOUETTE_PEAK:
-        pick = _highest(curves.silhouette, exact, exact)
-        return _resolve(
-            pick, curves.silhouette, _WITHIN_NOISE * _errors(noise.silhouette.covariance, pick), -1
-        )
-    if rule in _CRITERION:
-        return _highest(curves.criterion(rule), exact, exact)
-    pick = _highest(curves.ridge, exact, exact)
-    return _resolve(pick, curves.ridge, np.maximum(TIE * _errors(noise.ridge, pick), noise.one_row), 0)
+        return _resolve(pick, curves.silhouette, _WITHIN_NOISE * noise.silhouette.paired[pick.best], -1)
+    if rule is Rule.TURNS_BY_RIDGE_LOO:
+        tolerance = np.maximum(TIE * noise.paired_ridge[pick.best], noise.one_row)
+        return _resolve(pick, curves.ridge, tolerance, 0)
+    return pick
 
 
-def _highest(scores: FloatArray, candidates: tuple[int, ...], turns: tuple[int, ...] = ()) -> _Pick:
+def _highest(scores: FloatArray, candidates: Sequence[int]) -> _Pick:
     """The candidate with the highest score, the shallowest of exact equals."""
     best = max(candidates, key=lambda layer: (scores[layer], -layer))
-    return _Pick(best, candidates, turns, (), best)
-
-
-def _errors(covariance: FloatArray, pick: _Pick) -> FloatArray:
-    return paired_errors(covariance)[pick.best]
+    return _Pick(best, tuple(candidates), (), best)
 
 
 def _resolve(pick: _Pick, scores: FloatArray, tolerance: FloatArray, place: int) -> _Pick:
@@ -271,7 +261,7 @@ def _resolve(pick: _Pick, scores: FloatArray, tolerance: FloatArray, place: int)
 
 def _confidence(curves: _Curves, redrawn: list[_Curves], rule: Rule, layer: int) -> float:
     gaps = np.abs(curves.ridge - curves.ridge[layer])
-    same = gaps <= _WITHIN_NOISE * paired_errors(curves.noise.ridge)[layer]
+    same = gaps <= _WITHIN_NOISE * curves.noise.paired_ridge[layer]
     return float(same[[_pick(draw, rule).layer for draw in redrawn]].mean())
 
 
@@ -283,21 +273,21 @@ def _reason(curves: _Curves, rule: Rule, pick: _Pick) -> str:
         return f"Layer {pick.layer} is half of the depth of {last}; nothing was compared."
     silhouette = f"{curves.metric} silhouette"
     if rule is Rule.LAST_TURN:
-        if not pick.turns:
+        if not pick.candidates:
             return f"The {silhouette} has no inflection point, so the last layer, {last}, stays."
-        return (
-            f"Layer {pick.layer} is the deepest inflection point of the {silhouette} ({_list(pick.turns)})."
-        )
-    name, scores = silhouette, curves.silhouette
-    if rule in (Rule.TURNS_BY_RIDGE_LOO, Rule.RIDGE_LOO_MAXIMUM):
-        name, scores = "ridge leave-one-out accuracy", curves.ridge
-    elif rule in _CRITERION:
-        name, scores = _NAMES[_CRITERION[rule]], curves.criterion(rule)
-    among = f"all {last + 1} layers"
+        return f"Layer {pick.layer} is the deepest inflection point of the {silhouette} ({_list(pick.candidates)})."
+    scores = curves.ranking(rule)
+    name = {
+        "silhouette": silhouette,
+        "ridge_loo": "ridge leave-one-out accuracy",
+        "logme": "LogME",
+        "whitened_silhouette": "share of rows with a positive silhouette in the whitened space",
+    }[_RANKED_BY[rule]]
+    among = f"both ends and the inflection points of the {silhouette} ({_list(pick.candidates)})"
     if rule is Rule.SILHOUETTE_PEAK:
-        among = f"both ends and the peaks of the {silhouette} ({_list(pick.turns)})"
-    elif pick.turns:
-        among = f"both ends and the inflection points of the {silhouette} ({_list(pick.turns)})"
+        among = f"both ends and the peaks of the {silhouette} ({_list(pick.candidates)})"
+    elif rule in _OF_ALL_LAYERS:
+        among = f"all {last + 1} layers"
     value = f"{scores[pick.layer]:.3f}"
     if not pick.tied:
         return f"Layer {pick.layer} has the highest {name}, {value}, of {among}."

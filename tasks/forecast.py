@@ -25,8 +25,9 @@ from tasks.embedding_set import (
     embedding_set_id,
     kept_calibration,
 )
+from tasks.features import Features
 from tasks.model import HUB_FILES, ModelFolder, resolve_model
-from tasks.probe import fit_probe
+from tasks.probe import fit_probe_on
 from tasks.shards import plan_shards
 from tasks.silhouette import Metric, silhouette
 from tasks.tokens import tokenise
@@ -144,7 +145,9 @@ def forecast_sweep(
     )
 
 
-def forecast_scoring(dataset: Dataset, width: int, layers: int, metrics: Sequence[Metric]) -> float:
+def forecast_scoring(
+    dataset: Dataset, width: int, layers: int, metrics: Sequence[Metric], criteria: Sequence[str]
+) -> float:
     """Seconds to score `layers` layers of the data set here, from one made-up layer of as many rows, or fewer.
 
     Silhouettes and criteria look at pairs of train rows, and the probe at rows: so the time is scaled up.
@@ -161,9 +164,10 @@ def forecast_scoring(dataset: Dataset, width: int, layers: int, metrics: Sequenc
         started = time.perf_counter()
         for metric in metrics:
             silhouette(X[train], y[train], metric)
-        score_criteria(X[train], y[train])
+        features = Features(X[train], y[train])
+        score_criteria(features, names=criteria)
         between = time.perf_counter()
-        fit_probe(X[train], y[train], X[test], y[test])
+        fit_probe_on(features, X[test], y[test])
         return between - started, time.perf_counter() - between
 
     few = slice(0, max(2 * classes, min(train, _WARM_UP_ROWS)))

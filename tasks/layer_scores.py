@@ -1,7 +1,7 @@
 """The scores of one layer, from its embeddings in storage to staged rows: one task, which reads the layer once.
 
-A score whose rows are staged is not computed again. The table named by the task is written last, so that its
-presence means that the finer rows beside it are there too.
+A score whose rows are staged is not computed again. Of the tables of one kind of score `silhouette`, `criterion` and
+`probe` are written last, so that their presence means that the finer rows beside them are there too.
 """
 
 import time
@@ -20,7 +20,7 @@ from tasks.criteria import ridge_leave_one_out, score_criteria
 from tasks.dataset import Dataset
 from tasks.features import Features
 from tasks.pooling import NormState, Pooling
-from tasks.probe import fit_probe
+from tasks.probe import fit_probe_on
 from tasks.retries import LONG_S, RETRIED
 from tasks.silhouette import Metric, Precision, Space, silhouette
 
@@ -71,12 +71,11 @@ def score_layer(at: LayerOfRun, metrics: tuple[Metric, ...], names: tuple[str, .
     if is_scored(at):
         return
     train, test = read_rows(at)
-    features = Features(
-        train.X, train.y
-    )  # what criteria and probe share is computed once, by the first that needs it
+    # What criteria and probe share is computed once, by the first that needs it.
+    features = Features(train.X, train.y)
     score_silhouettes(at, train, metrics)
     score_with_criteria(at, train, features, names)
-    score_with_probe(at, train, features, test)
+    score_with_probe(at, features, test)
 
 
 def is_scored(at: LayerOfRun) -> bool:
@@ -134,12 +133,12 @@ def score_with_criteria(at: LayerOfRun, train: Rows, features: Features, names: 
     )
 
 
-def score_with_probe(at: LayerOfRun, train: Rows, features: Features, test: Rows) -> None:
+def score_with_probe(at: LayerOfRun, train: Features, test: Rows) -> None:
     """Stage `probe` and `prediction`: fitted on train rows, measured on test rows."""
     if is_staged(at.layout, at.run_id, "probe", at.part):
         return
     started = time.perf_counter()
-    found = fit_probe(features, train.y, test.X, test.y, seed=at.seed)
+    found = fit_probe_on(train, test.X, test.y, seed=at.seed)
     row = {
         "protocol": "logistic",
         "accuracy": found.accuracy,

@@ -5,7 +5,7 @@ rows alone (see `softmax_regression` for the objective and how λ relates to sci
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import numpy as np
@@ -14,7 +14,6 @@ import torch
 from storage.errors import UserError
 from tasks.cores import cores
 from tasks.features import Features
-from tasks.principal_axes import PrincipalAxes
 from tasks.rows import as_labels, as_rows, check_finite
 from tasks.softmax_regression import Fit, fit_path
 
@@ -83,7 +82,7 @@ class Probe:
 
 
 def fit_probe(
-    X_train: np.ndarray | torch.Tensor | Features,
+    X_train: np.ndarray | torch.Tensor,
     y_train: np.ndarray | torch.Tensor,
     X_test: np.ndarray | torch.Tensor,
     y_test: np.ndarray | torch.Tensor,
@@ -95,38 +94,49 @@ def fit_probe(
 ) -> Probe:
     """Fit on float X_train [n, D] and int y_train [n], evaluate on X_test [m, D], y_test [m].
 
-    Where the criteria of the layer are wanted too, hand over their `Features`: what both need is computed once.
     The penalty is the one with the lowest held-out log-loss on train rows, of `penalties` or else of PENALTIES and,
     where it pays, weaker ones; the final fit uses all train rows. Raises UserError for fewer than two train classes,
     no test rows, or values that are not finite.
     """
-    given = X_train if isinstance(X_train, Features) else None
-    train = X_train.rows if isinstance(X_train, Features) else as_rows(X_train).to(device)
-    test = as_rows(X_test).to(train.device)
-    y_train, y_test = as_labels(y_train, len(train)), as_labels(y_test, len(test))
-    check_finite(train, "probe", "train ")
+    rows = as_rows(X_train)
+    check_finite(rows, "probe", "train ")
+    train = Features(rows, y_train, device=device)
+    return fit_probe_on(train, X_test, y_test, protocol=protocol, penalties=penalties, seed=seed)
+
+
+def fit_probe_on(
+    train: Features,
+    X_test: np.ndarray | torch.Tensor,
+    y_test: np.ndarray | torch.Tensor,
+    *,
+    protocol: Protocol = Protocol.LOGISTIC,
+    penalties: Sequence[float] | None = None,
+    seed: int = 0,
+) -> Probe:
+    """`fit_probe` on the features whose criteria are wanted too: what both need is computed once."""
+    test = as_rows(X_test).to(train.rows.device)
+    y_test = as_labels(y_test, len(test))
     check_finite(test, "probe", "test ")
-    classes, codes = np.unique(y_train, return_inverse=True)
-    if len(classes) < 2:
+    k, codes = len(train.labels), train.codes.cpu().numpy()
+    if k < 2:
         raise UserError(
-            f"A probe needs two classes to tell apart, and the {len(y_train)} train rows have {len(classes)}. "
+            f"A probe needs two classes to tell apart, and the {train.n} train rows have {k}. "
             "Give more train rows, or another label column."
         )
     if len(y_test) == 0:
         raise UserError(
             "A probe needs test rows to be worth anything, and the test split is empty. Give one."
         )
-    features = given or Features(train, y_train)
-    mean, scale = features.mean, torch.where(features.deviation > 0, features.deviation, 1.0)
-    labels = torch.from_numpy(codes).to(train.device)
+    mean, scale = train.mean, torch.where(train.deviation > 0, train.deviation, 1.0)
     if protocol is Protocol.SGD:
-        fit, penalty = _fit_by_sgd(features.standardised, labels, len(classes), seed), 0.0
+        fit, penalty = _fit_by_sgd(train.standardised, train.codes, k, seed), 0.0
     else:
-        rows = features.principal
-        penalty = _choose_penalty(rows, codes, len(classes), penalties, seed)
-        fit = fit_path(rows, labels, len(classes), (penalty,))[0]
+        along = train.principal
+        penalty = _choose_penalty(along.coordinates, codes, k, penalties, seed)
+        fit = fit_path(along.coordinates, train.codes, k, (penalty,))[0]
+        fit = replace(fit, weights=fit.weights @ along.axes.double())
     logits = ((test - mean) / scale).double() @ fit.weights.T + fit.intercepts
-    return _evaluate(logits.cpu().numpy(), classes, codes, y_test, fit, penalty, mean, scale)
+    return _evaluate(logits.cpu().numpy(), train.labels, codes, y_test, fit, penalty, mean, scale)
 
 
 def fit_probes(
@@ -153,18 +163,18 @@ def fit_probes(
 
 
 def _choose_penalty(
-    rows: PrincipalAxes, codes: np.ndarray, k: int, penalties: Sequence[float] | None, seed: int
+    Z: torch.Tensor, codes: np.ndarray, k: int, penalties: Sequence[float] | None, seed: int
 ) -> float:
     """The penalty with the lowest held-out log-loss, on train rows only."""
     if penalties is not None and len(penalties) == 1:
         return penalties[0]
     fold = _folds(codes, seed)
-    labels = torch.from_numpy(codes).to(rows.coordinates.device)
+    labels = torch.from_numpy(codes).to(Z.device)
     tried: list[float] = []
     losses: list[float] = []
     for batch in (PENALTIES, *WEAKER_PENALTIES) if penalties is None else (tuple(penalties),):
         tried += batch
-        losses += _held_out_loss(rows, labels, fold, k, batch).tolist()
+        losses += _held_out_loss(Z, labels, fold, k, batch).tolist()
         best = int(np.argmin(losses))
         if best < len(losses) - 1:
             break
@@ -172,7 +182,7 @@ def _choose_penalty(
 
 
 def _held_out_loss(
-    rows: PrincipalAxes, labels: torch.Tensor, fold: np.ndarray, k: int, penalties: tuple[float, ...]
+    Z: torch.Tensor, labels: torch.Tensor, fold: np.ndarray, k: int, penalties: tuple[float, ...]
 ) -> np.ndarray:
     """Summed log-loss [P] of held-out rows, each predicted by the fit without its fold."""
     folds = [i for i in range(FOLDS if len(fold) <= CROSS_VALIDATED_ROWS else 1) if (fold == i).any()]
@@ -182,11 +192,10 @@ def _held_out_loss(
         picked = folds[start : start + together]
         held_out = torch.from_numpy(fold == np.array(picked)[:, None]).to(labels.device)
         # A fold's own mean is not quite zero; the intercepts take it up.
-        fits = fit_path(rows, labels, k, penalties, used=~held_out, tolerance=CHOOSING_TOLERANCE)
+        fits = fit_path(Z, labels, k, penalties, used=~held_out, tolerance=CHOOSING_TOLERANCE)
         for i, fit in enumerate(fits):
             outside = held_out[i // len(penalties)]
-            along_axes = rows.axes.double() @ fit.weights.T
-            logits = rows.coordinates[outside].double() @ along_axes + fit.intercepts
+            logits = Z[outside].double() @ fit.weights.T + fit.intercepts
             missed = torch.nn.functional.cross_entropy(logits, labels[outside], reduction="sum")
             loss[i % len(penalties)] += float(missed)
     return loss

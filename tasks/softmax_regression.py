@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from tasks.principal_axes import PrincipalAxes
 from tasks.products import product
 
 MAX_ITERATIONS = 200
@@ -35,7 +34,7 @@ class Fit:
 
 
 def fit_path(
-    rows: PrincipalAxes,
+    Z: torch.Tensor,
     codes: torch.Tensor,
     k: int,
     penalties: Sequence[float],
@@ -43,18 +42,18 @@ def fit_path(
     used: torch.Tensor | None = None,
     tolerance: float = TOLERANCE,
 ) -> list[Fit]:
-    """Optima for P penalties at once, for n centred rows of D features and class numbers codes [n] < k.
+    """Optima for P penalties at once, for centred float32 rows Z [n, D] and class numbers codes [n] < k.
 
     `used`, bool [F, n], asks for the optima of F parts of the rows, all at once: P fits of the first part, then of the
     second …
 
-    L-BFGS, preconditioned with (α·ZᵀZ/n + λ)⁻¹, where α is the softmax's mean curvature at the start (the idea
-    of Böhning 1992, doi 10.1007/BF00048682, whose bound is ½). Along the principal axes that matrix is diagonal, or
-    nearly so where only a part of the rows is used; the penalty does not mind a rotation. Logits are linear in the
-    weights, so a line search needs no further product with the rows, and the products of all fits are one.
+    L-BFGS, preconditioned with the diagonal of (α·ZᵀZ/n + λ)⁻¹, where α is the softmax's mean curvature at the start
+    (the idea of Böhning 1992, doi 10.1007/BF00048682, whose bound is ½). So Z is best given along its principal axes,
+    where that matrix is diagonal; the penalty does not mind the rotation. Logits are linear in the weights, so a line
+    search needs no further product with the rows, and the products of all fits are one.
     """
-    problem = _Problem.of(rows.coordinates, codes, k, penalties, used)
-    fits_wanted, d = len(problem.penalty), rows.coordinates.shape[1]
+    problem = _Problem.of(Z, codes, k, penalties, used)
+    fits_wanted, d = len(problem.penalty), Z.shape[1]
     # Parameters of every fit side by side, [B, K, D+1]: the last column holds the intercepts.
     theta = torch.zeros(fits_wanted, k, d + 1, dtype=torch.float64, device=codes.device)
     theta[:, :, d] = problem.prior.log()
@@ -71,7 +70,7 @@ def fit_path(
         converged = (-0.5 * slope <= tolerance * value).tolist()
         for i, index in enumerate(live):
             if converged[i] or iteration == MAX_ITERATIONS:
-                weights, intercepts = theta[i, :, :d] @ rows.axes.double(), theta[i, :, d].clone()
+                weights, intercepts = theta[i, :, :d].clone(), theta[i, :, d].clone()
                 fits[index] = Fit(weights, intercepts, float(value[i]), iteration, converged[i])
         keep = [i for i, index in enumerate(live) if index not in fits]
         if not keep:
@@ -109,7 +108,7 @@ class _Problem:
     """B fits on the same rows: every penalty for every part of the rows."""
 
     Z: torch.Tensor
-    """float32 [n, D], columns all but uncorrelated."""
+    """float32 [n, D]."""
     target: torch.Tensor
     """float32 [K, n], 0/1."""
     used: torch.Tensor | None

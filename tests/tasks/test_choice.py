@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tasks.choice import DEFAULT_RULE, LayerEvidence, Rule, choose_layer
+from tasks.choice import DEFAULT_RULE, LayerEvidence, Rule, choose_layers
 
 LAYERS, ROWS = 25, 1500
 
@@ -21,6 +21,10 @@ def evidence(
     correct ^= rng.random(correct.shape) < 0.04
     scores = {name: np.asarray(score, dtype=float) for name, score in criteria.items()}
     return LayerEvidence({metric: (influence.mean(axis=1), influence)}, scores, correct, last_is_normed)
+
+
+def choose_layer(given, rule=DEFAULT_RULE):
+    return choose_layers(given, (rule,))[0]
 
 
 def through(*stops):
@@ -110,6 +114,19 @@ def test_layer_beyond_noise_is_no_tie():
     choice = choose_layer(turns_that_tie(better_by=40), Rule.TURNS_BY_RIDGE_LOO)
     assert choice.layer == 18
     assert "ties" not in choice.reason
+
+
+@pytest.mark.parametrize(("gained", "lost", "layer"), [(20, 16, 6), (26, 16, 18)])
+def test_a_tie_is_one_paired_standard_error_wide(gained, lost, layer):
+    """4 rows of 36 that differ are two thirds of an error, 10 of 42 one and a half."""
+    given = turns_that_tie(better_by=gained)
+    given.ridge_correct[18, np.flatnonzero(given.ridge_correct[6])[:lost]] = False
+    assert choose_layer(given, Rule.TURNS_BY_RIDGE_LOO).layer == layer
+
+
+def test_all_rules_at_once_choose_as_each_alone():
+    given = evidence(TWO_PEAKS, BEST_AT_15, logme=BEST_AT_15, whitened_silhouette=TWO_PEAKS)
+    assert choose_layers(given) == [choose_layer(given, rule) for rule in Rule]
 
 
 def test_where_silhouettes_cannot_tell_the_deepest_stands():

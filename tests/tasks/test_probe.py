@@ -35,7 +35,8 @@ def test_reaches_the_optimum_of_scikit_learn(n, d, k):
     Z = StandardScaler().fit_transform(X.astype(np.float64))
     penalties = (1.0, 0.1, 0.01, 0.0005)
     rows = torch.from_numpy(Z).float()
-    fits = fit_path(PrincipalAxes.of(rows, *decompose(rows)), torch.from_numpy(y), k, penalties)
+    along = PrincipalAxes.of(rows, *decompose(rows))
+    fits = fit_path(along.coordinates, torch.from_numpy(y), k, penalties)
     for penalty, fit in zip(penalties, fits, strict=True):
         peer = LogisticRegression(C=1 / (penalty * n), tol=1e-10, max_iter=10_000).fit(Z, y)
         W, b = peer.coef_, peer.intercept_
@@ -44,11 +45,34 @@ def test_reaches_the_optimum_of_scikit_learn(n, d, k):
             W = np.concatenate([-peer.coef_, peer.coef_]) / 2
             b = np.concatenate([-peer.intercept_, peer.intercept_]) / 2
         best = objective(Z, y, W, b, penalty)
-        got = objective(Z, y, fit.weights.numpy(), fit.intercepts.numpy(), penalty)
+        got = objective(Z, y, (fit.weights @ along.axes.double()).numpy(), fit.intercepts.numpy(), penalty)
         assert fit.converged
         assert fit.iterations < 100
         assert got <= best * (1 + 1e-4)
         assert fit.objective == pytest.approx(got, rel=1e-5)
+
+
+def test_fits_of_parts_side_by_side_are_those_of_the_parts_alone():
+    X, y = clouds(200, 9, 3, spread=0.4)
+    Z, codes = torch.from_numpy(StandardScaler().fit_transform(X)).float(), torch.from_numpy(y)
+    used = torch.from_numpy(np.random.default_rng(3).random((3, 200)) < 0.8)
+    penalties = (0.3, 0.01)
+    together = fit_path(Z, codes, 3, penalties, used=used)
+    alone = [fit for part in used for fit in fit_path(Z[part], codes[part], 3, penalties)]
+    assert len(together) == len(alone) == 6
+    for one, other in zip(together, alone, strict=True):
+        assert one.objective == pytest.approx(other.objective, rel=1e-6)
+        torch.testing.assert_close(one.weights, other.weights, atol=2e-3, rtol=0)
+
+
+@pytest.mark.parametrize("n", [90, 1_500])
+def test_folds_fitted_together_or_one_by_one_tell_the_same_penalty(monkeypatch, n):
+    X, y = clouds(n + 200, 12, 3, spread=0.2)
+    together = fit_probe(X[:n], y[:n], X[n:], y[n:])
+    monkeypatch.setattr(probe, "FITTED_VALUES", 1)
+    alone = fit_probe(X[:n], y[:n], X[n:], y[n:])
+    assert together.penalty == alone.penalty
+    np.testing.assert_array_equal(together.predictions, alone.predictions)
 
 
 def test_measures_agree_with_scikit_learn():
