@@ -1,19 +1,19 @@
 """Euclidean silhouettes, which have no closed form: all pairs, each once, in O(N·block) memory."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
 
 from tasks.cores import cores, one_thread
-from tasks.distances import Points, Tile, between, over_tiles, prepare
+from tasks.distances import Points, Tile, distances_of, over_tiles, prepare
 from tasks.silhouette_definition import Precision, RowScores, Space, score_rows
 
 # Rows of each class from which the influence is estimated; adds about 1/128 to the variance of the second part of
 # it, and costs about 256·N of the N²/2 distances.
 ANCHORS = 128
 # Columns of one piece of that work.
-INFLUENCE_COLUMNS = 1_024
+INFLUENCE_COLUMNS = 512
 
 
 def all_pairs(
@@ -46,25 +46,25 @@ def _class_sums(points: Points, codes: torch.Tensor, k: int) -> torch.Tensor:
 def _class_sums_of_tiles(
     tiles: Iterator[Tile], n: int, codes: torch.Tensor, bounds: np.ndarray, k: int
 ) -> torch.Tensor:
-    sums = torch.zeros(n, k, dtype=torch.float64, device=codes.device)
+    sums = torch.zeros(k, n, dtype=torch.float64, device=codes.device)
     for tile in tiles:
-        sums_of_rows = sums[tile.row0 : tile.row1]
+        rows = slice(tile.row0, tile.row1)
         first, last = int(bounds[tile.column0]), int(bounds[tile.column1 - 1]) + 1
         if last - first <= 8:
             # Sorted by class, a tile meets few classes, each in one piece.
             edges = np.searchsorted(bounds[tile.column0 : tile.column1], np.arange(first, last + 1))
             for c in range(first, last):
-                sums_of_rows[:, c] += tile.distance[:, edges[c - first] : edges[c - first + 1]].sum(1)
+                sums[c, rows] += tile.distance[:, edges[c - first] : edges[c - first + 1]].sum(1)
         else:
             members = _members(codes[tile.column0 : tile.column1], first, last, tile.distance.dtype)
-            sums_of_rows[:, first:last] += tile.distance @ members
+            sums[first:last, rows] += (tile.distance @ members).T
         # The square on the diagonal already holds both halves.
         skip = tile.row1 - tile.row0 if tile.column0 == tile.row0 else 0
         if tile.column0 + skip < tile.column1:
             first, last = int(bounds[tile.row0]), int(bounds[tile.row1 - 1]) + 1
-            members = _members(codes[tile.row0 : tile.row1], first, last, tile.distance.dtype)
-            sums[tile.column0 + skip : tile.column1, first:last] += (members.T @ tile.distance[:, skip:]).T
-    return sums
+            members = _members(codes[rows], first, last, tile.distance.dtype)
+            sums[first:last, tile.column0 + skip : tile.column1] += members.T @ tile.distance[:, skip:]
+    return sums.T
 
 
 def _members(codes: torch.Tensor, first: int, last: int, dtype: torch.dtype) -> torch.Tensor:
@@ -94,23 +94,29 @@ def _influence_on_others(
     by_b = scores.by_b[every] * weights / counts[near]
     total = torch.zeros_like(scores.s)
 
-    def add(columns: slice, c: int) -> None:
-        """For columns that are rows of class c: of the anchors of c, and of those whose nearest class is c."""
-        for members, g, mean in ((own == c, by_a, scores.a), (near == c, by_b, scores.b)):
-            anchors, g = every[members], g[members]
-            if len(anchors) == 0:
-                continue
-            distance = between(points, anchors, columns).double()
-            itself = (anchors >= columns.start) & (anchors < columns.stop)
-            # No row is part of its own mean.
-            distance[itself, anchors[itself] - columns.start] = mean[anchors[itself]]
-            total[columns] += g @ distance - (g * mean[anchors]).sum()
+    def of_class(c: int) -> Callable[[slice], None]:
+        """For columns that are rows of class c: from the anchors of c, and from those whose nearest class is c."""
+        of_own, of_near = (own == c).nonzero()[:, 0], (near == c).nonzero()[:, 0]
+        anchors = every[torch.cat([of_own, of_near])]
+        g = torch.cat([by_a[of_own], by_b[of_near]])
+        mean = torch.cat([scores.a[every[of_own]], scores.b[every[of_near]]])
+        distances, shift = distances_of(points, anchors), (g * mean).sum()
 
+        def add(columns: slice) -> None:
+            distance = distances(columns)
+            itself = ((anchors >= columns.start) & (anchors < columns.stop)).nonzero()[:, 0]
+            # No row is part of its own mean.
+            distance[itself, anchors[itself] - columns.start] = mean[itself].to(distance.dtype)
+            total[columns] = g.to(distance.dtype) @ distance - shift
+
+        return add
+
+    adds = [of_class(c) for c in range(len(sizes))]
     jobs = [
-        (slice(start, min(start + INFLUENCE_COLUMNS, int(starts[c + 1]))), c)
+        (adds[c], slice(start, min(start + INFLUENCE_COLUMNS, int(starts[c + 1]))))
         for c in range(len(sizes))
         for start in range(int(starts[c]), int(starts[c + 1]), INFLUENCE_COLUMNS)
     ]
     with cores(codes.device) as shared:
-        shared.map(lambda job: add(*job), jobs)
+        shared.map(lambda job: job[0](job[1]), jobs)
     return total

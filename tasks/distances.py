@@ -26,9 +26,10 @@ _R = TypeVar("_R")
 FLOAT64_ROWS = 1_536
 # d² under this share of |x|² + |y|² has lost more than 3 of float32's 7 digits: recompute the pair.
 CLOSE_SHARE = 1e-3
-# An axis is taken out when it holds more than this share of the variance left.
+# An axis is taken out when it holds more than this share of the variance left, in this many rows.
 AXIS_SHARE = 0.2
 MAX_AXES = 4
+AXES_ROWS = 512
 # Rows and columns of a tile that stays in a core's cache, and of one that keeps a GPU busy.
 CPU_TILE = (256, 2_048)
 DEVICE_TILE = (4_096, 16_384)
@@ -85,37 +86,33 @@ def prepare(
     """
     n, d = rows.shape
     order = torch.arange(n, device=rows.device) if order is None else order
-    centre = mean_of(rows)
-    unit: float | torch.Tensor = 1.0
-    if standardise:
-        deviation = deviation_of(rows, centre)
-        unit = torch.where(deviation > 0, 1.0 / deviation, 1.0)
-    elif n > FLOAT64_ROWS:
-        low, high = torch.aminmax(rows)
-        unit = 2.0 ** -float(np.frexp(max(float(high), -float(low)))[1])  # a power of two rounds nothing
     if n <= FLOAT64_ROWS:
+        centre = mean_of(rows)
+        unit = _unit(rows, centre, standardise) if standardise else 1.0
         z = (rows[order].double() - centre).mul_(unit)
         return Points(z, z.square().sum(1), z.new_zeros(n, 0), rows, order, unit)
+    some = rows[torch.from_numpy(np.linspace(0, n - 1, AXES_ROWS).astype(np.int64))]
+    # Any offset will do, as long as it is the same for all rows: the mean of some is near enough, and, less an offset
+    # of their own precision, rows lose no digit.
+    centre = mean_of(rows) if standardise else some.double().mean(0).to(rows.dtype)
+    unit = _unit(rows, centre, standardise)
     with one_thread():
-        axes = _leading_axes(rows, centre, unit)
+        axes = _leading_axes((some - centre).mul_(unit).float())
     parts = 3 if fast else 0
     dtype = torch.bfloat16 if fast else torch.float32
     z = torch.empty(n, d + 2 * parts, dtype=dtype, device=rows.device)
     square = torch.empty(n, dtype=torch.float32, device=rows.device)
-    coordinates = torch.empty(n, axes.shape[1], dtype=torch.float32, device=rows.device)
-
-    # Any offset will do, as long as it is the same for all rows: less than a float64 one costs no digit.
-    offset = centre.to(rows.dtype)
+    coordinates = torch.zeros(n, axes.shape[1], dtype=torch.float32, device=rows.device)
 
     def fill(at: slice) -> None:
-        if standardise or axes.shape[1]:
-            block = (rows[order[at]].double() - centre).mul_(unit)
-        else:
-            block = (rows[order[at]] - offset).mul_(unit)
-        if axes.shape[1]:
-            on_axes = block @ axes
-            coordinates[at] = on_axes
-            block -= on_axes @ axes.T
+        block = rows.index_select(0, order[at])
+        block = (block.sub_(centre) if block.dtype == centre.dtype else block - centre).mul_(unit)
+        along = axes.to(block.dtype)
+        # Twice, as a float32 projection leaves of a massive axis what may still be large beside the rest.
+        for _ in range(2 if axes.shape[1] else 0):
+            on_axes = block @ along
+            coordinates[at] += on_axes
+            block.addmm_(on_axes, along.T, alpha=-1.0)
         z[at, :d] = block
         if fast:
             # Norms of the rounded rows, not of the rows: then d² is that of real points, never far below zero.
@@ -132,16 +129,36 @@ def prepare(
     return Points(z, square, coordinates, None if fast else rows, order, unit)
 
 
+def _unit(rows: torch.Tensor, centre: torch.Tensor, standardise: bool) -> float | torch.Tensor:
+    """What to multiply the rows with."""
+    if standardise:
+        deviation = deviation_of(rows, centre)
+        return torch.where(deviation > 0, 1.0 / deviation, 1.0)
+    low, high = torch.aminmax(rows)
+    return 2.0 ** -float(np.frexp(max(float(high), -float(low)))[1])  # a power of two rounds nothing
+
+
 def tiles(points: Points, part: int = 0, parts: int = 1) -> Iterator[Tile]:
     """Every pair of rows once, the upper triangle row strip by row strip; or every parts-th strip of it."""
     tile_rows, tile_columns = _tile(points)
-    space = torch.empty(tile_rows * tile_columns, dtype=points.square.dtype, device=points.z.device)
-    for row0 in range(part * tile_rows, points.n, parts * tile_rows):
+    space = points.square.new_empty(2, tile_rows * tile_columns)
+    # Strips get shorter: whoever takes the first of 2·parts takes the last of them too.
+    strips = range(-(-points.n // tile_rows))
+    for strip in (s for s in strips if s % (2 * parts) in (part, 2 * parts - 1 - part)):
+        row0 = strip * tile_rows
         row1 = min(row0 + tile_rows, points.n)
-        strip = _left(points, slice(row0, row1))
+        left = _left(points, slice(row0, row1))
         for column0 in range(row0, points.n, tile_columns):
             column1 = min(column0 + tile_columns, points.n)
-            distance = _distances(points, strip, slice(row0, row1), slice(column0, column1), space)
+            at = slice(row0, row1), slice(column0, column1)
+            square = _squares(points, left, *at, space)
+            if column0 == row0:
+                square.fill_diagonal_(torch.inf)  # not to be taken for pairs that are too close
+            if points.exact is not None:
+                _refine(square, points, *at)
+            else:
+                square.clamp_min_(0.0)
+            distance = square.sqrt_()
             if column0 == row0:
                 distance.fill_diagonal_(0.0)
             yield Tile(row0, row1, column0, column1, distance)
@@ -158,9 +175,14 @@ def over_tiles(points: Points, work: Callable[[Iterator[Tile]], _R]) -> list[_R]
         return shared.map(lambda part: work(tiles(points, part, parts)), range(parts))
 
 
-def between(points: Points, rows: slice | torch.Tensor, columns: slice | torch.Tensor) -> torch.Tensor:
-    """Distances [rows, columns] in the same unit, close pairs not recomputed."""
-    return _distances(points, _left(points, rows), rows, columns, None)
+def distances_of(points: Points, rows: torch.Tensor) -> Callable[[slice], torch.Tensor]:
+    """Distances [rows, columns] of these rows to columns, in the same unit, close pairs not recomputed."""
+    left = _left(points, rows)
+
+    def to(columns: slice) -> torch.Tensor:
+        return _squares(points, left, rows, columns, None).clamp_min_(0.0).sqrt_()
+
+    return to
 
 
 def _left(points: Points, rows: slice | torch.Tensor) -> torch.Tensor:
@@ -172,41 +194,44 @@ def _left(points: Points, rows: slice | torch.Tensor) -> torch.Tensor:
     return torch.cat([z[:, :d] * -2.0, z[:, d + 3 :], z[:, d : d + 3]], dim=1)
 
 
-def _distances(
+def _squares(
     points: Points,
     left: torch.Tensor,
     rows: slice | torch.Tensor,
-    columns: slice | torch.Tensor,
+    columns: slice,
     space: torch.Tensor | None,
 ) -> torch.Tensor:
-    """Distances [rows, columns]; with `space` to convert into, which means a tile, close pairs are recomputed."""
+    """Squared distances [rows, columns], close pairs not recomputed; `space` [2, ≥ rows·columns] saves memory anew."""
     right = points.z[columns]
     if left.dtype == torch.bfloat16:
         rounded = torch.mm(left, right.T)
-        square = torch.empty_like(rounded, dtype=torch.float32) if space is None else space[: rounded.numel()]
-        square = square.view(rounded.shape).copy_(rounded)
+        square = torch.empty_like(rounded, dtype=torch.float32) if space is None else _at(space[0], rounded)
+        square.copy_(rounded)
     else:
         square = product(left, right, points.square[columns])
         square += points.square[rows, None]
     for axis in range(points.axes.shape[1]):
-        difference = points.axes[rows, axis, None] - points.axes[columns, axis]
+        difference = torch.empty_like(square) if space is None else _at(space[1], square)
+        torch.sub(points.axes[rows, axis, None], points.axes[columns, axis], out=difference)
         square.addcmul_(difference, difference)
-    if points.exact is not None and space is not None:
-        _refine(square, points, rows, columns)
-    return square.clamp_min_(0.0).sqrt_()
+    return square
 
 
-def _refine(
-    square: torch.Tensor, points: Points, rows: slice | torch.Tensor, columns: slice | torch.Tensor
-) -> None:
+def _at(space: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    return space[: like.numel()].view(like.shape)
+
+
+def _refine(square: torch.Tensor, points: Points, rows: slice, columns: slice) -> None:
     """Replace d² of pairs that are too close for the working precision by the sum of squared differences."""
     share = CLOSE_SHARE if square.dtype == torch.float32 else 1e-9
     row_square, column_square = points.square[rows], points.square[columns]
-    # One cheap look decides for almost every tile that there is nothing to do.
-    if square.amin() > share * (row_square.max() + column_square.max()):
+    # One cheap look decides for almost every row that there is nothing to do.
+    suspect = (square.amin(1) <= share * (row_square + column_square.max())).nonzero()[:, 0]
+    if len(suspect) == 0:
         return
-    close = square <= share * (row_square[:, None] + column_square)
+    close = square[suspect] <= share * (row_square[suspect, None] + column_square)
     i, j = close.nonzero(as_tuple=True)
+    i = suspect[i]
     assert points.exact is not None
     left, right = points.order[rows], points.order[columns]
     for start in range(0, len(i), 8_192):
@@ -220,21 +245,19 @@ def _refine(
         )
 
 
-def _leading_axes(rows: torch.Tensor, centre: torch.Tensor, unit: float | torch.Tensor) -> torch.Tensor:
-    """Orthonormal axes [D, q] that hold most of the variance, by subspace iteration on up to 1,024 rows.
+def _leading_axes(z: torch.Tensor) -> torch.Tensor:
+    """Orthonormal axes, float64 [D, q], that hold most of the variance of z [n, D], by subspace iteration.
 
     They need not be exact eigenvectors: any orthonormal axes leave distances as they are, and these only
     have to catch the bulk of a massive direction.
     """
-    picked = rows[torch.from_numpy(np.linspace(0, len(rows) - 1, min(len(rows), 1_024)).astype(np.int64))]
-    z = (picked.double() - centre).mul_(unit)
     variance = z.square().sum(0)
-    q = min(MAX_AXES, rows.shape[1])
-    axes = torch.zeros(rows.shape[1], q, dtype=torch.float64, device=rows.device)
-    axes[variance.topk(q).indices, torch.arange(q, device=rows.device)] = 1.0
+    q = min(MAX_AXES, z.shape[1])
+    axes = torch.zeros(z.shape[1], q, dtype=torch.float64, device=z.device)
+    axes[variance.topk(q).indices, torch.arange(q, device=z.device)] = 1.0
     for _ in range(3):
-        axes = torch.linalg.qr(z.T @ (z @ axes)).Q
-    held = (z @ axes).square().sum(0)
+        axes = torch.linalg.qr((z.T @ (z @ axes.float())).double()).Q
+    held = (z @ axes.float()).square().sum(0)
     order = held.argsort(descending=True)
     rest = variance.sum()
     kept = 0

@@ -1,7 +1,5 @@
 """One forward pass over some texts → every layer, every pooling."""
 
-import ctypes
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +15,7 @@ from torch import Tensor
 
 from storage.errors import UserError
 from tasks.backbone import Backbone, Run, capturing, forward_layers
+from tasks.cores import keep_freed_memory
 from tasks.pooling import NormState, Pooling, pool
 from tasks.tokens import Tokens, tokenise
 
@@ -31,7 +30,6 @@ _CPU_BUDGETS = (512, 1024, 2048, 4096)
 _GPU_BUDGETS = (8192, 16384, 32768, 65536, 131072)
 _CALIBRATION_BATCH_S = 1.5
 _MOST_WORKERS = 4
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # their numbers in malloc.h
 
 
 @dataclass(frozen=True)
@@ -263,7 +261,7 @@ def _pooled_batches(
     def compute(members: NDArray[np.int64]) -> _Pooled:
         return _pool_batch(backbone, [tokens.ids[row] for row in distinct[members]], keys, layers)
 
-    _keep_freed_memory()
+    keep_freed_memory()
     threads = torch.get_num_threads()
     workers = min(threads, _MOST_WORKERS) if backbone.device.type == "cpu" else 1
     executor = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(threads // workers,))
@@ -280,18 +278,6 @@ def _pooled_batches(
         finally:
             executor.shutdown(cancel_futures=True)
             torch.set_num_threads(threads)
-
-
-@cache
-def _keep_freed_memory() -> None:
-    """Have the C library keep freed blocks of up to 32 MiB for the next batch, for the rest of the process.
-
-    glibc hands them back to the kernel at once, and clearing their pages anew took a seventh of the time.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt is not None:
-        mallopt(_M_MMAP_THRESHOLD, 32 << 20)
-        mallopt(_M_TRIM_THRESHOLD, 1 << 30)
 
 
 def _arrived(

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -57,6 +57,13 @@ class Features:
         self.codes = torch.from_numpy(codes).to(device)
         self.counts = torch.bincount(self.codes).double()
         self.n, self.width = self.rows.shape
+        self._found: dict[Callable[[Features], Any], Any] = {}
+
+    def once(self, find: Callable[["Features"], _R]) -> _R:
+        """What `find` finds of this layer, which is kept for whoever asks next."""
+        if find not in self._found:
+            self._found[find] = find(self)
+        return cast(_R, self._found[find])
 
     @cached_property
     def mean(self) -> torch.Tensor:
@@ -94,14 +101,15 @@ class Features:
     def spectrum(self) -> Spectrum:
         """From the smaller of ZᵀZ and ZZᵀ."""
         values, vectors = self._eigen
-        kept = values > RANK_SHARE * values[-1].clamp_min(0.0)
-        square, vectors = values[kept], vectors[:, kept]
+        # They come in increasing order.
+        first = int((values <= RANK_SHARE * values[-1].clamp_min(0.0)).sum())
+        square, vectors = values[first:], vectors[:, first:]
         if self.n <= self.width:
             return Spectrum(vectors.float(), square, self._by_class(vectors).T.contiguous())
         size = square.sqrt()
-        left = self.principal.coordinates[:, kept] / size.float()
+        left = self.principal.coordinates[:, first:] / size.float()
         # Not from the float32 `left`: what all directions leave unexplained may be as small as its rounding.
-        return Spectrum(left, square, (vectors.double() / size).T @ self._by_class(self.standardised).T)
+        return Spectrum(left, square, product((vectors.double() / size).T, self._by_class(self.standardised)))
 
     @cached_property
     def principal(self) -> PrincipalAxes:

@@ -1,17 +1,17 @@
 """Rows in the coordinates of their principal axes: what ridge, LogME, whitening and probes of a layer start from."""
 
 from dataclasses import dataclass
+from functools import reduce
 
 import torch
 
 from tasks.cores import cores, one_thread
-from tasks.products import product
+from tasks.products import eigen, gram, product
 
 # Up to this width the Gram matrix and its decomposition are done in float64, which is affordable there.
 FLOAT64_WIDTH = 1_024
-# Rows whose float32 products are added up in float64, and columns of one such product.
+# Rows whose float32 products are added up in float64.
 GRAM_ROWS = 2_048
-GRAM_COLUMNS = 512
 # Rows that a core multiplies at a time.
 ROTATED_ROWS = 1_024
 
@@ -40,26 +40,27 @@ class PrincipalAxes:
 
 def decompose(Z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Eigenvalues, float64 [m], increasing, and eigenvectors [m, m] of the smaller of ZᵀZ and ZZᵀ; Z float32 [N, D]."""
-    gram = _gram(Z) if len(Z) > Z.shape[1] else _gram(Z.T.contiguous())
+    total = _gram(Z) if len(Z) > Z.shape[1] else _gram(Z.T.contiguous())
     # Half of the work is reading the matrix over and over: a second thread mostly waits.
     with one_thread():
-        values, vectors = torch.linalg.eigh(gram if len(gram) <= FLOAT64_WIDTH else gram.float())
+        values, vectors = eigen(total if len(total) <= FLOAT64_WIDTH else total.float())
     return values.double(), vectors
 
 
 def _gram(Z: torch.Tensor) -> torch.Tensor:
-    """ZᵀZ [D, D] float64, of float32 products if it is wide; its upper half is computed and mirrored."""
+    """ZᵀZ [D, D] float64, of float32 products if it is wide."""
     dtype = torch.float64 if Z.shape[1] <= FLOAT64_WIDTH else torch.float32
-    total = torch.zeros(Z.shape[1], Z.shape[1], dtype=torch.float64, device=Z.device)
+    blocks = Z.split(GRAM_ROWS)
 
-    def strip(start: int) -> None:
-        for block in Z.split(GRAM_ROWS):
-            columns = block[:, start:].T.to(dtype, memory_format=torch.contiguous_format)
-            total[start : start + GRAM_COLUMNS, start:] += product(columns[:GRAM_COLUMNS], columns)
+    def part(which: range) -> torch.Tensor:
+        total = torch.zeros(Z.shape[1], Z.shape[1], dtype=torch.float64, device=Z.device)
+        for i in which:
+            total += gram(blocks[i].to(dtype))
+        return total
 
     with cores(Z.device) as shared:
-        shared.map(strip, range(0, len(total), GRAM_COLUMNS))
-    return total.triu() + total.triu(1).T
+        count = min(shared.count, len(blocks))
+        return reduce(torch.add, shared.map(part, [range(i, len(blocks), count) for i in range(count)]))
 
 
 def _rotated(Z: torch.Tensor, axes: torch.Tensor) -> torch.Tensor:

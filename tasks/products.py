@@ -1,5 +1,6 @@
 """Matrix products by the library that is fastest at them; on an AMD processor that is not the one behind torch.mm."""
 
+import numpy as np
 import torch
 
 # Up to this many rows of one factor, a float64 product is thin.
@@ -19,3 +20,20 @@ def product(left: torch.Tensor, right: torch.Tensor, shift: torch.Tensor | None 
         # OpenBLAS takes a quarter of MKL's time where one factor has a few rows only.
         return torch.from_numpy(left.numpy() @ right.numpy().T)
     return left @ right.T
+
+
+def gram(rows: torch.Tensor) -> torch.Tensor:
+    """rowsᵀ·rows [D, D] of float32 or float64 rows [n, D]."""
+    if rows.device.type == "cpu":
+        # Of a matrix and itself NumPy computes one half and mirrors it.
+        values = rows.numpy()
+        return torch.from_numpy(values.T @ values)
+    return rows.T @ rows
+
+
+def eigen(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Eigenvalues [m], increasing, and eigenvectors [m, m] of a symmetric float32 or float64 matrix."""
+    if matrix.device.type == "cpu" and matrix.dtype == torch.float64:
+        values, vectors = np.linalg.eigh(matrix.numpy())
+        return torch.from_numpy(values), torch.from_numpy(vectors)
+    return torch.linalg.eigh(matrix)
