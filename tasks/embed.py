@@ -350,16 +350,15 @@ def _copy_stream(device: torch.device) -> torch.cuda.Stream:
 
 def _scatter(values: Tensor, rows_of: Sequence[Sequence[int]], into: NDArray[np.float32], key: Key) -> None:
     """values: [layers, B, D]; text b of the batch goes to every row of `rows_of[b]`. Refuses non-finite values."""
-    finite = values.isfinite()
-    if not finite.all():
-        layer, text, _ = (~finite).nonzero()[0].tolist()
+    low, high = torch.aminmax(values)  # either is NaN if a value is
+    if not (low.isfinite() and high.isfinite()):
+        layer, text, _ = (~values.isfinite()).nonzero()[0].tolist()
         raise UserError(
             f"Layer {layer} has a value that is not finite at row {rows_of[text][0]} "
             f"(pooling {key[1].value!r}, norm state {key[0].value!r}). The compute dtype is too narrow for this model: "
             "choose float32."
         )
-    source = torch.tensor([text for text, rows in enumerate(rows_of) for _ in rows])
-    target = torch.tensor([row for rows in rows_of for row in rows])
-    if len(source) > values.shape[1]:
-        values = values.index_select(1, source)
-    torch.from_numpy(into).index_copy_(1, target, values)
+    source = [text for text, rows in enumerate(rows_of) for _ in rows]
+    target = [row for rows in rows_of for row in rows]
+    found = values.numpy()
+    into[:, target] = found[:, source] if len(source) > values.shape[1] else found
