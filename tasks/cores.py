@@ -6,10 +6,9 @@ spend the time on waiting for the slowest share, above all beside other processe
 
 import ctypes
 import sys
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from typing import TypeVar
@@ -21,41 +20,6 @@ _Job = TypeVar("_Job")
 _R = TypeVar("_R")
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # their numbers in malloc.h
-
-
-class _Blas:
-    """NumPy's BLAS, whose threads are those of the process: no thread of ours may start more of them.
-
-    Its products wait for each other where each would use all cores, and threads it has woken keep a core busy.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._users = 0
-        self._limited = ExitStack()
-
-    @contextmanager
-    def one_thread(self) -> Iterator[None]:
-        """One thread a product until the last that asked for it has ended."""
-        with self._lock:
-            if self._users == 0:
-                self._limited.enter_context(_libraries().limit(limits=1, user_api="blas"))
-            self._users += 1
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._users -= 1
-                if self._users == 0:
-                    self._limited.close()
-
-
-_blas = _Blas()
-
-
-@cache
-def _libraries() -> ThreadpoolController:
-    return ThreadpoolController()
 
 
 @dataclass(frozen=True)
@@ -103,6 +67,15 @@ def beside(device: torch.device, work: Callable[[], object]) -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
+def use_threads(count: int) -> None:
+    """Let this thread's torch, and NumPy's BLAS in the whole process, use so many threads from now on.
+
+    BLAS threads of two layers that are scored side by side would wait for each other, and keep cores busy with it.
+    """
+    torch.set_num_threads(count)
+    _libraries().limit(limits=count, user_api="blas")
+
+
 @contextmanager
 def one_thread() -> Iterator[None]:
     """Let torch and NumPy's BLAS use one thread, for operations too small to share; then as many as before.
@@ -110,7 +83,7 @@ def one_thread() -> Iterator[None]:
     torch notes the last number set as the one for threads to come, so it is set back whatever happens.
     """
     threads = torch.get_num_threads()
-    with _blas.one_thread():
+    with _libraries().limit(limits=1, user_api="blas"):
         if threads == 1:
             yield
             return
@@ -119,6 +92,11 @@ def one_thread() -> Iterator[None]:
             yield
         finally:
             torch.set_num_threads(threads)
+
+
+@cache
+def _libraries() -> ThreadpoolController:
+    return ThreadpoolController()
 
 
 @cache

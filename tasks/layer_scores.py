@@ -10,12 +10,12 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import polars as pl
-import torch
 from prefect import task
 
 from storage.embeddings import read_layer
 from storage.layout import Layout
 from storage.staged import is_staged, stage
+from tasks.cores import use_threads
 from tasks.criteria import ridge_leave_one_out, score_criteria
 from tasks.dataset import Dataset
 from tasks.features import Features
@@ -163,7 +163,7 @@ def score_with_probe(at: LayerOfRun, train: Features, test: Rows) -> None:
 def read_rows(at: LayerOfRun) -> tuple[Rows, Rows]:
     """Train and test rows of the layer; row ids count train rows first."""
     # OpenMP counts threads by calling thread: the workers of a pool share the cores between them.
-    torch.set_num_threads(at.threads)
+    use_threads(at.threads)
     found = read_layer(
         at.shard_uris, layer=at.layer, norm_state=at.norm_state.value, pooling=at.pooling.value
     )

@@ -276,6 +276,19 @@ def test_what_cannot_be_scored_says_why():
         score_criteria(X, y)
 
 
+def test_what_criteria_share_is_found_once():
+    rng = np.random.default_rng(0)
+    features = Features(rng.standard_normal((30, 4)), np.arange(30) % 3)
+    asked = []
+
+    def find(of):
+        asked.append(of)
+        return len(asked)
+
+    assert [features.once(find), features.once(find)] == [1, 1]
+    assert asked == [features]
+
+
 def test_adding_one_is_one_function(monkeypatch):
     monkeypatch.setattr(criteria, "CRITERIA", dict(CRITERIA))
 

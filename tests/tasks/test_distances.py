@@ -1,3 +1,5 @@
+from itertools import chain
+
 import numpy as np
 import pytest
 import torch
@@ -6,10 +8,10 @@ from scipy.spatial.distance import cdist
 from tasks import distances, products
 
 
-def whole(points):
-    """The full matrix put together from tiles; NaN where no tile came."""
+def whole(points, parts=1):
+    """The full matrix put together from tiles, shared out among `parts`; NaN where no tile came."""
     out = torch.full((points.n, points.n), torch.nan, dtype=torch.float64)
-    for tile in distances.tiles(points):
+    for tile in chain.from_iterable(distances.tiles(points, part, parts) for part in range(parts)):
         part = tile.distance.double()
         width = tile.row1 - tile.row0
         assert out[tile.row0 : tile.row1, tile.column0 : tile.column1].isnan().all()
@@ -34,6 +36,27 @@ def test_tiles_hold_every_pair_once(n, massive, fast):
     np.testing.assert_allclose(got, want, rtol=tolerance, atol=tolerance * np.median(want) * 0.05)
     if not fast:
         assert got[0, n // 2] == 0.0
+
+
+@pytest.mark.parametrize("parts", [2, 3, 11])
+def test_parts_share_the_tiles_out(parts):
+    X = torch.from_numpy(np.random.default_rng(0).standard_normal((2_000, 3)))
+    points = distances.prepare(X)
+    np.testing.assert_array_equal(whole(points, parts), whole(points))
+    pairs = [
+        sum(tile.distance.numel() for tile in distances.tiles(points, part, parts)) for part in range(parts)
+    ]
+    strip = distances.CPU_TILE[0] * points.n
+    assert max(pairs) - min(pairs) <= strip  # no part waits for more than a strip of another's
+
+
+def test_distances_of_some_rows():
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((1_700, 20)).astype(np.float32)
+    points = distances.prepare(torch.from_numpy(X))
+    rows = torch.tensor([3, 900, 1_699])
+    got = distances.distances_of(points, rows)(slice(100, 1_000)).numpy() / points.unit
+    np.testing.assert_allclose(got, cdist(X[rows], X[100:1_000]), rtol=1e-4, atol=2e-3)
 
 
 def test_massive_axes_are_taken_out():
