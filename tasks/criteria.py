@@ -256,13 +256,14 @@ def class_separation(features: Features) -> float:
 
 @criterion(higher_is_better=True)
 def whitened_silhouette(features: Features) -> float:
-    """Share of rows that lie nearer to their own class than to any other, 0–1: whose silhouette is positive.
+    """Share of rows that lie nearer to their own class than to any other, averaged over the classes, 0–1.
 
-    The silhouette (Rousseeuw 1987, doi 10.1016/0377-0427(87)90125-7) of cosine distances, after the standardised
-    features were whitened by (C + I)/2, their covariance shrunk half way to the identity (as by Ledoit & Wolf 2004,
-    doi 10.1016/S0047-259X(03)00096-4, but for the fixed share). Without whitening a few directions that many layers
-    share decide every distance. The share and not the mean, which rows that coincide lift: at layer 0 the last token
-    of most texts is the same.
+    That is where the silhouette (Rousseeuw 1987, doi 10.1016/0377-0427(87)90125-7) of cosine distances is positive,
+    after the standardised features were whitened by (C + I)/2, their covariance shrunk half way to the identity (as by
+    Ledoit & Wolf 2004, doi 10.1016/S0047-259X(03)00096-4, but for the fixed share). Without whitening a few directions
+    that many layers share decide every distance. The share and not the mean, which rows that coincide lift: at layer 0
+    the last token of most texts is the same. Classes count alike, since rows of a large and manifold class lie nearer
+    by chance to one of several small ones, and the better those hold together, the more so.
     """
     spectrum = features.spectrum
     values = spectrum.square / features.n
@@ -278,7 +279,10 @@ def whitened_silhouette(features: Features) -> float:
         Space.RAW,
         rows.device,
     )
-    return float((samples > EQUAL_CLASSES).double().mean())
+    nearer = torch.bincount(
+        features.codes, (samples > EQUAL_CLASSES).double(), minlength=len(features.counts)
+    )
+    return float((nearer / features.counts).mean())
 
 
 # Without labels

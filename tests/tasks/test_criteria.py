@@ -113,7 +113,8 @@ def reference_separation(X, y):
 def reference_whitened_silhouette(X, y):
     Z = standardised(X)
     whitened = Z @ sqrtm(np.linalg.inv((Z.T @ Z / len(Z) + np.eye(Z.shape[1])) / 2)).real
-    return (silhouette_samples(whitened, y, metric="cosine") > 0).mean()
+    positive = silhouette_samples(whitened, y, metric="cosine") > 0
+    return np.mean([positive[y == label].mean() for label in np.unique(y)])
 
 
 def reference_effective_rank(X, y):
