@@ -89,7 +89,7 @@ def cost() -> list[Bar]:
 def _choosing(parameters: SweepParameters) -> tuple[dict[str, list[float]], list[LayerOfRun]]:
     """Seconds of silhouettes, criteria and choice of embeddings that are there already; and the layers.
 
-    With every metric of the sweep, and without the Euclidean silhouette, which is drawn but read by no default rule.
+    With every metric of the sweep, and without the Euclidean silhouette, which no rule reads beside the cosine.
     """
     layout = Layout(parameters.storage)
     dataset = prepare_dataset(parameters.dataset, layout, **parameters.rows_asked)

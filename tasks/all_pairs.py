@@ -1,6 +1,7 @@
 """Euclidean silhouettes, which have no closed form: all pairs, each once, in O(N·block) memory."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import numpy as np
 import torch
@@ -94,7 +95,7 @@ def _influence_on_others(
     by_b = scores.by_b[every] * weights / counts[near]
     total = torch.zeros_like(scores.s)
 
-    def of_class(c: int) -> Callable[[slice], None]:
+    def adder(c: int) -> Callable[[slice], None]:
         """For columns that are rows of class c: from the anchors of c, and from those whose nearest class is c."""
         of_own, of_near = (own == c).nonzero()[:, 0], (near == c).nonzero()[:, 0]
         anchors = every[torch.cat([of_own, of_near])]
@@ -111,12 +112,12 @@ def _influence_on_others(
 
         return add
 
-    adds = [of_class(c) for c in range(len(sizes))]
+    adds = [adder(c) for c in range(len(sizes))]
     jobs = [
-        (adds[c], slice(start, min(start + INFLUENCE_COLUMNS, int(starts[c + 1]))))
+        partial(adds[c], slice(start, min(start + INFLUENCE_COLUMNS, int(starts[c + 1]))))
         for c in range(len(sizes))
         for start in range(int(starts[c]), int(starts[c + 1]), INFLUENCE_COLUMNS)
     ]
     with cores(codes.device) as shared:
-        shared.map(lambda job: job[0](job[1]), jobs)
+        shared.map(lambda job: job(), jobs)
     return total

@@ -45,8 +45,8 @@ class Rule(StrEnum):
     TURNS_BY_LOGME = "turns_by_logme"
     """The same candidates, the highest LogME."""
     TURNS_BY_WHITENED_SILHOUETTE = "turns_by_whitened_silhouette"
-    """The same candidates, the largest share of rows a class with a positive silhouette in the whitened space: nothing
-    but silhouettes."""
+    """The same candidates, the largest macro-averaged share of rows with a positive silhouette in the whitened space:
+    nothing but silhouettes."""
     SILHOUETTE_PEAK = "silhouette_peak"
     """Of both ends and the silhouette's peaks, the highest silhouette, but the deepest of those within noise
     of it: nothing but silhouettes is used, and where they cannot tell, the usual choice stands."""
@@ -282,7 +282,7 @@ def _reason(curves: _Curves, rule: Rule, pick: _Pick) -> str:
         "silhouette": silhouette,
         "ridge_loo": "ridge leave-one-out accuracy",
         "logme": "LogME",
-        "whitened_silhouette": "share of rows a class with a positive silhouette in the whitened space",
+        "whitened_silhouette": "macro-averaged share of rows with a positive silhouette in the whitened space",
     }[_RANKED_BY[rule]]
     among = f"both ends and the inflection points of the {silhouette} ({_list(pick.candidates)})"
     if rule is Rule.SILHOUETTE_PEAK:

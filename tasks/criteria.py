@@ -256,7 +256,7 @@ def class_separation(features: Features) -> float:
 
 @criterion(higher_is_better=True)
 def whitened_silhouette(features: Features) -> float:
-    """Share of rows that lie nearer to their own class than to any other, averaged over the classes, 0–1.
+    """Share of rows that lie nearer to their own class than to any other, macro-averaged over the classes, 0–1.
 
     That is where the silhouette (Rousseeuw 1987, doi 10.1016/0377-0427(87)90125-7) of cosine distances is positive,
     after the standardised features were whitened by (C + I)/2, their covariance shrunk half way to the identity (as by

@@ -105,8 +105,7 @@ def prepare(
     coordinates = torch.zeros(n, axes.shape[1], dtype=torch.float32, device=rows.device)
 
     def fill(at: slice) -> None:
-        block = rows.index_select(0, order[at])
-        block = (block.sub_(centre) if block.dtype == centre.dtype else block - centre).mul_(unit)
+        block = (rows.index_select(0, order[at]) - centre).mul_(unit)
         along = axes.to(block.dtype)
         # Twice, as a float32 projection leaves of a massive axis what may still be large beside the rest.
         for _ in range(2 if axes.shape[1] else 0):

@@ -17,6 +17,7 @@ from storage.errors import UserError
 from tasks.backbone import Backbone, Run, capturing, forward_layers
 from tasks.cores import keep_freed_memory
 from tasks.pooling import NormState, Pooling, pool
+from tasks.rows import all_finite
 from tasks.tokens import Tokens, tokenise
 
 EMBED_VERSION = 3
@@ -350,8 +351,7 @@ def _copy_stream(device: torch.device) -> torch.cuda.Stream:
 
 def _scatter(values: Tensor, rows_of: Sequence[Sequence[int]], into: NDArray[np.float32], key: Key) -> None:
     """values: [layers, B, D]; text b of the batch goes to every row of `rows_of[b]`. Refuses non-finite values."""
-    low, high = torch.aminmax(values)  # either is NaN if a value is
-    if not (low.isfinite() and high.isfinite()):
+    if not all_finite(values):
         layer, text, _ = (~values.isfinite()).nonzero()[0].tolist()
         raise UserError(
             f"Layer {layer} has a value that is not finite at row {rows_of[text][0]} "

@@ -6,7 +6,7 @@ from functools import reduce
 import torch
 
 from tasks.cores import cores, one_thread
-from tasks.products import eigen, gram, product
+from tasks.products import eigh, gram, product
 
 # Up to this width the Gram matrix and its decomposition are done in float64, which is affordable there.
 FLOAT64_WIDTH = 1_024
@@ -43,7 +43,7 @@ def decompose(Z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     total = _gram(Z) if len(Z) > Z.shape[1] else _gram(Z.T.contiguous())
     # Half of the work is reading the matrix over and over: a second thread mostly waits.
     with one_thread():
-        values, vectors = eigen(total if len(total) <= FLOAT64_WIDTH else total.float())
+        values, vectors = eigh(total if len(total) <= FLOAT64_WIDTH else total.float())
     return values.double(), vectors
 
 

@@ -32,14 +32,19 @@ def check_finite(rows: torch.Tensor, use: str, split: str = "") -> None:
     """Raise UserError, in which no `use` can use the rows, if a value is NaN or infinite."""
     if rows.numel() == 0:
         return
-    low, high = torch.aminmax(rows)  # either is NaN if a value is
-    if bool(torch.isfinite(low)) and bool(torch.isfinite(high)):
+    if all_finite(rows):
         return
     bad = int((~torch.isfinite(rows)).any(1).sum())
     raise UserError(
         f"{bad} of {len(rows)} {split}embeddings hold a value that is not finite, which no {use} can use. The model "
         "overflowed its number format: embed again with dtype float32 or bfloat16 in place of float16."
     )
+
+
+def all_finite(values: torch.Tensor) -> bool:
+    """Whether no value is NaN or infinite, in one pass. Raises RuntimeError where there is no value."""
+    low, high = torch.aminmax(values)  # either is NaN if a value is
+    return bool(low.isfinite() and high.isfinite())
 
 
 def mean_of(rows: torch.Tensor) -> torch.Tensor:

@@ -41,9 +41,8 @@ def test_awkward_rows_score_as_defined(seed, n, d, k, metric):
     assert np.isfinite(got.samples).all()
     assert np.isfinite(got.influence).all()
     assert np.abs(got.samples).max() <= 1 + 1e-12
-    if (
-        metric is not Metric.COSINE
-    ):  # scikit-learn rounds where a cosine distance is 0, and so ours is nearer the truth
+    # scikit-learn rounds where a cosine distance is 0, and so ours is nearer the truth.
+    if metric is not Metric.COSINE:
         # Of differences: scikit-learn's own distances of twins far from the origin are not 0.
         want = silhouette_samples(cdist(X, X, metric.value), y, metric="precomputed")
         np.testing.assert_allclose(got.samples, want, atol=1e-5)
