@@ -23,13 +23,12 @@ import numpy as np
 import polars as pl
 import torch
 from torch import nn
-from transformers import AutoModel, AutoTokenizer
+from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 from benchmarks.bars import Bar, bar
 from storage.embeddings import read_layer, write_shard
-from tasks.backbone import find_backbone
 from tasks.embed import EmbeddedTexts, calibrate, embed_texts
-from tasks.model import resolve_model
+from tasks.model import load_model, resolve_model
 from tasks.pooling import NormState, Pooling
 from tasks.tokens import tokenise
 
@@ -69,12 +68,13 @@ class _Ours:
     """Our engine with the model loaded and the budget calibrated, as a sweep has it."""
 
     def __init__(self, folder: str, texts: Sequence[str]) -> None:
-        self.tokenizer = AutoTokenizer.from_pretrained(folder)
-        model = AutoModel.from_pretrained(folder, dtype=torch.bfloat16)
-        products = [part for part in model.layers.modules() if isinstance(part, nn.Linear)]
-        # Before find_backbone, which lays the weights out anew.
+        loaded = load_model(folder, "bfloat16", "cpu")
+        self.tokenizer, self.backbone = loaded.tokenizer, loaded.backbone
+        # The engine lays its weights out anew: shapes are those of a model as it comes.
+        with torch.device("meta"):
+            plain = AutoModel.from_config(AutoConfig.from_pretrained(folder))
+        products = [part for part in plain.layers.modules() if isinstance(part, nn.Linear)]
         self.products = [(part.out_features, part.in_features) for part in products]
-        self.backbone = find_backbone(model)
         self.budget = calibrate(self.backbone, self.tokenizer, texts, MAX_LENGTH).token_budget
 
     def embed(self, texts: Sequence[str]) -> EmbeddedTexts:

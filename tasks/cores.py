@@ -105,7 +105,22 @@ def keep_freed_memory() -> None:
 
     glibc hands them back to the kernel at once, and clearing their pages anew took a seventh of the time.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    mallopt = _of_c_library("mallopt")
     if mallopt is not None:
         mallopt(_M_MMAP_THRESHOLD, 32 << 20)
         mallopt(_M_TRIM_THRESHOLD, 1 << 30)
+
+
+def hand_back_freed_memory() -> None:
+    """Have the C library give the kernel what the process has freed, between two works that do not share threads.
+
+    What a thread has freed only that thread finds again: loading a model left a fifth of an extraction's peak behind.
+    """
+    malloc_trim = _of_c_library("malloc_trim")
+    if malloc_trim is not None:
+        malloc_trim(0)
+
+
+def _of_c_library(name: str) -> Callable[..., int] | None:
+    """A function of glibc; None with another C library."""
+    return getattr(ctypes.CDLL(None), name, None) if sys.platform == "linux" else None

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from storage.errors import UserError
 from tasks.backbone import Backbone, Run, capturing, forward_layers
-from tasks.cores import keep_freed_memory
+from tasks.cores import hand_back_freed_memory, keep_freed_memory
 from tasks.pooling import NormState, Pooling, pool
 from tasks.rows import all_finite
 from tasks.tokens import Tokens, tokenise
@@ -175,6 +175,7 @@ def calibrate(backbone: Backbone, tokenizer: Any, texts: Sequence[str], max_leng
             break
         if seconds > _CALIBRATION_BATCH_S:
             break
+    hand_back_freed_memory()
     if not rates:
         raise UserError(
             f"A batch of {budgets[0]} tokens does not fit into the memory of {backbone.device}. Choose a smaller "

@@ -21,6 +21,7 @@ from storage.hub import fetch_snapshot
 from storage.sources import parse_source
 from storage.wheels import cache_folder, unpack
 from tasks.backbone import Backbone, find_backbone
+from tasks.cores import hand_back_freed_memory
 from tasks.retries import LONG_S, RETRIED
 
 # What a model folder needs to run; the rest of a repository (training state, other formats) stays there.
@@ -136,7 +137,9 @@ def _load(folder: str, dtype: str, device: str, trust_remote_code: bool) -> Load
     finally:
         if bars:
             transformers.utils.logging.enable_progress_bar()
-    return LoadedModel(find_backbone(model.to(device)), tokenizer)
+    loaded = LoadedModel(find_backbone(model.to(device)), tokenizer)
+    hand_back_freed_memory()
+    return loaded
 
 
 def _from_hub(name: str, revision: str | None) -> tuple[Path, str]:

@@ -1,3 +1,5 @@
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -59,3 +61,28 @@ def test_jobs_are_done_in_order_with_one_thread_each():
         found = shared.map(lambda job: (job, torch.get_num_threads(), blas_threads()), range(20))
     assert found == [(job, 1, {1}) for job in range(20)]
     assert blas_threads() == {2}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks glibc")
+def test_memory_that_threads_freed_is_kept_until_it_is_handed_back():
+    script = """
+import threading, psutil, torch
+from tasks.cores import hand_back_freed_memory, keep_freed_memory
+
+def megabytes():
+    return psutil.Process().memory_info().rss / 2**20
+
+keep_freed_memory()
+torch.ones(1 << 20)
+before = megabytes()
+thread = threading.Thread(target=lambda: [torch.ones(1 << 20) for _ in range(40)])
+thread.start()
+thread.join()
+kept = megabytes() - before
+hand_back_freed_memory()
+print(kept, megabytes() - before)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    kept, left = map(float, done.stdout.split())
+    assert kept > 100
+    assert left < 40
