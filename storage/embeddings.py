@@ -230,8 +230,9 @@ def _page_size(header: bytes) -> int:
 
 def _row_group(metadata: pq.FileMetaData, layer: int, norm_state: str, pooling: str) -> int | None:
     """Each row group is of one layer, norm state and pooling, so the smallest value of each column tells it."""
-    for group in range(metadata.num_row_groups):
-        columns = [metadata.row_group(group).column(column).statistics.min for column in range(3)]
-        if columns == [layer, norm_state, pooling]:
-            return group
+    wanted = (layer, norm_state, pooling)
+    for number in range(metadata.num_row_groups):
+        group = metadata.row_group(number)
+        if all(group.column(column).statistics.min == value for column, value in enumerate(wanted)):
+            return number
     return None

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache
 from typing import TypeVar
@@ -38,6 +39,10 @@ class Cores:
 def cores(device: torch.device) -> Iterator[Cores]:
     """As many as torch may use, on a CPU; elsewhere one, which only has to feed the device."""
     keep_freed_memory()
+    busy = _busy.get()
+    if busy is not None:
+        yield busy
+        return
     threads = torch.get_num_threads() if device.type == "cpu" else 1
     if threads == 1:
         with one_thread():
@@ -50,21 +55,25 @@ def cores(device: torch.device) -> Iterator[Cores]:
         yield Cores(threads, executor)
 
 
+_busy: ContextVar[Cores | None] = ContextVar("_busy", default=None)
+"""Cores of which one does what was given to `beside`, for this thread to use the others."""
+
+
 @contextmanager
 def beside(device: torch.device, work: Callable[[], object]) -> Iterator[None]:
-    """Have `work` done on a CPU thread of its own beside what the caller does; it is done at the end of the block."""
-    threads = torch.get_num_threads()
-    if device.type != "cpu" or threads == 1:
-        yield
-        work()
-        return
-    try:
-        with ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,)) as executor:
-            done = executor.submit(work)
+    """Have `work` done by one of the cores, which goes on with what the caller shares out; done at the block's end."""
+    with cores(device) as shared:
+        if shared._executor is None:
             yield
-            done.result()
-    finally:
-        torch.set_num_threads(threads)
+            work()
+            return
+        done = shared._executor.submit(work)
+        token = _busy.set(shared)
+        try:
+            yield
+        finally:
+            _busy.reset(token)
+        done.result()
 
 
 def use_threads(count: int) -> None:

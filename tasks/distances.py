@@ -9,7 +9,7 @@ activations) are taken out and their part of d² is added as a plain difference;
 too close for float32 are recomputed by differences in float64.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -137,13 +137,11 @@ def _unit(rows: torch.Tensor, centre: torch.Tensor, standardise: bool) -> float 
     return 2.0 ** -float(np.frexp(max(float(high), -float(low)))[1])  # a power of two rounds nothing
 
 
-def tiles(points: Points, part: int = 0, parts: int = 1) -> Iterator[Tile]:
-    """Every pair of rows once, the upper triangle row strip by row strip; or every parts-th strip of it."""
+def tiles(points: Points, strips: Iterable[int]) -> Iterator[Tile]:
+    """Every pair of rows once, the upper triangle row strip by row strip; or those strips of it that are asked for."""
     tile_rows, tile_columns = _tile(points)
     space = points.square.new_empty(2, tile_rows * tile_columns)
-    # Strips get shorter: whoever takes the first of 2·parts takes the last of them too.
-    strips = range(-(-points.n // tile_rows))
-    for strip in (s for s in strips if s % (2 * parts) in (part, 2 * parts - 1 - part)):
+    for strip in strips:
         row0 = strip * tile_rows
         row1 = min(row0 + tile_rows, points.n)
         left = _left(points, slice(row0, row1))
@@ -167,11 +165,26 @@ def _tile(points: Points) -> tuple[int, int]:
     return CPU_TILE if points.z.device.type == "cpu" else DEVICE_TILE
 
 
-def over_tiles(points: Points, work: Callable[[Iterator[Tile]], _R]) -> list[_R]:
-    """What `work` makes of the tiles, once a core: each gets strips of its own, all get all of them."""
+def strips_of(points: Points, parts: int, head_start: float = 0.0) -> list[list[int]]:
+    """Strips of tiles for each part, about equal work; the last has done `head_start` distances' worth of it before."""
+    tile_rows, _ = _tile(points)
+    strips: list[list[int]] = [[] for _ in range(parts)]
+    loads = [0.0] * (parts - 1) + [head_start]
+    for row0 in range(0, points.n, tile_rows):
+        part = loads.index(min(loads))
+        strips[part].append(row0 // tile_rows)
+        loads[part] += (min(row0 + tile_rows, points.n) - row0) * (points.n - row0)
+    return [each for each in strips if each]
+
+
+def over_tiles(points: Points, work: Callable[[Iterator[Tile]], _R], head_start: float = 0.0) -> list[_R]:
+    """What `work` makes of the tiles, once a core: each gets strips of its own, all get all of them.
+
+    head_start: distances that could be computed while one of the cores does what was given it first, see `beside`.
+    """
     with cores(points.z.device) as shared:
-        parts = min(shared.count, -(-points.n // _tile(points)[0]))
-        return shared.map(lambda part: work(tiles(points, part, parts)), range(parts))
+        parts = strips_of(points, shared.count, head_start)
+        return shared.map(lambda strips: work(tiles(points, strips)), parts)
 
 
 def distances_of(points: Points, rows: torch.Tensor) -> Callable[[slice], torch.Tensor]:

@@ -19,6 +19,8 @@ _R = TypeVar("_R")
 NEIGHBOURS = 5
 # Eigenvalues under this share of the largest are rounding of float32 products, not directions.
 RANK_SHARE = 1e-6
+# Of a multiplication of the Gram matrix and of its decomposition, in multiplications of a distance; as measured.
+GRAM_COST, EIGEN_COST = 0.7, 7.0
 
 
 @dataclass(frozen=True)
@@ -121,16 +123,24 @@ class Features:
         return decompose(self.standardised)
 
     def prepare_all(self) -> None:
-        """Compute what criteria share, the decomposition on a core of its own beside the distances."""
+        """Compute what criteria share, the decomposition by one core beside the distances."""
+        if "neighbours" in vars(self):
+            return
+        small, large = sorted(self.rows.shape)
         with beside(self.rows.device, lambda: self._eigen):
-            _ = self.neighbours
+            self.neighbours = self._find_neighbours(
+                head_start=small**2 * (GRAM_COST * large + EIGEN_COST * small) / self.width
+            )
 
     @cached_property
     def neighbours(self) -> Neighbours:
         """Euclidean, among the standardised rows; each pair is computed once."""
+        return self._find_neighbours()
+
+    def _find_neighbours(self, head_start: float = 0.0) -> Neighbours:
         k = min(NEIGHBOURS, self.n - 1)
         points = prepare(self.standardised)
-        parts = over_tiles(points, lambda tiles: _nearest(tiles, self.n, k, points.square))
+        parts = over_tiles(points, lambda tiles: _nearest(tiles, self.n, k, points.square), head_start)
         distance, order = torch.cat([distance for distance, _ in parts], 1).sort(dim=1, stable=True)
         index = torch.cat([index for _, index in parts], 1).gather(1, order)
         return Neighbours(distance[:, :k], index[:, :k])
@@ -164,22 +174,26 @@ def _nearest(tiles: Iterator[Tile], n: int, k: int, like: torch.Tensor) -> tuple
     distance = torch.full((n, k), torch.inf, dtype=like.dtype, device=like.device)
     index = torch.zeros(n, k, dtype=torch.int64, device=like.device)
 
-    def keep(start: int, offset: int, found: torch.Tensor) -> None:
-        """Merge distances [rows, columns] of rows from `start` to columns from `offset`."""
-        rows = slice(start, start + len(found))
+    def keep(rows: torch.Tensor, offset: int, found: torch.Tensor) -> None:
+        """Merge distances [rows, columns] of some rows to columns from `offset`."""
         near, at = _candidates(found, distance[rows, -1], k)
         near, order = torch.cat([distance[rows], near], 1).sort(dim=1, stable=True)
         at = torch.cat([index[rows], at + offset], 1).gather(1, order)
         distance[rows], index[rows] = near[:, :k], at[:, :k]
 
+    every = torch.arange(n, device=like.device)
     for tile in tiles:
         on_diagonal = tile.column0 == tile.row0
         if on_diagonal:
             tile.distance.fill_diagonal_(torch.inf)
-        keep(tile.row0, tile.column0, tile.distance)
+        keep(every[tile.row0 : tile.row1], tile.column0, tile.distance)
         right = tile.distance[:, tile.row1 - tile.row0 if on_diagonal else 0 :]
-        if right.shape[1]:
-            keep(tile.column1 - right.shape[1], tile.row0, right.T)
+        columns = every[tile.column1 - right.shape[1] : tile.column1]
+        if len(columns):
+            # Of a tile's many columns few are so near to any of its few rows.
+            nearer = (right.amin(0) < distance[columns, -1]).nonzero()[:, 0]
+            if len(nearer):
+                keep(columns[nearer], tile.row0, right[:, nearer].T.contiguous())
     return distance, index
 
 

@@ -8,10 +8,11 @@ from scipy.spatial.distance import cdist
 from tasks import distances, products
 
 
-def whole(points, parts=1):
+def whole(points, parts=1, head_start=0.0):
     """The full matrix put together from tiles, shared out among `parts`; NaN where no tile came."""
     out = torch.full((points.n, points.n), torch.nan, dtype=torch.float64)
-    for tile in chain.from_iterable(distances.tiles(points, part, parts) for part in range(parts)):
+    shares = distances.strips_of(points, parts, head_start)
+    for tile in chain.from_iterable(distances.tiles(points, strips) for strips in shares):
         part = tile.distance.double()
         width = tile.row1 - tile.row0
         assert out[tile.row0 : tile.row1, tile.column0 : tile.column1].isnan().all()
@@ -39,19 +40,25 @@ def test_tiles_hold_every_pair_once(n, massive, fast):
 
 
 @pytest.mark.parametrize("parts", [2, 3, 11])
-def test_parts_share_the_tiles_out(parts):
+@pytest.mark.parametrize("head_start", [0.0, 1e5, 1e9])
+def test_parts_share_the_tiles_out(parts, head_start):
     X = torch.from_numpy(np.random.default_rng(0).standard_normal((2_000, 3)))
     points = distances.prepare(X)
-    np.testing.assert_array_equal(whole(points, parts), whole(points))
+    np.testing.assert_array_equal(whole(points, parts, head_start), whole(points))
 
 
-def test_two_parts_get_the_same_work():
+@pytest.mark.parametrize("head_start", [0.0, 5e5, 3e6])
+def test_parts_are_done_at_the_same_time(head_start):
+    points = distances.prepare(torch.from_numpy(np.random.default_rng(0).standard_normal((5_000, 3))))
+    parts = distances.strips_of(points, 2, head_start)
+    first, last = (sum(tile.distance.numel() for tile in distances.tiles(points, each)) for each in parts)
+    # Nothing smaller than a strip can be handed over, and the last ones are short.
+    assert abs(first - last - head_start) < 2 * distances.CPU_TILE[0] ** 2
+
+
+def test_a_part_with_more_to_do_than_all_others_gets_nothing():
     points = distances.prepare(torch.from_numpy(np.random.default_rng(0).standard_normal((2_000, 3))))
-    first, second = (
-        sum(tile.distance.numel() for tile in distances.tiles(points, part, 2)) for part in (0, 1)
-    )
-    # Every other strip would leave four such squares between them.
-    assert abs(first - second) < distances.CPU_TILE[0] ** 2
+    assert distances.strips_of(points, 2, head_start=1e9) == [list(range(8))]
 
 
 def test_distances_of_some_rows():
