@@ -35,6 +35,10 @@ class Cores:
         return [work(job) for job in jobs] if self._executor is None else list(self._executor.map(work, jobs))
 
 
+_busy: ContextVar[Cores | None] = ContextVar("_busy", default=None)
+"""Cores of which one does what was given to `beside`, for this thread to use the others."""
+
+
 @contextmanager
 def cores(device: torch.device) -> Iterator[Cores]:
     """As many as torch may use, on a CPU; elsewhere one, which only has to feed the device."""
@@ -53,10 +57,6 @@ def cores(device: torch.device) -> Iterator[Cores]:
         ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as executor,
     ):
         yield Cores(threads, executor)
-
-
-_busy: ContextVar[Cores | None] = ContextVar("_busy", default=None)
-"""Cores of which one does what was given to `beside`, for this thread to use the others."""
 
 
 @contextmanager
