@@ -106,6 +106,7 @@ def test_writers_at_once_lose_no_row(tmp_path: Path) -> None:
         try:
             merge(database, run_id, {"probe": probe_rows(run_id)})
         except BaseException as error:
+            # An error in a thread is nobody's: the test looks at them all.
             failures.append(error)
 
     threads = [threading.Thread(target=write, args=(f"run{index}",)) for index in range(6)]
