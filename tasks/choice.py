@@ -9,11 +9,11 @@ shallowest of a tie is chosen: it is the cheapest to run.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
+from tasks.cached_property import cached_property
 from tasks.inflection import (
     CurveNoise,
     CurveShape,

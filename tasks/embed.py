@@ -27,7 +27,7 @@ Key = tuple[NormState, Pooling]
 _Pooled = tuple[dict[Key, Tensor], torch.cuda.Event | None]
 
 _CALIBRATION_TEXTS = 4096
-_CPU_BUDGETS = (512, 1024, 2048, 4096)
+_CPU_BUDGETS = (1024, 2048, 4096)
 _GPU_BUDGETS = (8192, 16384, 32768, 65536, 131072)
 _CALIBRATION_BATCH_S = 1.5
 _MOST_WORKERS = 4
@@ -161,7 +161,8 @@ def calibrate(backbone: Backbone, tokenizer: Any, texts: Sequence[str], max_leng
     """Find the token budget of a batch on this machine, in a few seconds, on some of the texts.
 
     The smallest budget that is within 3 % of the fastest: a small batch needs less memory. Budgets stop growing
-    when a batch takes more than 1.5 s or memory runs out.
+    when a batch takes more than 1.5 s or memory runs out. Every thread that a sweep has computes a batch at a time:
+    small batches, fast where a thread is alone, make threads wait for Python's lock.
     """
     tokens = tokenise(tokenizer, texts[:_CALIBRATION_TEXTS], max_length)
     _check_positions(backbone, tokens)
@@ -186,7 +187,7 @@ def calibrate(backbone: Backbone, tokenizer: Any, texts: Sequence[str], max_leng
 
 
 def _timed_batch(backbone: Backbone, tokens: Tokens, budget: int) -> tuple[float, float]:
-    """Tokens per second and seconds of one batch of about `budget` tokens, texts repeated as often as needed."""
+    """Tokens per second, and seconds, of a batch of about `budget` tokens on each thread, texts repeated as needed."""
     order = np.argsort(tokens.counts, kind="stable")
     middle = order[np.argsort(np.abs(np.arange(len(order)) - len(order) // 2), kind="stable")]
     repeated = np.resize(middle, max(budget, 1))
@@ -195,11 +196,17 @@ def _timed_batch(backbone: Backbone, tokens: Tokens, budget: int) -> tuple[float
         batch = batch[tokens.counts[batch] == tokens.counts[batch[0]]]
     batch = batch[np.argsort(-tokens.counts[batch], kind="stable")]
     key = (NormState.AS_RETURNED, Pooling.MEAN)
+    batches = [np.arange(len(batch))] * _workers(backbone)
     start = time.perf_counter()
-    for _ in _pooled_batches(backbone, tokens, batch, [np.arange(len(batch))], [key], backbone.layers + 1):
+    for _ in _pooled_batches(backbone, tokens, batch, batches, [key], backbone.layers + 1):
         pass
     seconds = time.perf_counter() - start
-    return float(tokens.counts[batch].sum() / seconds), seconds
+    return float(len(batches) * tokens.counts[batch].sum() / seconds), seconds
+
+
+def _workers(backbone: Backbone) -> int:
+    """Threads that each compute a batch of their own."""
+    return min(torch.get_num_threads(), _MOST_WORKERS) if backbone.device.type == "cpu" else 1
 
 
 def _check_layers(backbone: Backbone, norm_states: Sequence[NormState], max_layer: int | None) -> int:
@@ -265,7 +272,7 @@ def _pooled_batches(
 
     keep_freed_memory()
     threads = torch.get_num_threads()
-    workers = min(threads, _MOST_WORKERS) if backbone.device.type == "cpu" else 1
+    workers = _workers(backbone)
     executor = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(threads // workers,))
     torch.set_num_threads(threads // workers)
     waiting: deque[tuple[NDArray[np.int64], Future[_Pooled]]] = deque()

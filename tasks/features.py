@@ -2,14 +2,14 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
 
+from tasks.cached_property import cached_property
 from tasks.cores import beside, cores
-from tasks.distances import Tile, over_tiles, prepare
+from tasks.distances import Points, Tile, over_tiles, prepare
 from tasks.principal_axes import PrincipalAxes, decompose
 from tasks.products import product
 from tasks.rows import as_labels, as_rows, blocks_of, check_finite, deviation_of, mean_of
@@ -128,19 +128,20 @@ class Features:
         if "neighbours" in vars(self):
             return
         small, large = sorted(self.rows.shape)
+        # The decomposition reads the standardised rows too: they are computed before the threads part.
+        points = prepare(self.standardised)
         with beside(self.rows.device, lambda: self._eigen):
             self.neighbours = self._find_neighbours(
-                head_start=small**2 * (GRAM_COST * large + EIGEN_COST * small) / self.width
+                points, head_start=small**2 * (GRAM_COST * large + EIGEN_COST * small) / self.width
             )
 
     @cached_property
     def neighbours(self) -> Neighbours:
         """Euclidean, among the standardised rows; each pair is computed once."""
-        return self._find_neighbours()
+        return self._find_neighbours(prepare(self.standardised))
 
-    def _find_neighbours(self, head_start: float = 0.0) -> Neighbours:
+    def _find_neighbours(self, points: Points, head_start: float = 0.0) -> Neighbours:
         k = min(NEIGHBOURS, self.n - 1)
-        points = prepare(self.standardised)
         parts = over_tiles(points, lambda tiles: _nearest(tiles, self.n, k, points.square), head_start)
         distance, order = torch.cat([distance for distance, _ in parts], 1).sort(dim=1, stable=True)
         index = torch.cat([index for _, index in parts], 1).gather(1, order)

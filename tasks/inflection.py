@@ -9,10 +9,11 @@ that of *paired* differences.
 import itertools
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
+
+from tasks.cached_property import cached_property
 
 FloatArray = npt.NDArray[np.floating]
 

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import threading
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from benchmarks import gpu
 from storage.errors import UserError
 from tasks.backbone import find_backbone
-from tasks.embed import calibrate, choose_dtype, embed_texts, plan_batches
+from tasks.embed import _pool_batch, calibrate, choose_dtype, embed_texts, plan_batches
 from tasks.pooling import NormState, Pooling, pool
 from tasks.tokens import tokenise
 
@@ -284,6 +285,23 @@ def test_calibration_finds_a_budget(name, monkeypatch):
     found = calibrate(find_backbone(small_model(name)), word_tokenizer(), TEXTS, 16)
     assert found.token_budget in (8, 32)
     assert found.tokens_per_second > 0
+
+
+def test_calibration_keeps_every_thread_at_work_as_a_sweep_does(monkeypatch):
+    together = threading.Barrier(2, timeout=30)
+
+    def pool_batch(*arguments):
+        together.wait()  # a batch that is alone breaks the barrier
+        return _pool_batch(*arguments)
+
+    monkeypatch.setattr("tasks.embed._CPU_BUDGETS", (8, 32))
+    monkeypatch.setattr("tasks.embed._pool_batch", pool_batch)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        calibrate(find_backbone(small_model()), word_tokenizer(), TEXTS, 16)
+    finally:
+        torch.set_num_threads(threads)
 
 
 def test_bfloat16_states_are_close_and_pooled_in_float32():
