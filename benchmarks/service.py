@@ -17,12 +17,14 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
+import dask.config
 from distributed import LocalCluster
 from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
 
 from benchmarks.bars import Bar, bar
 from benchmarks.plain_sweep import plain_sweep
 from benchmarks.scoring import MODEL, emotion
+from flows.engines import QUIET_DASK
 from flows.layer_sweep import layer_sweep
 from flows.local_run import run_recorded
 from flows.parameters import SweepParameters
@@ -142,6 +144,7 @@ def _on_dask(workers: int) -> dict[str, float]:
     with (
         tempfile.TemporaryDirectory() as scratch,
         _server(scratch),
+        dask.config.set(QUIET_DASK),
         LocalCluster(
             n_workers=workers, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0"
         ) as cluster,

@@ -24,6 +24,13 @@ from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner
 from storage.errors import UserError
 
 Runner = Literal["threads", "processes", "dask", "ray"]
+
+QUIET_DASK = {
+    "distributed.worker.profile.enabled": False,
+    "distributed.admin.system-monitor.interval": "5s",
+}
+"""Looking at its own stack and load as often as it comes takes a Dask worker a twentieth of the core it computes on."""
+
 T = TypeVar("T")
 
 
@@ -121,6 +128,7 @@ class Engine:
 
     def _dask(self) -> Any:
         try:
+            import dask.config
             from distributed import KilledWorker
             from prefect_dask.task_runners import DaskTaskRunner
         except ImportError as error:
@@ -128,6 +136,7 @@ class Engine:
         self._worker_died += (KilledWorker,)
         if self._address is not None:
             return DaskTaskRunner(address=self._address)
+        self._open.enter_context(dask.config.set(QUIET_DASK))
         local = {"n_workers": self._workers, "threads_per_worker": 1, "host": "127.0.0.1"}
         return DaskTaskRunner(cluster_kwargs=local | {"dashboard_address": "127.0.0.1:0"})
 
