@@ -27,4 +27,5 @@ class CachedProperty(Generic[_R]):
         return value
 
 
+# As functools writes it: it is used as a decorator.
 cached_property = CachedProperty

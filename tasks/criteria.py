@@ -216,11 +216,11 @@ def class_mean_loo(features: Features) -> float:
     The nearest-centroid classifier (Tibshirani et al. 2002, doi 10.1073/pnas.082099299, without shrinkage). With a
     row left out, its own mean moves away from it by n/(n − 1).
     """
-    means, counts = features.class_means, features.counts
+    means, counts, squares = features.class_means, features.counts, features.row_squares
 
     def hits(at: slice) -> int:
         rows, codes = features.standardised[at].double(), features.codes[at]
-        distance = features.row_squares[at, None] - 2.0 * product(rows, means) + means.square().sum(1)
+        distance = squares[at, None] - 2.0 * product(rows, means) + means.square().sum(1)
         others = counts[codes] - 1.0
         own = distance.gather(1, codes[:, None])[:, 0] * (counts[codes] / others.clamp_min(1.0)).square()
         own = torch.where(others > 0, own, torch.inf)

@@ -93,7 +93,8 @@ class Features:
     @cached_property
     def row_squares(self) -> torch.Tensor:
         """‖z‖² of the standardised rows, float64 [N]."""
-        return torch.cat(self.over_blocks(lambda at: self.standardised[at].double().square_().sum(1)))
+        Z = self.standardised  # here, not in every thread
+        return torch.cat(self.over_blocks(lambda at: Z[at].double().square_().sum(1)))
 
     @cached_property
     def class_means(self) -> torch.Tensor:

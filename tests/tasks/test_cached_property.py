@@ -1,7 +1,15 @@
 import threading
+import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
-from tasks.cached_property import cached_property
+import numpy as np
+import pytest
+import torch
+
+from tasks.cached_property import CachedProperty, cached_property
+from tasks.criteria import CRITERIA, score_criteria
+from tasks.features import Features
 
 
 class Layer:
@@ -30,3 +38,26 @@ def test_it_is_computed_once_and_kept_as_an_attribute() -> None:
     assert layer.decomposition == layer.decomposition == 1
     assert vars(layer)["decomposition"] == 1
     assert Layer.__dict__["decomposition"].__doc__ == "Of this layer."
+
+
+@pytest.mark.parametrize("name", sorted(CRITERIA))
+def test_threads_that_share_a_layer_compute_nothing_of_it_twice(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    computed: Counter[str] = Counter()
+    get = CachedProperty.__get__
+
+    def counting(self: CachedProperty, instance: object, owner: type | None = None) -> object:
+        computed[self._name] += 1
+        time.sleep(0.02)  # so that another thread comes in between
+        return get(self, instance, owner)
+
+    monkeypatch.setattr(CachedProperty, "__get__", counting)
+    draw = np.random.default_rng(0)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        score_criteria(Features(draw.normal(size=(6_000, 64)), np.arange(6_000) % 3), names=[name])
+    finally:
+        torch.set_num_threads(threads)
+    assert computed.total() == len(computed)
