@@ -16,7 +16,7 @@ import torch
 from tasks.cores import Cores, cores
 from tasks.products import product
 from tasks.rows import BLOCK_VALUES, DEVICE_VALUES, without_rounding
-from tasks.silhouette_definition import Metric, Space, score_rows
+from tasks.silhouette_definition import Metric, RowScores, Space, score_rows
 
 # Values [rows, K] of one job.
 JOB_VALUES = 2**20
@@ -52,11 +52,7 @@ def closed_form(
     length = torch.empty(len(own), dtype=torch.float64, device=device)
     with cores(device) as shared:
         view = View.of(blocks, len(own), metric, space, shared)
-
-        def summed(job: _Job) -> ClassSums:
-            return _class_sums(view, job.rows, own[job.at], k, length[job.at])
-
-        sums = reduce(add, _over(blocks, k, shared, summed))
+        sums = _sums(view, blocks, own, k, length, shared)
 
         def scored(job: _Job) -> _Scored:
             return _score(view, job.rows, own[job.at], length[job.at], sums)
@@ -78,11 +74,38 @@ def closed_form(
     return s, s + influence + torch.cat(own_share)
 
 
+def closed_form_samples(
+    blocks: Blocks, codes: np.ndarray, k: int, metric: Metric, space: Space, device: torch.device
+) -> torch.Tensor:
+    """s(i) alone, float64 [N], for less than half of the work: see `closed_form`."""
+    own = torch.from_numpy(codes).to(device)
+    length = torch.empty(len(own), dtype=torch.float64, device=device)
+    with cores(device) as shared:
+        view = View.of(blocks, len(own), metric, space, shared)
+        sums = _sums(view, blocks, own, k, length, shared)
+
+        def scored(job: _Job) -> torch.Tensor:
+            return _row_scores(view, job.rows, own[job.at], length[job.at], sums).s
+
+        return torch.cat(list(_over(blocks, k, shared, scored)))
+
+
 @dataclass(frozen=True)
 class _Job:
     rows: torch.Tensor
     at: slice
     """Where these rows are among all rows."""
+
+
+def _sums(
+    view: "View", blocks: Blocks, own: torch.Tensor, k: int, length: torch.Tensor, shared: Cores
+) -> ClassSums:
+    """Of all rows and their classes; writes the rows' lengths into `length`."""
+
+    def summed(job: _Job) -> ClassSums:
+        return _class_sums(view, job.rows, own[job.at], k, length[job.at])
+
+    return reduce(add, _over(blocks, k, shared, summed))
 
 
 def _over(blocks: Blocks, k: int, shared: Cores, work: Callable[[_Job], _R]) -> Iterator[_R]:
@@ -193,6 +216,16 @@ def _distance_sums(view: View, rows: torch.Tensor, length: torch.Tensor, sums: C
     return out.masked_fill_(out.abs() <= 1e-13 * size, 0.0)
 
 
+def _row_scores(
+    view: View, rows: torch.Tensor, own: torch.Tensor, length: torch.Tensor, sums: ClassSums
+) -> RowScores:
+    distance = _distance_sums(view, rows, length, sums)
+    if view.metric is Metric.COSINE:
+        # A row without direction is at distance 1 from every row, but not from itself.
+        distance.scatter_add_(1, own[:, None], view.square(length)[:, None] - 1.0)
+    return score_rows(distance, own, sums.weight)
+
+
 @dataclass(frozen=True)
 class _Scored:
     s: torch.Tensor
@@ -206,14 +239,10 @@ def _score(
     view: View, rows: torch.Tensor, own: torch.Tensor, length: torch.Tensor, sums: ClassSums
 ) -> _Scored:
     counts = sums.weight
-    distance = _distance_sums(view, rows, length, sums)
-    if view.metric is Metric.COSINE:
-        # A row without direction is at distance 1 from every row, but not from itself.
-        distance.scatter_add_(1, own[:, None], view.square(length)[:, None] - 1.0)
-    scores = score_rows(distance, own, counts)
+    scores = _row_scores(view, rows, own, length, sums)
     by_a = scores.by_a / (counts[own] - 1.0).clamp_min(1.0)
     by_b = scores.by_b / counts[scores.nearest]
-    weight = torch.zeros_like(distance)
+    weight = torch.zeros(len(rows), len(counts), dtype=torch.float64, device=rows.device)
     weight.scatter_(1, own[:, None], by_a[:, None]).scatter_(1, scores.nearest[:, None], by_b[:, None])
     own_share = by_a * scores.a
     shift = torch.zeros_like(counts).index_add_(0, own, own_share)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from storage.errors import UserError
-from tasks.closed_form import closed_form
+from tasks.closed_form import closed_form_samples
 from tasks.features import Features
 from tasks.products import product
 from tasks.silhouette_definition import Metric, Space
@@ -271,7 +271,7 @@ def whitened_silhouette(features: Features) -> float:
         return 0.0
     # U·s is the rows along the axes of C; cosine does not mind a common factor.
     rows = spectrum.left * (values / (values + 1.0)).sqrt().float()
-    samples, _ = closed_form(
+    samples = closed_form_samples(
         lambda: [rows],
         features.codes.cpu().numpy(),
         len(features.counts),

@@ -7,7 +7,7 @@ from sklearn.metrics import silhouette_samples
 
 from storage.errors import UserError
 from tasks import distances
-from tasks.closed_form import ClassSums, View, class_sums
+from tasks.closed_form import ClassSums, View, class_sums, closed_form, closed_form_samples
 from tasks.silhouette import (
     Metric,
     Precision,
@@ -280,6 +280,16 @@ def test_streamed_equals_in_memory(metric, space):
     streamed = silhouette_streamed(lambda: blocks, metric, space=space)
     np.testing.assert_allclose(streamed.samples, whole.samples, atol=1e-11)
     np.testing.assert_allclose(streamed.influence, whole.influence, atol=1e-9)
+
+
+@pytest.mark.parametrize("metric", [Metric.SQEUCLIDEAN, Metric.COSINE])
+@pytest.mark.parametrize("space", Space)
+def test_samples_alone_are_the_same(metric, space):
+    X, y = clouds(200, 7, 4)
+    X[11] = 0.0
+    blocks, rest = torch.from_numpy(X).split(33), (y, 4, metric, space, torch.device("cpu"))
+    samples, _ = closed_form(lambda: blocks, *rest)
+    torch.testing.assert_close(closed_form_samples(lambda: blocks, *rest), samples, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("metric", [Metric.SQEUCLIDEAN, Metric.COSINE])
