@@ -52,7 +52,7 @@ def closed_form(
     length = torch.empty(len(own), dtype=torch.float64, device=device)
     with cores(device) as shared:
         view = View.of(blocks, len(own), metric, space, shared)
-        sums = _sums(view, blocks, own, k, length, shared)
+        sums = _sums_of_all(view, blocks, own, k, length, shared)
 
         def scored(job: _Job) -> _Scored:
             return _score(view, job.rows, own[job.at], length[job.at], sums)
@@ -77,12 +77,12 @@ def closed_form(
 def closed_form_samples(
     blocks: Blocks, codes: np.ndarray, k: int, metric: Metric, space: Space, device: torch.device
 ) -> torch.Tensor:
-    """s(i) alone, float64 [N], for less than half of the work: see `closed_form`."""
+    """s(i) of `closed_form` alone, float64 [N]: one pass of the blocks less, and no sums of the influence."""
     own = torch.from_numpy(codes).to(device)
     length = torch.empty(len(own), dtype=torch.float64, device=device)
     with cores(device) as shared:
         view = View.of(blocks, len(own), metric, space, shared)
-        sums = _sums(view, blocks, own, k, length, shared)
+        sums = _sums_of_all(view, blocks, own, k, length, shared)
 
         def scored(job: _Job) -> torch.Tensor:
             return _row_scores(view, job.rows, own[job.at], length[job.at], sums).s
@@ -97,7 +97,7 @@ class _Job:
     """Where these rows are among all rows."""
 
 
-def _sums(
+def _sums_of_all(
     view: "View", blocks: Blocks, own: torch.Tensor, k: int, length: torch.Tensor, shared: Cores
 ) -> ClassSums:
     """Of all rows and their classes; writes the rows' lengths into `length`."""

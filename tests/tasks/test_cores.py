@@ -92,8 +92,6 @@ def test_what_fails_beside_is_raised_at_the_end():
         pass
 
 
-# On macOS, which the tests run on as well, both functions do nothing and there is nothing to see.
-@pytest.mark.skipif(sys.platform != "linux", reason="memory is kept and handed back by glibc alone")
 def test_memory_that_threads_freed_is_kept_until_it_is_handed_back():
     script = """
 import threading, psutil, torch
