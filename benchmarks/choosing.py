@@ -36,10 +36,9 @@ from tasks.embedding_set import embed_shard, plan_embedding_set, resolve_setting
 from tasks.features import Features
 from tasks.layer_scores import LayerOfRun, read_rows, score_silhouettes, score_with_criteria
 from tasks.model import resolve_model
-from tasks.pooling import Pooling
 from tasks.probe import FOLDS, PENALTIES
-from tasks.silhouette import Metric
 from tasks.verdict import choose
+from tasks.vocabulary import Metric, Pooling
 
 ROWS = (4_000, 500)
 SOMMELIER_ROWS = 1_000

@@ -29,8 +29,8 @@ from benchmarks.bars import Bar, bar
 from storage.embeddings import read_layer, write_shard
 from tasks.embed import EmbeddedTexts, calibrate, embed_texts
 from tasks.model import load_model, resolve_model
-from tasks.pooling import NormState, Pooling
 from tasks.tokens import tokenise
+from tasks.vocabulary import NormState, Pooling
 
 MODEL = "wheel:smollm2-135m"
 ROWS = {"emotion": 1000, "ag_news": 400}

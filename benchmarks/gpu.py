@@ -25,9 +25,9 @@ from transformers import AutoConfig, AutoModel
 from storage.embeddings import write_shard
 from tasks.backbone import Backbone, find_backbone
 from tasks.embed import calibrate, embed_texts
-from tasks.pooling import NormState, Pooling
-from tasks.silhouette import Metric, Precision, silhouette
+from tasks.silhouette import silhouette
 from tasks.tokens import tokenise
+from tasks.vocabulary import Metric, NormState, Pooling, Precision
 
 TEXTS = 127_600
 TEXTS_PER_SHARD = 16_384

@@ -25,11 +25,11 @@ from benchmarks.bars import Bar, bar
 from tasks.criteria import score_criteria
 from tasks.embed import embed_texts
 from tasks.model import load_model, resolve_model
-from tasks.pooling import NormState, Pooling
 from tasks.principal_axes import PrincipalAxes, decompose
 from tasks.products import product
-from tasks.silhouette import Metric, Precision, silhouette, silhouette_streamed
+from tasks.silhouette import silhouette, silhouette_streamed
 from tasks.softmax_regression import fit_path
+from tasks.vocabulary import Metric, NormState, Pooling, Precision
 
 MODEL = "wheel:smollm2-135m"
 ROWS = 10_000

@@ -29,7 +29,7 @@ from flows.layer_sweep import layer_sweep
 from flows.local_run import run_recorded
 from flows.parameters import SweepParameters
 from flows.server import local_server
-from tasks.pooling import Pooling
+from tasks.vocabulary import Pooling
 
 SHORT = "LAYERSCOUT_BENCH_SHORT" in os.environ
 REPEATS = 2

@@ -44,10 +44,10 @@ from tasks.embedding_set import (
 from tasks.head import write_head
 from tasks.model import LoadedModel, ModelFolder, load_model, resolve_model
 from tasks.model_card import Evidence, figures, write_model_card
-from tasks.pooling import NormState, Pooling
 from tasks.predict_example import load_classifier
 from tasks.probe import Probe, fit_probe
 from tasks.summary import collect
+from tasks.vocabulary import NormState, Pooling
 
 # Rows that the exported model embeds for the comparison with the whole one: what takes seconds, not minutes.
 CHECKED_ROWS = 256

@@ -42,10 +42,10 @@ from tasks.layer_scores import (
 from tasks.limits import on_device
 from tasks.machine import CORES
 from tasks.model import resolve_model_task
-from tasks.pooling import NormState
 from tasks.projection import project_task
 from tasks.summary import Execution, Run, SweepRecord, collect, summarise_task
 from tasks.verdict import CurveOfRun, audit_task, choose_layer_task
+from tasks.vocabulary import NormState
 
 # The criteria of every layer: ridge leave-one-out ranks candidates, LogME is the usual alternative, and the whitened
 # silhouette is what silhouettes say where a few directions do not decide every distance.

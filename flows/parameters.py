@@ -5,8 +5,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from tasks.pooling import NormState, Pooling
-from tasks.silhouette import Metric
+from tasks.vocabulary import Metric, NormState, Pooling
 
 # Deployments set the variable: a worker runs a flow in a folder of its own, which is gone afterwards.
 DEFAULT_STORAGE = os.environ.get("LAYERSCOUT_STORAGE", "layerscout-out")

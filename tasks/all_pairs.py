@@ -8,7 +8,8 @@ import torch
 
 from tasks.cores import cores, one_thread
 from tasks.distances import Points, Tile, distances_of, over_tiles, prepare
-from tasks.silhouette_definition import Precision, RowScores, Space, score_rows
+from tasks.silhouette_definition import RowScores, score_rows
+from tasks.vocabulary import Precision, Space
 
 # Rows of each class from which the influence is estimated; adds about 1/128 to the variance of the second part of
 # it, and costs about 256·N of the N²/2 distances.

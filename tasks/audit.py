@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import spearmanr
+import polars as pl
 
 from tasks.comparison import Comparison, compare
 
@@ -159,11 +159,13 @@ def rank_correlation(
     for _ in range(resamples):
         redrawn = silhouettes + shift @ _counts(shift.shape[1], rng), right @ _counts(right.shape[1], rng)
         if all(np.ptp(curve) > 0 for curve in redrawn):
-            drawn.append(float(spearmanr(*redrawn).statistic))
+            drawn.append(_spearman(*redrawn))
     low, high = np.percentile(drawn, [2.5, 97.5]) if drawn else (-1.0, 1.0)
-    return RankCorrelation(
-        float(spearmanr(silhouettes, right.mean(axis=1)).statistic), float(low), float(high)
-    )
+    return RankCorrelation(_spearman(silhouettes, right.mean(axis=1)), float(low), float(high))
+
+
+def _spearman(a: npt.NDArray[np.floating], b: npt.NDArray[np.floating]) -> float:
+    return float(pl.DataFrame({"a": a, "b": b}).select(pl.corr("a", "b", method="spearman")).item())
 
 
 def _counts(rows: int, rng: np.random.Generator) -> npt.NDArray[np.float64]:
@@ -221,7 +223,7 @@ def audit_score(
         split_regret=_split_regret(right, layer, seed),
         gain_over_last=over_last.difference,
         p_value=over_last.p_value,
-        rank_correlation=float(spearmanr(score, accuracy).statistic) if follows else None,
+        rank_correlation=_spearman(score, accuracy) if follows else None,
     )
 
 

@@ -16,7 +16,8 @@ import torch
 from tasks.cores import Cores, cores
 from tasks.products import product
 from tasks.rows import BLOCK_VALUES, DEVICE_VALUES, without_rounding
-from tasks.silhouette_definition import Metric, RowScores, Space, score_rows
+from tasks.silhouette_definition import RowScores, score_rows
+from tasks.vocabulary import Metric, Space
 
 # Values [rows, K] of one job.
 JOB_VALUES = 2**20

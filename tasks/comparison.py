@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import binom
+from scipy.special import bdtr
 
 
 @dataclass(frozen=True)
@@ -46,5 +46,6 @@ def mcnemar_mid_p(only_a: int, only_b: int) -> float:
     if only_a == only_b:
         # P(X < x) + P(X = x)/2 is one half by symmetry, on either side.
         return 1.0
-    exact = 2.0 * float(binom.cdf(rarer, disagreements, 0.5))
-    return exact - float(binom.pmf(rarer, disagreements, 0.5))
+    # Twice P(X ≤ rarer), less P(X = rarer).
+    below = bdtr(rarer - 1, disagreements, 0.5) if rarer else 0.0
+    return float(bdtr(rarer, disagreements, 0.5) + below)

@@ -16,7 +16,7 @@ from storage.errors import UserError
 from tasks.closed_form import closed_form_samples
 from tasks.features import Features
 from tasks.products import product
-from tasks.silhouette_definition import Metric, Space
+from tasks.vocabulary import Metric, Space
 
 RIDGE_PENALTIES = (10.0, 3.16, 1.0, 0.316, 0.1, 0.0316, 0.01, 0.001)
 """λ of ‖y − Zw‖²/n + λ‖w‖²; standardised features have a mean eigenvalue of 1."""

@@ -21,7 +21,8 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from storage.errors import UserError
-from tasks.pooling import Pooling, pool
+from tasks.pooling import pool
+from tasks.vocabulary import Pooling
 
 SENTENCE_TRANSFORMERS_POOLING = {
     Pooling.MEAN: "pooling_mode_mean_tokens",

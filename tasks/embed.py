@@ -16,9 +16,10 @@ from torch import Tensor
 from storage.errors import UserError
 from tasks.backbone import Backbone, Run, capturing, forward_layers
 from tasks.cores import hand_back_freed_memory, keep_freed_memory
-from tasks.pooling import NormState, Pooling, pool
+from tasks.pooling import pool
 from tasks.rows import all_finite
 from tasks.tokens import Tokens, tokenise
+from tasks.vocabulary import NormState, Pooling
 
 EMBED_VERSION = 3
 """Raised by hand whenever a change here, in `backbone` or in `pooling` changes a number."""

@@ -29,10 +29,10 @@ from tasks.embed import (
 )
 from tasks.machine import device_lock, lock_file, machine_lock, use_all_cores
 from tasks.model import LoadedModel, ModelFolder, load_model, resolve_model
-from tasks.pooling import NormState, Pooling
 from tasks.retries import LONG_S, RETRIED
 from tasks.shards import Shard, plan_shards
 from tasks.tokens import Tokens, tokenise
+from tasks.vocabulary import NormState, Pooling
 
 # A shard is worth its overhead (reading, writing, a task run) from this on.
 SECONDS_PER_SHARD = 5.0

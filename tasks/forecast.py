@@ -29,8 +29,9 @@ from tasks.features import Features
 from tasks.model import HUB_FILES, ModelFolder, resolve_model
 from tasks.probe import fit_probe_on
 from tasks.shards import plan_shards
-from tasks.silhouette import Metric, silhouette
+from tasks.silhouette import silhouette
 from tasks.tokens import tokenise
+from tasks.vocabulary import Metric
 
 ASSUMED_SHARE = 0.5
 """Of what one large matrix product makes on this machine, where no calibration of the same set exists."""

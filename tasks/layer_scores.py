@@ -19,10 +19,10 @@ from tasks.cores import use_threads
 from tasks.criteria import ridge_leave_one_out, score_criteria
 from tasks.dataset import Dataset
 from tasks.features import Features
-from tasks.pooling import NormState, Pooling
 from tasks.probe import fit_probe_on
 from tasks.retries import LONG_S, RETRIED
-from tasks.silhouette import Metric, Precision, Space, silhouette
+from tasks.silhouette import silhouette
+from tasks.vocabulary import Metric, NormState, Pooling, Precision, Space
 
 # Raised by hand when a change of the scoring code changes a number.
 SCORING_VERSION = 6

@@ -1,34 +1,11 @@
 """From the hidden states of a text's tokens to one vector: five poolings, one pure function each."""
 
 from collections.abc import Callable
-from enum import StrEnum
 
 import torch
 from torch import Tensor
 
-
-class Pooling(StrEnum):
-    """How the token states of one text become one embedding. "Token" means a non-padding token."""
-
-    MEAN = "mean"
-    """Mean over all tokens."""
-    MEAN_TAIL = "mean_tail"
-    """Mean over all tokens but the first, which decoders use as an attention sink; one token: that token."""
-    LAST = "last"
-    """The last token: in a decoder the only one that has seen the whole text."""
-    FIRST = "first"
-    """The first token: `[CLS]` in BERT-like encoders."""
-    MAX = "max"
-    """Per dimension, the largest value over all tokens."""
-
-
-class NormState(StrEnum):
-    """Which states are pooled."""
-
-    AS_RETURNED = "as_returned"
-    """Hugging Face's `hidden_states`: only the last layer has passed the model's final norm."""
-    FINAL_NORM = "final_norm"
-    """The final norm applied to the tokens of every layer: what a model cut there would put out."""
+from tasks.vocabulary import Pooling
 
 
 def mean(states: Tensor, mask: Tensor | None) -> Tensor:

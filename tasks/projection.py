@@ -3,23 +3,22 @@
 import numpy as np
 import numpy.typing as npt
 import polars as pl
+import torch
 from prefect import task
-from sklearn.decomposition import PCA
-from sklearn.preprocessing import StandardScaler
+from scipy.linalg import eigh
 
 from storage.embeddings import read_layer
 from storage.files import exists
 from storage.staged import is_staged, stage
 from tasks.layer_scores import LayerOfRun
 from tasks.retries import LONG_S, RETRIED
+from tasks.rows import as_rows, deviation_of, mean_of
 
 # More dots hide each other.
 MOST_ROWS = 800
 
 
-def plane(
-    X: npt.NDArray[np.floating], y: npt.NDArray[np.integer], *, seed: int = 0
-) -> tuple[npt.NDArray[np.float64], float]:
+def plane(X: npt.NDArray[np.floating], y: npt.NDArray[np.integer]) -> tuple[npt.NDArray[np.float64], float]:
     """The two directions of largest variance of standardised embeddings (principal components).
 
     Dimensions are standardised first: a decoder has a few that are hundreds of times larger than the rest and would
@@ -29,19 +28,23 @@ def plane(
     Args:
         X: embeddings [n, D], n ≥ 3.
         y: labels [n].
-        seed: of the randomised decomposition.
 
     Returns:
         Coordinates, float64 [n, 2], and the share of the variance that they keep, 0–1.
     """
-    scaled = StandardScaler().fit_transform(np.asarray(X, dtype=np.float64))
+    rows = as_rows(X)
+    mean = mean_of(rows)
+    deviation = deviation_of(rows, mean)
+    scaled = torch.where(deviation > 0, (rows - mean) / deviation, 0.0).numpy()
     if not scaled.any():  # the first token's state before any block: the same for every text
         return np.zeros((len(scaled), 2)), 0.0
-    fitted = PCA(n_components=2, random_state=seed)
-    coordinates = fitted.fit_transform(scaled)
+    # Rows are few. scikit-learn's PCA finds the same, and takes a second to import.
+    products = scaled @ scaled.T
+    squares, directions = eigh(products, subset_by_index=(len(scaled) - 2, len(scaled) - 1))
+    coordinates = (directions * np.sqrt(squares.clip(min=0.0)))[:, ::-1]
     largest = np.bincount(y).argmax()
     coordinates *= np.where(coordinates[y == largest].mean(axis=0) < 0, -1.0, 1.0)
-    return coordinates, float(fitted.explained_variance_ratio_.sum())
+    return coordinates, float(squares.sum() / np.trace(products))
 
 
 def project(curve: list[LayerOfRun]) -> None:
@@ -63,7 +66,7 @@ def project(curve: list[LayerOfRun]) -> None:
         train = np.flatnonzero(found.row_id < at.dataset.train_rows)
         sample = np.sort(np.random.default_rng(at.seed).permutation(train)[:MOST_ROWS])
         label = found.label[sample]
-        coordinates, kept = plane(found.embeddings[sample], label, seed=at.seed)
+        coordinates, kept = plane(found.embeddings[sample], label)
         frames.append(
             pl.DataFrame(
                 {

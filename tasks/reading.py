@@ -1,11 +1,10 @@
 """A source of labelled text → one frame a split, as its columns came: file, folder, saved Dataset, hub or wheel."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-import datasets
 import polars as pl
 
 from storage.errors import UserError
@@ -52,7 +51,7 @@ def read_source(source: Source) -> Read:
         return Read(dict(frames), "", {}, entry.text_column, entry.label_column)
     if source.kind == "hf":
         folder, commit = fetch_snapshot(source.location, source.revision, "dataset", HUB_FILES)
-        return _from_hugging_face(lambda: datasets.load_dataset(str(folder)), source.spec, commit)
+        return _from_hugging_face("load_dataset", folder, source.spec, commit)
     if source.kind == "gguf":
         raise UserError(
             f"{source.spec} is a model file. A data set is hf:OWNER/NAME, path:FOLDER or wheel:NAME."
@@ -63,7 +62,7 @@ def read_source(source: Source) -> Read:
     if path.is_file():
         return Read({"train": _read_file(path, source.spec)})
     if (path / "dataset_dict.json").is_file() or (path / "dataset_info.json").is_file():
-        return _from_hugging_face(lambda: datasets.load_from_disk(str(path)), source.spec, "")
+        return _from_hugging_face("load_from_disk", path, source.spec)
     files = {
         split: [path / f"{split}{suffix}" for suffix in SUFFIXES if (path / f"{split}{suffix}").is_file()]
         for split in ("train", "validation", "test")
@@ -71,7 +70,7 @@ def read_source(source: Source) -> Read:
     doubled = [found for found in files.values() if len(found) > 1]
     if not any(files.values()) and any(_named_after_train(path)):
         # A clone from the hub: data/train-00000-of-00001.parquet and the like.
-        return _from_hugging_face(lambda: datasets.load_dataset(str(path)), source.spec, "")
+        return _from_hugging_face("load_dataset", path, source.spec)
     if doubled or not files["train"]:
         raise UserError(
             f"{path} (from {source.spec}) should hold one train file, and perhaps validation and test, each as one "
@@ -130,11 +129,15 @@ def _tab_split(name: str) -> str:
     return "test" if "-test." in name else "train"
 
 
-def _from_hugging_face(load: Callable[[], Any], spec: str, revision: str) -> Read:
+def _from_hugging_face(
+    function: Literal["load_dataset", "load_from_disk"], folder: Path, spec: str, revision: str = ""
+) -> Read:
+    import datasets  # half a second, which plain files need not wait for
+
     bars = datasets.utils.logging.is_progress_bar_enabled()
     datasets.disable_progress_bars()
     try:
-        loaded = load()
+        loaded: Any = getattr(datasets, function)(str(folder))
     except (ValueError, OSError, datasets.exceptions.DatasetsError) as error:
         raise UserError(
             f"{spec} was fetched but `datasets` cannot read it: {str(error).strip().splitlines()[0]} Save the part "

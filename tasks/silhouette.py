@@ -15,17 +15,7 @@ from storage.errors import UserError
 from tasks.all_pairs import all_pairs
 from tasks.closed_form import closed_form
 from tasks.rows import as_labels, as_rows, check_finite
-from tasks.silhouette_definition import Metric, Precision, Space
-
-__all__ = [
-    "Metric",
-    "Precision",
-    "Silhouette",
-    "Space",
-    "difference_error",
-    "silhouette",
-    "silhouette_streamed",
-]
+from tasks.vocabulary import Metric, Precision, Space
 
 
 @dataclass(frozen=True)

@@ -1,35 +1,8 @@
-"""What a silhouette is, whichever way the distances are summed: metric, space, and s(i) from sums of distances."""
+"""What a silhouette is, whichever way the distances are summed: s(i) from sums of distances."""
 
 from dataclasses import dataclass
-from enum import StrEnum
 
 import torch
-
-
-class Metric(StrEnum):
-    """The distance. Squared Euclidean and cosine have a closed form in O(N·K·D); Euclidean needs all pairs."""
-
-    EUCLIDEAN = "euclidean"
-    SQEUCLIDEAN = "sqeuclidean"
-    COSINE = "cosine"
-
-
-class Space(StrEnum):
-    """What is done to the features before: nothing, subtract their mean, or also divide by their deviation.
-
-    A constant feature is divided by 1. Centring changes cosine only.
-    """
-
-    RAW = "raw"
-    CENTRED = "centred"
-    STANDARDISED = "standardised"
-
-
-class Precision(StrEnum):
-    """Products of the Euclidean metric: float32 with float64 care (error ≤ 1e-6), or bfloat16 (≤ 1e-4)."""
-
-    EXACT = "exact"
-    FAST = "fast"
 
 
 @dataclass(frozen=True)

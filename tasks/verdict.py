@@ -19,8 +19,8 @@ from tasks.audit import (
 )
 from tasks.choice import DEFAULT_RULE, LayerChoice, LayerEvidence, choose_layers
 from tasks.inflection import CurveShape, find_inflection_points
-from tasks.pooling import NormState, Pooling
 from tasks.retries import LONG_S, RETRIED
+from tasks.vocabulary import NormState, Pooling
 
 
 @dataclass(frozen=True)

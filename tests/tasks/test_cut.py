@@ -23,7 +23,7 @@ from tasks.cut import (
 )
 from tasks.embed import embed_texts
 from tasks.model import load_model, resolve_model
-from tasks.pooling import NormState, Pooling
+from tasks.vocabulary import NormState, Pooling
 from tests.tasks.test_backbone import MODELS, WITHOUT_FINAL_NORM, small_model
 from tests.tasks.test_embed import TEXTS, word_tokenizer
 

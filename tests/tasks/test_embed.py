@@ -16,8 +16,9 @@ from benchmarks import gpu
 from storage.errors import UserError
 from tasks.backbone import find_backbone
 from tasks.embed import _pool_batch, calibrate, choose_dtype, embed_texts, plan_batches
-from tasks.pooling import NormState, Pooling, pool
+from tasks.pooling import pool
 from tasks.tokens import tokenise
+from tasks.vocabulary import NormState, Pooling
 
 WORDS = [
     "the",

@@ -26,8 +26,8 @@ from tasks.embedding_set import (
 )
 from tasks.machine import device_lock
 from tasks.model import ModelFolder, resolve_model
-from tasks.pooling import NormState, Pooling
 from tasks.tokens import tokenise
+from tasks.vocabulary import NormState, Pooling
 
 SETTINGS = Settings((Pooling.MEAN,), (NormState.AS_RETURNED,), 128, "float32", "cpu")
 Planned = tuple[Layout, EmbeddingSet, Dataset, ModelFolder]

@@ -16,9 +16,8 @@ from storage.staged import read_staged
 from tasks.choice import DEFAULT_RULE
 from tasks.dataset import Dataset
 from tasks.layer_scores import LayerOfRun, is_scored, score_layer
-from tasks.pooling import NormState, Pooling
-from tasks.silhouette import Metric
 from tasks.verdict import CurveOfRun, audit, choose
+from tasks.vocabulary import Metric, NormState, Pooling
 
 LAYERS, TRAIN, TEST, WIDTH = 6, 180, 90, 8
 SPREAD = (3.0, 1.5, 0.7, 1.5, 3.0, 4.0)  # of the points around their class: layer 2 separates best

@@ -6,7 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.pooling import Pooling, pool
+from tasks.pooling import pool
+from tasks.vocabulary import Pooling
 
 
 def by_hand(tokens: np.ndarray, pooling: Pooling) -> np.ndarray:

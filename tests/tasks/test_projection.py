@@ -11,8 +11,8 @@ from storage.layout import Layout
 from storage.staged import read_staged
 from tasks.dataset import Dataset
 from tasks.layer_scores import LayerOfRun
-from tasks.pooling import NormState, Pooling
 from tasks.projection import MOST_ROWS, plane, project
+from tasks.vocabulary import NormState, Pooling
 
 
 def principal_plane(X: np.ndarray) -> tuple[np.ndarray, float]:

@@ -10,7 +10,8 @@ from sklearn.metrics import silhouette_samples
 from storage.errors import UserError
 from tasks.criteria import CRITERIA, score_criteria
 from tasks.probe import fit_probe
-from tasks.silhouette import Metric, Precision, silhouette, silhouette_streamed
+from tasks.silhouette import silhouette, silhouette_streamed
+from tasks.vocabulary import Metric, Precision
 
 seeds = st.integers(0, 10**6)
 # Where rows tie, what a row is taken for may turn with the order of rows and classes.

@@ -8,14 +8,8 @@ from sklearn.metrics import silhouette_samples
 from storage.errors import UserError
 from tasks import distances
 from tasks.closed_form import ClassSums, View, class_sums, closed_form, closed_form_samples
-from tasks.silhouette import (
-    Metric,
-    Precision,
-    Space,
-    difference_error,
-    silhouette,
-    silhouette_streamed,
-)
+from tasks.silhouette import difference_error, silhouette, silhouette_streamed
+from tasks.vocabulary import Metric, Precision, Space
 
 
 def pairwise(X, metric):

@@ -1,0 +1,53 @@
+"""The words of a sweep: poolings, norm states, metrics. A command line knows them without what computes them."""
+
+from enum import StrEnum
+
+
+class Pooling(StrEnum):
+    """How the token states of one text become one embedding. "Token" means a non-padding token."""
+
+    MEAN = "mean"
+    """Mean over all tokens."""
+    MEAN_TAIL = "mean_tail"
+    """Mean over all tokens but the first, which decoders use as an attention sink; one token: that token."""
+    LAST = "last"
+    """The last token: in a decoder the only one that has seen the whole text."""
+    FIRST = "first"
+    """The first token: `[CLS]` in BERT-like encoders."""
+    MAX = "max"
+    """Per dimension, the largest value over all tokens."""
+
+
+class NormState(StrEnum):
+    """Which states are pooled."""
+
+    AS_RETURNED = "as_returned"
+    """Hugging Face's `hidden_states`: only the last layer has passed the model's final norm."""
+    FINAL_NORM = "final_norm"
+    """The final norm applied to the tokens of every layer: what a model cut there would put out."""
+
+
+class Metric(StrEnum):
+    """The distance. Squared Euclidean and cosine have a closed form in O(N·K·D); Euclidean needs all pairs."""
+
+    EUCLIDEAN = "euclidean"
+    SQEUCLIDEAN = "sqeuclidean"
+    COSINE = "cosine"
+
+
+class Space(StrEnum):
+    """What is done to the features before: nothing, subtract their mean, or also divide by their deviation.
+
+    A constant feature is divided by 1. Centring changes cosine only.
+    """
+
+    RAW = "raw"
+    CENTRED = "centred"
+    STANDARDISED = "standardised"
+
+
+class Precision(StrEnum):
+    """Products of the Euclidean metric: float32 with float64 care (error ≤ 1e-6), or bfloat16 (≤ 1e-4)."""
+
+    EXACT = "exact"
+    FAST = "fast"
