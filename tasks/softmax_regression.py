@@ -65,7 +65,7 @@ def fit_path(
     fits: dict[int, Fit] = {}
     live = list(range(fits_wanted))
     for iteration in range(MAX_ITERATIONS + 1):
-        direction = _quasi_newton(gradient, history, problem)
+        direction = _quasi_newton(gradient, history, problem.inverse)
         slope = (gradient * direction).sum((1, 2))
         converged = (-0.5 * slope <= tolerance * value).tolist()
         for i, index in enumerate(live):
@@ -119,10 +119,8 @@ class _Problem:
     """float64 [B]."""
     prior: torch.Tensor
     """float64 [B, K]: shares of the classes."""
-    alpha: torch.Tensor
-    """float64 [B]."""
     inverse: torch.Tensor
-    """float64 [B, 1, D]: (α·z·z/n + λ)⁻¹ of each column z."""
+    """float32 [B, 1, D+1]: (α·z·z/n + λ)⁻¹ of each column z, and 1/α for the intercept."""
 
     @classmethod
     def of(
@@ -142,7 +140,8 @@ class _Problem:
         # Every penalty of the first part, then of the second …
         each = torch.arange(len(parts), device=Z.device).repeat_interleave(len(penalties))
         penalty = torch.tensor(penalties, dtype=torch.float64, device=Z.device).repeat(len(parts))
-        inverse = 1.0 / (alpha[each, None] * variance[each] + penalty[:, None])
+        curvature = alpha[each, None] * variance[each] + penalty[:, None]
+        inverse = 1.0 / torch.cat([curvature, alpha[each, None]], 1)
         return cls(
             Z,
             target,
@@ -150,8 +149,7 @@ class _Problem:
             rows[each],
             penalty,
             prior[each],
-            alpha[each],
-            inverse[:, None],
+            inverse.float()[:, None],
         )
 
     def only(self, keep: list[int]) -> "_Problem":
@@ -162,7 +160,6 @@ class _Problem:
             rows=self.rows[keep],
             penalty=self.penalty[keep],
             prior=self.prior[keep],
-            alpha=self.alpha[keep],
             inverse=self.inverse[keep],
         )
 
@@ -179,11 +176,6 @@ class _Problem:
         out[:, :, -1] = residual.sum(2, dtype=torch.float64)
         out /= self.rows[:, None, None]
         out[:, :, :-1] += self.penalty[:, None, None] * theta[:, :, :-1]
-        return out
-
-    def precondition(self, gradient: torch.Tensor) -> torch.Tensor:
-        out = gradient / self.alpha[:, None, None]
-        out[:, :, :-1] = gradient[:, :, :-1] * self.inverse
         return out
 
     def along(
@@ -240,7 +232,7 @@ def _line_search(
 
 @dataclass(frozen=True)
 class _Pair:
-    """One remembered step and the change of the gradient over it."""
+    """One remembered step and the change of the gradient over it, float32: they only say where to search."""
 
     step: torch.Tensor
     change: torch.Tensor
@@ -250,23 +242,23 @@ class _Pair:
     @classmethod
     def of(cls, step: torch.Tensor, change: torch.Tensor) -> "_Pair":
         along = (step * change).sum((1, 2))
-        return cls(step, change, torch.where(along > 0, 1.0 / along, 0.0))
+        return cls(step.float(), change.float(), torch.where(along > 0, 1.0 / along, 0.0).float())
 
 
-def _quasi_newton(gradient: torch.Tensor, history: list[_Pair], problem: _Problem) -> torch.Tensor:
+def _quasi_newton(gradient: torch.Tensor, history: list[_Pair], inverse: torch.Tensor) -> torch.Tensor:
     """−H·gradient by the two loops of L-BFGS (Nocedal 1980), the preconditioner as the first guess of H."""
-    q = gradient.clone()
+    q = gradient.float()
     alphas = []
     for pair in reversed(history):
-        alpha = pair.rho * (pair.step * q).sum((1, 2))
+        alpha = (pair.rho * (pair.step * q).sum((1, 2)))[:, None, None]
         alphas.append(alpha)
-        q -= alpha[:, None, None] * pair.change
-    direction = problem.precondition(q)
+        q.addcmul_(alpha, pair.change, value=-1.0)
+    direction = q * inverse
     if history:
         last = history[-1]
-        size = last.rho * (last.change * problem.precondition(last.change)).sum((1, 2))
+        size = last.rho * (last.change.square() * inverse).sum((1, 2))
         direction *= torch.where(size > 0, 1.0 / size, 1.0)[:, None, None]
     for pair, alpha in zip(history, reversed(alphas), strict=True):
-        beta = pair.rho * (pair.change * direction).sum((1, 2))
-        direction += (alpha - beta)[:, None, None] * pair.step
-    return -direction
+        beta = (pair.rho * (pair.change * direction).sum((1, 2)))[:, None, None]
+        direction.addcmul_(alpha - beta, pair.step)
+    return direction.double().neg_()
