@@ -1,8 +1,10 @@
 """Result rows as each task wrote them: a killed run loses none, and the database can be rebuilt from them."""
 
+from io import BytesIO
+
 import polars as pl
 
-from storage.files import exists, filesystem, list_files, write_atomically
+from storage.files import exists, list_files, read_bytes, write_atomically
 from storage.layout import Layout
 
 
@@ -28,10 +30,5 @@ def read_staged(layout: Layout, run_id: str, table: str, prefix: str = "") -> pl
     parts = [each for each in list_files(folder, ".parquet") if each.rsplit("/", 1)[1].startswith(prefix)]
     if not parts:
         raise FileNotFoundError(f"No staged rows of {table} ({prefix}*) in {folder}.")
-    return pl.concat([_read(part) for part in parts], how="diagonal")
-
-
-def _read(uri: str) -> pl.DataFrame:
-    system, path = filesystem(uri)
-    with system.open_input_file(path) as opened:
-        return pl.read_parquet(opened)
+    # Collected as one: each part by itself takes five times as long.
+    return pl.concat([pl.scan_parquet(BytesIO(read_bytes(part))) for part in parts], how="diagonal").collect()
