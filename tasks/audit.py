@@ -1,6 +1,6 @@
 """What a choice was worth on test rows that it never saw."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -159,13 +159,21 @@ def rank_correlation(
     for _ in range(resamples):
         redrawn = silhouettes + shift @ _counts(shift.shape[1], rng), right @ _counts(right.shape[1], rng)
         if all(np.ptp(curve) > 0 for curve in redrawn):
-            drawn.append(_spearman(*redrawn))
-    low, high = np.percentile(drawn, [2.5, 97.5]) if drawn else (-1.0, 1.0)
-    return RankCorrelation(_spearman(silhouettes, right.mean(axis=1)), float(low), float(high))
+            drawn.append(redrawn)
+    low, high = np.percentile(_spearman(drawn), [2.5, 97.5]) if drawn else (-1.0, 1.0)
+    return RankCorrelation(float(_spearman([(silhouettes, right.mean(axis=1))])[0]), float(low), float(high))
 
 
-def _spearman(a: npt.NDArray[np.floating], b: npt.NDArray[np.floating]) -> float:
-    return float(pl.DataFrame({"a": a, "b": b}).select(pl.corr("a", "b", method="spearman")).item())
+def _spearman(
+    pairs: Sequence[tuple[npt.NDArray[np.floating], npt.NDArray[np.floating]]],
+) -> npt.NDArray[np.float64]:
+    """The rank correlation of each pair of curves [L], neither constant."""
+    a, b = (
+        pl.from_numpy(np.stack(side, axis=1)).select(pl.all().rank()).to_numpy()
+        for side in zip(*pairs, strict=True)
+    )
+    a, b = a - a.mean(axis=0), b - b.mean(axis=0)
+    return (a * b).sum(axis=0) / np.sqrt((a**2).sum(axis=0) * (b**2).sum(axis=0))
 
 
 def _counts(rows: int, rng: np.random.Generator) -> npt.NDArray[np.float64]:
@@ -223,7 +231,7 @@ def audit_score(
         split_regret=_split_regret(right, layer, seed),
         gain_over_last=over_last.difference,
         p_value=over_last.p_value,
-        rank_correlation=_spearman(score, accuracy) if follows else None,
+        rank_correlation=float(_spearman([(score, accuracy)])[0]) if follows else None,
     )
 
 
