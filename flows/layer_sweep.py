@@ -39,7 +39,7 @@ from tasks.layer_scores import (
     is_scored,
     score_layer_task,
 )
-from tasks.limits import on_device
+from tasks.limits import DATABASE, limited, on_device
 from tasks.machine import CORES
 from tasks.model import resolve_model_task
 from tasks.projection import project_task
@@ -151,7 +151,7 @@ def _sweep(parameters: SweepParameters, engine: Engine) -> SweepOutcome:
 
     execution = Execution(str(flow_run.id), started_at, datetime.now(UTC), settings.device)
     record = SweepRecord(run, execution, dataset, model, settings, planned, tuple(shards))
-    summarising = summarise_task.submit(layout, record)
+    summarising = limited(summarise_task, DATABASE).submit(layout, record)
     with working("Merging the results"):
         summarising.result()
     if not parameters.keep_embeddings and not delete_embeddings(shards):

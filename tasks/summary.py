@@ -15,7 +15,6 @@ from storage.results import RUN_TABLES, SHARED_TABLES, merge, rebuild
 from storage.staged import read_staged, stage
 from tasks.dataset import Dataset
 from tasks.embedding_set import EmbeddingSet, Settings, ShardOutcome
-from tasks.limits import DATABASE
 from tasks.model import ModelFolder
 from tasks.retries import RETRIED, SHORT_S
 
@@ -188,7 +187,7 @@ def rebuild_database(layout: Layout) -> Rebuilt:
     return Rebuilt(tuple(run_id for _, run_id in sorted(ended)), left_out)
 
 
-@task(name="summarise", tags=[DATABASE], timeout_seconds=SHORT_S, **RETRIED)
+@task(name="summarise", timeout_seconds=SHORT_S, **RETRIED)
 def summarise_task(layout: Layout, record: SweepRecord) -> None:
     """Merge the run into the results database."""
     stage_run(layout, record)

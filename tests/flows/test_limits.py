@@ -41,6 +41,14 @@ def test_a_sweep_waits_for_its_place_at_the_database(
 
 
 @pytest.mark.parametrize(("device", "tags"), [("cpu", set()), ("cuda", {GPU}), ("cuda:1", {GPU})])
-def test_embedding_takes_a_place_at_a_gpu_where_it_uses_one(device: str, tags: set[str]) -> None:
-    assert on_device(embed_shard_task, device).tags == tags
-    assert {f"tag:{tag}" for tag in tags} <= set(CONCURRENCY_LIMITS)
+def test_embedding_takes_a_place_at_a_gpu_where_it_uses_one(
+    device: str, tags: set[str], prefect_server: str
+) -> None:
+    limit = f"tag:{GPU}"
+    with temporary_settings({PREFECT_API_URL: prefect_server}), get_client(sync_client=True) as client:
+        assert on_device(embed_shard_task, device).tags == set()
+        client.upsert_global_concurrency_limit_by_name(limit, CONCURRENCY_LIMITS[limit])
+        try:
+            assert on_device(embed_shard_task, device).tags == tags
+        finally:
+            client.delete_global_concurrency_limit_by_name(limit)
