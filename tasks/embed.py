@@ -1,11 +1,13 @@
 """One forward pass over some texts → every layer, every pooling."""
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -158,16 +160,28 @@ def plan_batches(
     return [np.array(batch, dtype=np.int64) for batch in batches]
 
 
-def calibrate(backbone: Backbone, tokenizer: Any, texts: Sequence[str], max_length: int) -> Calibration:
+def calibrate(
+    backbone: Backbone,
+    tokenizer: Any,
+    texts: Sequence[str],
+    max_length: int,
+    most_tokens: float = math.inf,
+) -> Calibration | None:
     """Find the token budget of a batch on this machine, in a few seconds, on some of the texts.
 
     The smallest budget that is within 3 % of the fastest: a small batch needs less memory. Budgets stop growing
-    when a batch takes more than 1.5 s or memory runs out. Every thread that a sweep has computes a batch at a time:
-    small batches, fast where a thread is alone, make threads wait for Python's lock.
+    when a batch takes more than 1.5 s, memory runs out or more than `most_tokens` would be computed in all; None where
+    the smallest is more. Every thread that a sweep has computes a batch at a time: small batches, fast where a thread
+    is alone, make threads wait for Python's lock.
     """
+    # Each thread computes a batch of each, and one of the smallest to warm up.
+    budgets = budgets_of(backbone.device)
+    spent = [_workers(backbone) * (budgets[0] + each) for each in accumulate(budgets)]
+    budgets = [budget for budget, tokens in zip(budgets, spent, strict=True) if tokens <= most_tokens]
+    if not budgets:
+        return None
     tokens = tokenise(tokenizer, texts[:_CALIBRATION_TEXTS], max_length)
     _check_positions(backbone, tokens)
-    budgets = _CPU_BUDGETS if backbone.device.type == "cpu" else _GPU_BUDGETS
     rates: dict[int, float] = {}
     _timed_batch(backbone, tokens, budgets[0])
     for budget in budgets:
@@ -185,6 +199,11 @@ def calibrate(backbone: Backbone, tokenizer: Any, texts: Sequence[str], max_leng
         )
     budget = min(each for each in rates if rates[each] >= 0.97 * max(rates.values()))
     return Calibration(budget, rates[budget])
+
+
+def budgets_of(device: torch.device) -> Sequence[int]:
+    """The token budgets that a calibration tries, smallest first."""
+    return _CPU_BUDGETS if device.type == "cpu" else _GPU_BUDGETS
 
 
 def _timed_batch(backbone: Backbone, tokens: Tokens, budget: int) -> tuple[float, float]:

@@ -23,6 +23,7 @@ from tasks.embed import (
     EMBED_VERSION,
     Calibration,
     EmbeddedTexts,
+    budgets_of,
     calibrate,
     choose_dtype,
     embed_tokens,
@@ -38,6 +39,8 @@ from tasks.vocabulary import NormState, Pooling
 SECONDS_PER_SHARD = 5.0
 # A machine that is busy while it is calibrated looks slow; a shard is this many full batches at the least.
 BATCHES_PER_SHARD = 8
+# Of a set's tokens a calibration may compute as many in addition.
+CALIBRATED_SHARE = 0.1
 
 log = logging.getLogger(__name__)
 
@@ -144,7 +147,7 @@ def plan_embedding_set(
         texts = read_table(dataset.uri)["text"].to_list()
         loaded = _load(model, settings)
         tokens = tokenise(loaded.tokenizer, texts, settings.max_length)
-        found = _calibrate_once(set_id, loaded, texts, settings)
+        found = _calibrate_once(set_id, loaded, texts, settings, CALIBRATED_SHARE * int(tokens.counts.sum()))
         token_budget = settings.token_budget or found.token_budget
         least = max(int(found.tokens_per_second * SECONDS_PER_SHARD), token_budget * BATCHES_PER_SHARD)
         planned = EmbeddingSet(
@@ -162,12 +165,19 @@ def plan_embedding_set(
         return planned
 
 
-def _calibrate_once(set_id: str, loaded: LoadedModel, texts: list[str], settings: Settings) -> Calibration:
-    """One calibration a machine and set: another storage folder on this machine gets the same batches and bytes."""
+def _calibrate_once(
+    set_id: str, loaded: LoadedModel, texts: list[str], settings: Settings, most_tokens: float
+) -> Calibration:
+    """One calibration a machine and set: another storage folder on this machine gets the same batches and bytes.
+
+    Where it would take too much of the work itself, the smallest budget is taken and no speed is known.
+    """
     if known := kept_calibration(set_id):
         return known
     with device_lock(settings.device):
-        found = calibrate(loaded.backbone, loaded.tokenizer, texts, settings.max_length)
+        found = calibrate(loaded.backbone, loaded.tokenizer, texts, settings.max_length, most_tokens)
+    if found is None:
+        return Calibration(budgets_of(loaded.backbone.device)[0], 0.0)
     write_manifest(str(_calibration_file(set_id)), asdict(found))
     return found
 

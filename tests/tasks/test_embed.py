@@ -288,6 +288,28 @@ def test_calibration_finds_a_budget(name, monkeypatch):
     assert found.tokens_per_second > 0
 
 
+def test_calibration_computes_no_more_tokens_than_it_may(monkeypatch):
+    computed = []
+
+    def pool_batch(backbone, ids, *rest):
+        computed.append(sum(map(len, ids)))
+        return _pool_batch(backbone, ids, *rest)
+
+    monkeypatch.setattr("tasks.embed._CPU_BUDGETS", (8, 32, 64))
+    monkeypatch.setattr("tasks.embed._pool_batch", pool_batch)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        backbone = find_backbone(small_model())
+        assert calibrate(backbone, word_tokenizer(), TEXTS, 16, 2 * (8 + 8) - 1) is None
+        assert not computed
+        assert calibrate(backbone, word_tokenizer(), TEXTS, 16, 2 * (8 + 8 + 32)).token_budget in (8, 32)
+        assert len(computed) == 2 * 3
+        assert sum(computed) <= 2 * (8 + 8 + 32)
+    finally:
+        torch.set_num_threads(threads)
+
+
 def test_calibration_keeps_every_thread_at_work_as_a_sweep_does(monkeypatch):
     together = threading.Barrier(2, timeout=30)
 

@@ -16,11 +16,12 @@ from storage.errors import UserError
 from storage.layout import Layout
 from tasks import embedding_set
 from tasks.dataset import Dataset, prepare_dataset
-from tasks.embed import embed_tokens
+from tasks.embed import budgets_of, embed_tokens
 from tasks.embedding_set import (
     EmbeddingSet,
     Settings,
     embed_shard,
+    kept_calibration,
     plan_embedding_set,
     using_embeddings,
 )
@@ -40,6 +41,23 @@ def planned(tiny_model: Path, tiny_dataset: Path, tmp_path: Path, monkeypatch: p
     dataset = prepare_dataset(f"path:{tiny_dataset}", layout, seed=0)
     model = resolve_model(f"path:{tiny_model}")
     return layout, plan_embedding_set(layout, dataset, model, SETTINGS), dataset, model
+
+
+def test_a_set_is_calibrated_once_it_is_worth_it(
+    planned: Planned, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A tenth of the set's tokens is the most; what was measured is kept for other storage folders."""
+    _, small, dataset, model = planned
+    assert small.token_budget == min(budgets_of(torch.device("cpu")))
+    assert kept_calibration(small.id) is None
+    budgets = (small.tokens // 400, small.tokens // 200)
+    monkeypatch.setattr("tasks.embed._CPU_BUDGETS", budgets)
+    measured = plan_embedding_set(Layout(str(tmp_path / "first")), dataset, model, SETTINGS)
+    kept = kept_calibration(measured.id)
+    assert kept is not None
+    assert measured.token_budget == kept.token_budget in budgets
+    monkeypatch.setattr(embedding_set, "calibrate", None)
+    assert plan_embedding_set(Layout(str(tmp_path / "second")), dataset, model, SETTINGS) == measured
 
 
 @pytest.mark.parametrize(
