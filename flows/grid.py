@@ -4,6 +4,7 @@ import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from uuid import UUID
 
 from prefect import flow, get_run_logger
 
@@ -29,6 +30,7 @@ class GridOutcome:
     run_ids: tuple[str, ...]
     layout: Layout
     files: ComparisonFiles
+    task_run_ids: tuple[UUID, ...]
 
 
 @flow(name="grid", flow_run_name="{parameters.title}")
@@ -65,8 +67,9 @@ def grid(parameters: GridParameters) -> GridOutcome:
     layout = done[0].layout
     run_ids = tuple(outcome.run_id for outcome in done)
     with working("Comparing the pairs"):
-        files = compare_runs_task.submit(layout, run_ids).result()
-    return GridOutcome(run_ids, layout, files)
+        comparing = compare_runs_task.submit(layout, run_ids)
+        files = comparing.result()
+    return GridOutcome(run_ids, layout, files, (comparing.task_run_id,))
 
 
 def examine_pairs(parameters: GridParameters) -> list[tuple[SweepParameters, str, str]]:

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from itertools import product
 from typing import Any
+from uuid import UUID
 
 import polars as pl
 from prefect import flow, get_run_logger
@@ -74,7 +75,7 @@ class SweepOutcome:
     tables: dict[str, pl.DataFrame]
     layout: Layout
     files: ReportFiles
-    task_run_ids: tuple[str, ...]
+    task_run_ids: tuple[UUID, ...]
 
 
 @flow(
@@ -166,7 +167,7 @@ def _sweep(parameters: SweepParameters, engine: Engine) -> SweepOutcome:
         tables=collect(layout, run.id),
         layout=layout,
         files=files,
-        task_run_ids=tuple(str(future.task_run_id) for future in futures),
+        task_run_ids=tuple(future.task_run_id for future in futures),
     )
 
 

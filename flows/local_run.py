@@ -5,11 +5,11 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 from uuid import UUID
 
 import httpx
@@ -29,10 +29,10 @@ from flows.progress import console
 from flows.server import local_server
 from storage.errors import UserError
 
-T = TypeVar("T")
 EXIT_SERVER_GONE = 1
 EXIT_CANCELLED = 130
 RECORD_SECONDS = 60
+RECORD_POLL_SECONDS = 0.1
 # A second apart; where tasks begin all the time, the end is not awaited.
 CANCEL_PASSES = 4
 POLL_SECONDS = 2.0
@@ -40,6 +40,17 @@ POLL_SECONDS = 2.0
 SILENT_SECONDS = 60
 PAGE = 200
 SERVER_MODULE = "flows.server"
+
+
+class Outcome(Protocol):
+    """What the flows return that are run here."""
+
+    @property
+    def task_run_ids(self) -> tuple[UUID, ...]:
+        """Every task run of the flow's own."""
+
+
+T = TypeVar("T", bound=Outcome)
 
 
 @contextmanager
@@ -65,9 +76,11 @@ def run_recorded(flow: Flow[..., T], parameters: Any) -> T:
     Returns when every task run is in the server's database: Prefect writes them down some time after the fact.
     """
     watch = _Watch()
+    ran: tuple[UUID, ...] = ()
     handlers = {each: signal.signal(each, watch.on_signal) for each in (signal.SIGINT, signal.SIGTERM)}
     try:
-        result: T = flow.with_options(on_running=[watch.begin])(parameters)
+        result = flow.with_options(on_running=[watch.begin])(parameters)
+        ran = result.task_run_ids
         return result
     except (httpx.TransportError, ConnectionError) as error:
         with get_client(sync_client=True) as client:
@@ -78,7 +91,7 @@ def run_recorded(flow: Flow[..., T], parameters: Any) -> T:
     finally:
         watch.ended.set()
         if watch.flow_run_id is not None:
-            _wait_for_records(watch.flow_run_id)
+            _wait_for_records(watch.flow_run_id, ran)
         for each, handler in handlers.items():
             signal.signal(each, handler)
 
@@ -191,8 +204,11 @@ def _cancel_task_runs(client: SyncPrefectClient, flow_run_id: UUID) -> None:
         time.sleep(1)
 
 
-def _wait_for_records(flow_run_id: UUID) -> None:
-    """Send what is still queued here, then wait until the server's records are final and no more come in."""
+def _wait_for_records(flow_run_id: UUID, task_run_ids: Collection[UUID]) -> None:
+    """Send what is still queued here, then wait until the server has the end of these task runs.
+
+    Of a flow that failed nobody knows them: then until its records are final and no more come in.
+    """
     with get_client(sync_client=True) as client:
         if client.api_healthcheck() is not None:
             console.print("[yellow]The Prefect server is gone, and this run's last records with it.")
@@ -204,11 +220,11 @@ def _wait_for_records(flow_run_id: UUID) -> None:
     with get_client(sync_client=True) as client:
         while time.monotonic() < deadline:
             runs = _task_runs(client, flow_run_id)
-            final = all(run.state is not None and run.state.is_final() for run in runs)
-            if final and len(runs) == known:
+            ended = {run.id for run in runs if run.state is not None and run.state.is_final()}
+            if ended.issuperset(task_run_ids) if task_run_ids else len(ended) == len(runs) == known:
                 return
             known = len(runs)
-            time.sleep(1)
+            time.sleep(RECORD_POLL_SECONDS if task_run_ids else 1)
     console.print(f"[yellow]The server has not recorded every task run after {RECORD_SECONDS} s.")
 
 

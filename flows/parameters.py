@@ -83,7 +83,7 @@ class SweepParameters(BaseModel):
         None,
         ge=1,
         title="Token budget",
-        description="Tokens of one batch; found by a short calibration when left out.",
+        description="Tokens of one batch; when left out, found by a short calibration, where texts are many.",
     )
     storage_dtype: Literal["float32", "float16"] = Field(
         "float32",
