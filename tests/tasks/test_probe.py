@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -118,6 +120,20 @@ def test_penalty_is_chosen_without_the_test_rows():
     wrong_labels = fit_probe(X, y, X_test, (y_test + 1) % 3)
     assert wrong_labels.penalty == got.penalty
     np.testing.assert_array_equal(wrong_labels.coefficients, got.coefficients)
+
+
+@pytest.mark.parametrize(("n", "strength"), [(150, 0.0), (300, 0.5), (800, 1.0), (800, 4.0), (1_500, 8.0)])
+def test_trying_strong_penalties_first_finds_what_trying_all_finds(n, strength):
+    """From no signal, which wants the strongest penalty, to one that wants a weaker than those tried first."""
+    rng = np.random.default_rng(n)
+    X = rng.standard_normal((n + 50, 12))
+    y = (X @ rng.standard_normal((12, 3)) * strength + rng.gumbel(size=(n + 50, 3))).argmax(1)
+    every = probe.PENALTIES + tuple(itertools.chain(*probe.WEAKER_PENALTIES))
+    found = [
+        fit_probe(X[:n], y[:n], X[n:], y[n:], penalties=penalties).penalty for penalties in (None, every)
+    ]
+    assert found[0] == found[1]
+    assert (found[0] < probe.PENALTIES[probe.STRONG - 1]) == (strength > 0)
 
 
 def test_many_rows_get_a_weaker_penalty_than_the_first_ones():
