@@ -83,7 +83,7 @@ class SweepParameters(BaseModel):
         None,
         ge=1,
         title="Token budget",
-        description="Tokens of one batch; when left out, found by a short calibration, where texts are many.",
+        description="Tokens of one batch. When left out, a short calibration finds it; few texts get the smallest.",
     )
     storage_dtype: Literal["float32", "float16"] = Field(
         "float32",

@@ -242,7 +242,8 @@ class _Pair:
     @classmethod
     def of(cls, step: torch.Tensor, change: torch.Tensor) -> "_Pair":
         along = (step * change).sum((1, 2))
-        return cls(step.float(), change.float(), torch.where(along > 0, 1.0 / along, 0.0).float())
+        tells = along > torch.finfo(torch.float32).tiny
+        return cls(step.float(), change.float(), torch.where(tells, 1.0 / along, 0.0).float())
 
 
 def _quasi_newton(gradient: torch.Tensor, history: list[_Pair], inverse: torch.Tensor) -> torch.Tensor:
