@@ -289,8 +289,8 @@ def doctor(*, storage: Storage = DEFAULT_STORAGE) -> None:
 def _importing() -> Iterator[None]:
     """Around the import of Prefect, torch and transformers: seconds, which `layerscout sql` need not wait for.
 
-    They make a million objects that stay to the end. Walking these for garbage again and again takes a fifth of that
-    time, and once more two seconds when Python ends.
+    They make 900,000 objects that stay to the end. Walking these for garbage again and again takes a fifth of that
+    time, and once more almost two seconds when Python ends.
     """
     gc.disable()
     try:
