@@ -23,6 +23,7 @@ import uvicorn
 from filelock import FileLock
 
 from storage.errors import UserError
+from storage.files import write_file
 
 START_SECONDS = 180
 # Nothing phones home, and the UI shows no advertisement.
@@ -87,7 +88,8 @@ def _start(home: Path) -> str:
     while time.monotonic() < deadline and server.poll() is None:
         try:
             if httpx.get(f"{url}/api/health", timeout=5, trust_env=False).status_code == 200:
-                (home / "server.json").write_text(json.dumps({"url": url, "pid": server.pid}))
+                # Whole or not at all: other commands read it without a lock.
+                write_file(str(home / "server.json"), json.dumps({"url": url, "pid": server.pid}).encode())
                 return url
         except httpx.HTTPError:
             time.sleep(0.1)

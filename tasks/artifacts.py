@@ -118,10 +118,14 @@ def answer_page(
 
 def own_server(layout: Layout) -> str | None:
     """The API of the Prefect server that lives in this storage folder; None where none does."""
-    record = Path(layout.root, "prefect", "server.json")
-    if "://" in layout.root or not record.is_file():
+    if "://" in layout.root:
         return None
-    return f"{json.loads(record.read_text())['url']}/api"
+    try:
+        record = Path(layout.root, "prefect", "server.json").read_text()
+    except FileNotFoundError:
+        # Also where a server ends at this moment: it takes its record with it.
+        return None
+    return f"{json.loads(record)['url']}/api"
 
 
 def hub_address(spec: str, prefix: str) -> str | None:
