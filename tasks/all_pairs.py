@@ -1,7 +1,9 @@
-"""Euclidean silhouettes, which have no closed form: all pairs, each once, in O(N·block) memory."""
+"""Euclidean silhouettes, which have no closed form: all pairs, each once, in O(N·block) memory and KEPT_VALUES."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -11,11 +13,12 @@ from tasks.distances import Points, Tile, distances_of, over_tiles, prepare
 from tasks.silhouette_definition import RowScores, score_rows
 from tasks.vocabulary import Precision, Space
 
-# Rows of each class from which the influence is estimated; adds about 1/128 to the variance of the second part of
-# it, and costs about 256·N of the N²/2 distances.
+# Rows of each class from which the influence is estimated; adds about 1/128 to the variance of the second part of it.
 ANCHORS = 128
 # Columns of one piece of that work.
 INFLUENCE_COLUMNS = 512
+# Their distances to all rows are kept up to this many values; above, about 256·N of the N²/2 are computed twice.
+KEPT_VALUES = 2**25
 
 
 def all_pairs(
@@ -29,27 +32,73 @@ def all_pairs(
     points = prepare(
         rows, order=by_class, standardise=space is Space.STANDARDISED, fast=precision is Precision.FAST
     )
-    sums = _class_sums(points, own, len(counts))
+    anchors = _Anchors.draw(points, counts, seed)
+    sums = _class_sums(points, own, len(counts), anchors)
     with one_thread():
         scores = score_rows(sums, own, counts)
     samples, influence = torch.empty(2, len(codes), dtype=torch.float64, device=rows.device)
     samples[by_class] = scores.s
-    influence[by_class] = scores.s + _influence_on_others(points, own, counts, scores, seed)
+    influence[by_class] = scores.s + _influence_on_others(points, own, counts, scores, anchors)
     return samples, influence
 
 
-def _class_sums(points: Points, codes: torch.Tensor, k: int) -> torch.Tensor:
+@dataclass(frozen=True)
+class _Anchors:
+    """Up to ANCHORS rows of each class, from which the influence is estimated; rows are sorted by class."""
+
+    rows: np.ndarray
+    """int64 [A], increasing."""
+    weight: np.ndarray
+    """float64 [A]: how many rows of its class each stands for."""
+    distance: torch.Tensor | None
+    """[A, N] to all rows, filled by `keep`; None where that is too much to keep."""
+
+    @classmethod
+    def draw(cls, points: Points, counts: torch.Tensor, seed: int) -> "_Anchors":
+        draw = np.random.default_rng(seed)
+        sizes = counts.long().tolist()
+        starts = np.concatenate([[0], np.cumsum(sizes)])
+        picked = [
+            int(starts[c]) + np.sort(draw.choice(size, size=min(size, ANCHORS), replace=False))
+            for c, size in enumerate(sizes)
+        ]
+        weight = [np.full(len(rows), sizes[c] / len(rows)) for c, rows in enumerate(picked)]
+        rows = np.concatenate(picked)
+        kept = points.square.new_empty(len(rows), points.n) if len(rows) * points.n <= KEPT_VALUES else None
+        return cls(rows, np.concatenate(weight), kept)
+
+    def keep(self, tile: Tile) -> None:
+        """What the tile holds of the anchors' distances: of its rows, and right of the diagonal of its columns."""
+        if self.distance is None:
+            return
+        first, last = np.searchsorted(self.rows, (tile.row0, tile.row1))
+        picked = torch.from_numpy(self.rows[first:last] - tile.row0).to(tile.distance.device)
+        self.distance[first:last, tile.column0 : tile.column1] = tile.distance.index_select(0, picked)
+        first, last = np.searchsorted(self.rows, (max(tile.row1, tile.column0), tile.column1))
+        picked = torch.from_numpy(self.rows[first:last] - tile.column0).to(tile.distance.device)
+        self.distance[first:last, tile.row0 : tile.row1] = tile.distance.index_select(1, picked).T
+
+    def distances(self, points: Points, which: torch.Tensor) -> Callable[[slice], torch.Tensor]:
+        """Distances [len(which), columns] of some anchors, given by number, to columns."""
+        kept = self.distance
+        if kept is None:
+            return distances_of(points, torch.from_numpy(self.rows).to(which.device)[which])
+        return lambda columns: kept[:, columns].index_select(0, which)
+
+
+def _class_sums(points: Points, codes: torch.Tensor, k: int, anchors: _Anchors) -> torch.Tensor:
     """Sums of distances from each row to each class, float64 [N, K]; rows are sorted by class."""
     bounds = codes.cpu().numpy()
-    parts = over_tiles(points, lambda tiles: _class_sums_of_tiles(tiles, points.n, codes, bounds, k))
+    parts = over_tiles(points, lambda tiles: _class_sums_of_tiles(tiles, points.n, codes, bounds, k, anchors))
     return torch.stack(parts).sum(0)
 
 
 def _class_sums_of_tiles(
-    tiles: Iterator[Tile], n: int, codes: torch.Tensor, bounds: np.ndarray, k: int
+    tiles: Iterator[Tile], n: int, codes: torch.Tensor, bounds: np.ndarray, k: int, anchors: _Anchors
 ) -> torch.Tensor:
     sums = torch.zeros(k, n, dtype=torch.float64, device=codes.device)
     for tile in tiles:
+        anchors.keep(tile)
         rows = slice(tile.row0, tile.row1)
         first, last = int(bounds[tile.column0]), int(bounds[tile.column1 - 1]) + 1
         if last - first <= 8:
@@ -74,23 +123,15 @@ def _members(codes: torch.Tensor, first: int, last: int, dtype: torch.dtype) -> 
 
 
 def _influence_on_others(
-    points: Points, codes: torch.Tensor, counts: torch.Tensor, scores: RowScores, seed: int
+    points: Points, codes: torch.Tensor, counts: torch.Tensor, scores: RowScores, anchors: _Anchors
 ) -> torch.Tensor:
-    """Σ_i ∂s_i/∂(weight of row j), from up to ANCHORS rows i of each class, float64 [N].
+    """Σ_i ∂s_i/∂(weight of row j), from the anchors i, float64 [N].
 
     The derivative of a mean distance is ∂a_i/∂w_j = (d_ij − a_i)/(n_c − 1) for j ≠ i of i's class, and
     ∂b_i/∂w_j = (d_ij − b_i)/n_k for j in i's nearest class k: the first term of von Mises's expansion.
     """
-    draw = np.random.default_rng(seed)
-    sizes = counts.long().tolist()
-    starts = np.concatenate([[0], np.cumsum(sizes)])
-    picked = [
-        int(starts[c]) + np.sort(draw.choice(size, size=min(size, ANCHORS), replace=False))
-        for c, size in enumerate(sizes)
-    ]
-    weight = np.concatenate([np.full(len(rows), sizes[c] / len(rows)) for c, rows in enumerate(picked)])
-    every = torch.from_numpy(np.concatenate(picked)).to(codes.device)
-    weights = torch.from_numpy(weight).to(codes.device)
+    every = torch.from_numpy(anchors.rows).to(codes.device)
+    weights = torch.from_numpy(anchors.weight).to(codes.device)
     own, near = codes[every], scores.nearest[every]
     by_a = scores.by_a[every] * weights / (counts[own] - 1.0).clamp_min(1.0)
     by_b = scores.by_b[every] * weights / counts[near]
@@ -99,25 +140,27 @@ def _influence_on_others(
     def adder(c: int) -> Callable[[slice], None]:
         """For columns that are rows of class c: from the anchors of c, and from those whose nearest class is c."""
         of_own, of_near = (own == c).nonzero()[:, 0], (near == c).nonzero()[:, 0]
-        anchors = every[torch.cat([of_own, of_near])]
+        which = torch.cat([of_own, of_near])
+        rows = every[which]
         g = torch.cat([by_a[of_own], by_b[of_near]])
         mean = torch.cat([scores.a[every[of_own]], scores.b[every[of_near]]])
-        distances, shift = distances_of(points, anchors), (g * mean).sum()
+        distances, shift = anchors.distances(points, which), (g * mean).sum()
 
         def add(columns: slice) -> None:
             distance = distances(columns)
-            itself = ((anchors >= columns.start) & (anchors < columns.stop)).nonzero()[:, 0]
+            itself = ((rows >= columns.start) & (rows < columns.stop)).nonzero()[:, 0]
             # No row is part of its own mean.
-            distance[itself, anchors[itself] - columns.start] = mean[itself].to(distance.dtype)
+            distance[itself, rows[itself] - columns.start] = mean[itself].to(distance.dtype)
             total[columns] = g.to(distance.dtype) @ distance - shift
 
         return add
 
-    adds = [adder(c) for c in range(len(sizes))]
+    adds = [adder(c) for c in range(len(counts))]
+    ends = counts.long().cumsum(0).tolist()
     jobs = [
-        partial(adds[c], slice(start, min(start + INFLUENCE_COLUMNS, int(starts[c + 1]))))
-        for c in range(len(sizes))
-        for start in range(int(starts[c]), int(starts[c + 1]), INFLUENCE_COLUMNS)
+        partial(adds[c], slice(start, min(start + INFLUENCE_COLUMNS, end)))
+        for c, (first, end) in enumerate(pairwise([0, *ends]))
+        for start in range(first, end, INFLUENCE_COLUMNS)
     ]
     with cores(codes.device) as shared:
         shared.map(lambda job: job(), jobs)

@@ -7,7 +7,7 @@ from storage.errors import UserError
 from tasks.cores import cores
 
 # Values converted to float64 at a time: few enough that the copy stays in a core's own cache; a GPU wants many.
-BLOCK_VALUES = 2**17
+BLOCK_VALUES = 2**18
 DEVICE_VALUES = 2**25
 
 

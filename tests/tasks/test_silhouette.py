@@ -248,6 +248,21 @@ def test_influence_from_anchors_gives_the_same_standard_error(monkeypatch):
     assert from_some.standard_error == pytest.approx(from_all.standard_error, rel=0.03)
 
 
+@pytest.mark.parametrize(("n", "classes"), [(300, 3), (2_300, 3), (2_300, 40)])
+@pytest.mark.parametrize("precision", Precision)
+def test_influence_from_kept_distances_is_that_from_computing_them_again(n, classes, precision, monkeypatch):
+    monkeypatch.setattr("tasks.all_pairs.ANCHORS", 50)
+    monkeypatch.setattr("tasks.distances.CPU_TILE", (64, 500))
+    X, y = clouds(n, 10, classes)
+    kept = silhouette(X.astype(np.float32), y, Metric.EUCLIDEAN, precision=precision)
+    monkeypatch.setattr("tasks.all_pairs.KEPT_VALUES", 0)
+    again = silhouette(X.astype(np.float32), y, Metric.EUCLIDEAN, precision=precision)
+    np.testing.assert_array_equal(kept.samples, again.samples)
+    # In bfloat16 a product is rounded anew for every shape of its factors.
+    error = 1e-3 if precision is Precision.FAST and n > distances.FLOAT64_ROWS else 1e-5
+    np.testing.assert_allclose(kept.influence, again.influence, atol=error * np.abs(again.influence).max())
+
+
 @pytest.mark.parametrize("metric", Metric)
 def test_a_sample_is_stratified_paired_and_as_exact_as_it_says(metric):
     X, y = clouds(1_200, 6, 4)
