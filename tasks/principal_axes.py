@@ -8,8 +8,8 @@ import torch
 from tasks.cores import cores, one_thread
 from tasks.products import eigh, gram, product
 
-# Up to this width the Gram matrix and its decomposition are done in float64, which is affordable there.
-FLOAT64_WIDTH = 1_024
+# Up to this width the Gram matrix and its decomposition are done in float64, which costs next to nothing there.
+FLOAT64_WIDTH = 256
 # Rows whose float32 products are added up in float64.
 GRAM_ROWS = 2_048
 # Rows that a core multiplies at a time.
