@@ -15,6 +15,7 @@ from storage.errors import UserError
 from tasks import criteria
 from tasks.criteria import CRITERIA, criterion, ridge_leave_one_out, score_criteria
 from tasks.features import NEIGHBOURS, Features
+from tasks.principal_axes import FLOAT64_WIDTH
 
 
 def clouds(n=90, d=7, k=3, seed=0):
@@ -202,6 +203,18 @@ def test_larger_sets_cross_blocks_and_tiles():
         "anisotropy",
     ):
         assert values[name] == pytest.approx(REFERENCES[name](X, y), rel=1e-3)
+
+
+@pytest.mark.parametrize(("n", "d"), [(1_500, FLOAT64_WIDTH + 60), (FLOAT64_WIDTH + 60, 700)])
+def test_decomposing_wide_layers_in_float32_shows_in_no_more_than_rounding(n, d, monkeypatch):
+    X, y = clouds(n, d, 5)
+    single = score_criteria(X, y)
+    monkeypatch.setattr("tasks.principal_axes.FLOAT64_WIDTH", d)
+    double = score_criteria(X, y)
+    assert single["effective_rank"] != double["effective_rank"]
+    for name in CRITERIA:
+        # Features that nearly depend on each other, as here, leave LogME four decimals; layers of models six.
+        assert single[name] == pytest.approx(double[name], rel=1e-4, abs=1e-4 if name == "logme" else 1e-5), name
 
 
 @settings(max_examples=25, deadline=None)
