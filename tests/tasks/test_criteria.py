@@ -214,7 +214,9 @@ def test_decomposing_wide_layers_in_float32_shows_in_no_more_than_rounding(n, d,
     assert single["effective_rank"] != double["effective_rank"]
     for name in CRITERIA:
         # Features that nearly depend on each other, as here, leave LogME four decimals; layers of models six.
-        assert single[name] == pytest.approx(double[name], rel=1e-4, abs=1e-4 if name == "logme" else 1e-5), name
+        assert single[name] == pytest.approx(double[name], rel=1e-4, abs=1e-4 if name == "logme" else 1e-5), (
+            name
+        )
 
 
 @settings(max_examples=25, deadline=None)
