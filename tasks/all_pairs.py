@@ -1,4 +1,4 @@
-"""Euclidean silhouettes, which have no closed form: all pairs, each once, in O(N·block) memory and KEPT_VALUES."""
+"""Euclidean silhouettes, which have no closed form: all pairs, each once, in O(N·block) memory beside KEPT_VALUES."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,10 +15,10 @@ from tasks.vocabulary import Precision, Space
 
 # Rows of each class from which the influence is estimated; adds about 1/128 to the variance of the second part of it.
 ANCHORS = 128
-# Columns of one piece of that work.
-INFLUENCE_COLUMNS = 512
-# Their distances to all rows are kept up to this many values; above, about 256·N of the N²/2 are computed twice.
+# Up to this many of the anchors' distances to all rows are kept; beyond it about 256·N of the N²/2 are computed twice.
 KEPT_VALUES = 2**25
+# Columns of one piece of the influence.
+INFLUENCE_COLUMNS = 512
 
 
 def all_pairs(
@@ -56,13 +56,11 @@ class _Anchors:
     @classmethod
     def draw(cls, points: Points, counts: torch.Tensor, seed: int) -> "_Anchors":
         draw = np.random.default_rng(seed)
-        sizes = counts.long().tolist()
-        starts = np.concatenate([[0], np.cumsum(sizes)])
-        picked = [
-            int(starts[c]) + np.sort(draw.choice(size, size=min(size, ANCHORS), replace=False))
-            for c, size in enumerate(sizes)
-        ]
-        weight = [np.full(len(rows), sizes[c] / len(rows)) for c, rows in enumerate(picked)]
+        picked, weight = [], []
+        for start, end in _pieces(counts):
+            size = end - start
+            picked.append(start + np.sort(draw.choice(size, size=min(size, ANCHORS), replace=False)))
+            weight.append(np.full(len(picked[-1]), size / len(picked[-1])))
         rows = np.concatenate(picked)
         kept = points.square.new_empty(len(rows), points.n) if len(rows) * points.n <= KEPT_VALUES else None
         return cls(rows, np.concatenate(weight), kept)
@@ -71,12 +69,16 @@ class _Anchors:
         """What the tile holds of the anchors' distances: of its rows, and right of the diagonal of its columns."""
         if self.distance is None:
             return
-        first, last = np.searchsorted(self.rows, (tile.row0, tile.row1))
-        picked = torch.from_numpy(self.rows[first:last] - tile.row0).to(tile.distance.device)
-        self.distance[first:last, tile.column0 : tile.column1] = tile.distance.index_select(0, picked)
-        first, last = np.searchsorted(self.rows, (max(tile.row1, tile.column0), tile.column1))
-        picked = torch.from_numpy(self.rows[first:last] - tile.column0).to(tile.distance.device)
-        self.distance[first:last, tile.row0 : tile.row1] = tile.distance.index_select(1, picked).T
+        found = tile.distance
+        which, rows = self._among(tile.row0, tile.row1, found.device)
+        self.distance[which, tile.column0 : tile.column1] = found.index_select(0, rows - tile.row0)
+        which, rows = self._among(max(tile.row1, tile.column0), tile.column1, found.device)
+        self.distance[which, tile.row0 : tile.row1] = found.index_select(1, rows - tile.column0).T
+
+    def _among(self, start: int, end: int, device: torch.device) -> tuple[slice, torch.Tensor]:
+        """The anchors among these rows: their numbers, and their rows."""
+        which = slice(*np.searchsorted(self.rows, (start, end)).tolist())
+        return which, torch.from_numpy(self.rows[which]).to(device)
 
     def distances(self, points: Points, which: torch.Tensor) -> Callable[[slice], torch.Tensor]:
         """Distances [len(which), columns] of some anchors, given by number, to columns."""
@@ -118,6 +120,11 @@ def _class_sums_of_tiles(
     return sums.T
 
 
+def _pieces(counts: torch.Tensor) -> list[tuple[int, int]]:
+    """Where each class begins and ends among rows sorted by class."""
+    return list(pairwise([0, *counts.long().cumsum(0).tolist()]))
+
+
 def _members(codes: torch.Tensor, first: int, last: int, dtype: torch.dtype) -> torch.Tensor:
     return (codes[:, None] == torch.arange(first, last, device=codes.device)).to(dtype)
 
@@ -156,10 +163,9 @@ def _influence_on_others(
         return add
 
     adds = [adder(c) for c in range(len(counts))]
-    ends = counts.long().cumsum(0).tolist()
     jobs = [
         partial(adds[c], slice(start, min(start + INFLUENCE_COLUMNS, end)))
-        for c, (first, end) in enumerate(pairwise([0, *ends]))
+        for c, (first, end) in enumerate(_pieces(counts))
         for start in range(first, end, INFLUENCE_COLUMNS)
     ]
     with cores(codes.device) as shared:
