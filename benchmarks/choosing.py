@@ -31,10 +31,18 @@ from flows.layer_sweep import CRITERIA, curves_of, describe_run, layers_of, sett
 from flows.parameters import SweepParameters
 from flows.server import local_server
 from storage.layout import Layout
+from tasks.cores import side_by_side
 from tasks.dataset import prepare_dataset
 from tasks.embedding_set import embed_shard, plan_embedding_set, resolve_settings
 from tasks.features import Features
-from tasks.layer_scores import LayerOfRun, read_rows, score_silhouettes, score_with_criteria
+from tasks.layer_scores import (
+    LayerOfRun,
+    on_idle_cores,
+    read_rows,
+    score_silhouettes,
+    score_with_criteria,
+)
+from tasks.machine import CORES
 from tasks.model import resolve_model
 from tasks.probe import FOLDS, PENALTIES
 from tasks.verdict import choose
@@ -105,7 +113,7 @@ def _choosing(parameters: SweepParameters) -> tuple[dict[str, list[float]], list
             layers = layers_of([curve], planned, dataset, range(model.layers + 1))
             shutil.rmtree(layout.staged_runs, ignore_errors=True)
             started = time.perf_counter()
-            in_threads([partial(_score, at, metrics) for at in layers])
+            in_threads([partial(_score, at, metrics) for at in on_idle_cores(layers, CORES)])
             choose(curve)
             seconds.setdefault(what, []).append(time.perf_counter() - started)
     return seconds, layers
@@ -113,8 +121,11 @@ def _choosing(parameters: SweepParameters) -> tuple[dict[str, list[float]], list
 
 def _score(at: LayerOfRun, metrics: tuple[Metric, ...]) -> None:
     train, _ = read_rows(at)
-    score_silhouettes(at, train, metrics)
-    score_with_criteria(at, train, Features(train.X, train.y), CRITERIA)
+    side_by_side(
+        at.threads,
+        partial(score_silhouettes, at, train, metrics),
+        partial(score_with_criteria, at, train, Features(train.X, train.y), CRITERIA),
+    )
 
 
 def _probing(layers: list[LayerOfRun], chosen: bool, threads: int | None) -> float:

@@ -13,7 +13,7 @@ from storage.results import merge
 from tasks.artifacts import write_report
 from tasks.dataset import prepare_dataset
 from tasks.embedding_set import embed_shard, plan_embedding_set, resolve_settings
-from tasks.layer_scores import score_layer
+from tasks.layer_scores import on_idle_cores, score_layer
 from tasks.machine import CORES
 from tasks.model import resolve_model
 from tasks.projection import project
@@ -40,7 +40,7 @@ def plain_sweep(parameters: SweepParameters, execution_id: str = "plain", *, rep
     )
     curves = curves_of(layout, run.id, planned, parameters)
     layers = layers_of(curves, planned, dataset, range((parameters.max_layer or model.layers) + 1))
-    in_threads([partial(score_layer, at, parameters.metric, CRITERIA) for at in layers])
+    in_threads([partial(score_layer, at, parameters.metric, CRITERIA) for at in on_idle_cores(layers, CORES)])
     chosen = in_threads([lambda curve=curve: choose(curve) for curve in curves])
     in_threads(
         [

@@ -38,6 +38,7 @@ from tasks.layer_scores import (
     SCORING_VERSION,
     LayerOfRun,
     is_scored,
+    on_idle_cores,
     score_layer_task,
 )
 from tasks.limits import DATABASE, limited, on_device
@@ -130,7 +131,10 @@ def _sweep(parameters: SweepParameters, engine: Engine) -> SweepOutcome:
 
     if len(unscored) < len(layers):
         get_run_logger().info("%s of %s layers are scored already", len(layers) - len(unscored), len(layers))
-    scoring = [engine.submit(score_layer_task, at, parameters.metric, CRITERIA) for at in unscored]
+    scoring = [
+        engine.submit(score_layer_task, at, parameters.metric, CRITERIA)
+        for at in on_idle_cores(unscored, CORES)
+    ]
     futures += scoring
     if scoring:
         _finish(engine, "Scoring", scoring, "layers")
@@ -225,7 +229,7 @@ def curves_of(
 def layers_of(
     curves: list[CurveOfRun], planned: EmbeddingSet, dataset: Dataset, numbers: range
 ) -> list[LayerOfRun]:
-    """Every layer of every curve; a score uses one thread, since several run at once."""
+    """Every layer of every curve; each is scored on one thread, since several are at once."""
     return [
         LayerOfRun(
             layout=curve.layout,

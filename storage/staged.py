@@ -13,6 +13,12 @@ def stage(layout: Layout, run_id: str, table: str, part: str, rows: pl.DataFrame
     write_atomically(layout.staged(run_id, table, part), rows.write_parquet)
 
 
+def keyed(key: pl.DataFrame, rows: pl.DataFrame) -> pl.DataFrame:
+    """`rows` after the columns of `key`, which has one row."""
+    # Not by an expression: Polars' own threads evaluate it, and wait for a core beside layers that are being scored.
+    return pl.DataFrame([each.new_from_index(0, rows.height) for each in key] + rows.get_columns())
+
+
 def is_staged(layout: Layout, run_id: str, table: str, part: str) -> bool:
     """Whether a part's rows are there."""
     return exists(layout.staged(run_id, table, part))

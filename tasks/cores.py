@@ -85,6 +85,17 @@ def use_threads(count: int) -> None:
     _libraries().limit(limits=count, user_api="blas")
 
 
+def side_by_side(count: int, *works: Callable[[], object]) -> None:
+    """Do all works on `count` threads, with one-threaded operations each, or else by this thread, one by one."""
+    if count == 1:
+        for work in works:
+            work()
+        return
+    with ThreadPoolExecutor(count, initializer=use_threads, initargs=(1,)) as executor:
+        for done in [executor.submit(work) for work in works]:
+            done.result()
+
+
 @contextmanager
 def one_thread() -> Iterator[None]:
     """Let torch and NumPy's BLAS use one thread, for operations too small to share; then as many as before.

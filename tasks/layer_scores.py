@@ -5,7 +5,8 @@ A score whose rows are staged is not computed again. Of the tables of one kind o
 """
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -14,8 +15,8 @@ from prefect import task
 
 from storage.embeddings import read_layer
 from storage.layout import Layout
-from storage.staged import is_staged, stage
-from tasks.cores import use_threads
+from storage.staged import is_staged, keyed, stage
+from tasks.cores import side_by_side, use_threads
 from tasks.criteria import ridge_leave_one_out, score_criteria
 from tasks.dataset import Dataset
 from tasks.features import Features
@@ -41,20 +42,23 @@ class LayerOfRun:
     layer: int
     seed: int
     threads: int
+    """1; or 2 where a core has nothing else to do: silhouettes on the one, criteria and probe on the other."""
 
     @property
     def part(self) -> str:
         """The name of its staged parts; the layer's digits keep their order."""
         return f"{self.pooling.value}-{self.norm_state.value}-{self.layer:03d}"
 
-    def key(self) -> dict[str, pl.Expr]:
-        """The key columns that its rows share."""
-        return {
-            "run_id": pl.lit(self.run_id),
-            "pooling": pl.lit(self.pooling.value),
-            "norm_state": pl.lit(self.norm_state.value),
-            "layer": pl.lit(self.layer, dtype=pl.Int32),
-        }
+    def key(self) -> pl.DataFrame:
+        """The key columns that its rows share, one row."""
+        return pl.DataFrame(
+            {
+                "run_id": [self.run_id],
+                "pooling": [self.pooling.value],
+                "norm_state": [self.norm_state.value],
+                "layer": pl.Series([self.layer], dtype=pl.Int32),
+            }
+        )
 
 
 @dataclass(frozen=True)
@@ -73,9 +77,12 @@ def score_layer(at: LayerOfRun, metrics: tuple[Metric, ...], names: tuple[str, .
     train, test = read_rows(at)
     # What criteria and probe share is computed once, by the first that needs it.
     features = Features(train.X, train.y)
-    score_silhouettes(at, train, metrics)
-    score_with_criteria(at, train, features, names)
-    score_with_probe(at, features, test)
+
+    def fit() -> None:
+        score_with_criteria(at, train, features, names)
+        score_with_probe(at, features, test)
+
+    side_by_side(at.threads, partial(score_silhouettes, at, train, metrics), fit)
 
 
 def is_scored(at: LayerOfRun) -> bool:
@@ -83,6 +90,13 @@ def is_scored(at: LayerOfRun) -> bool:
     return all(
         is_staged(at.layout, at.run_id, table, at.part) for table in ("silhouette", "criterion", "probe")
     )
+
+
+def on_idle_cores(layers: list[LayerOfRun], cores: int) -> list[LayerOfRun]:
+    """The same layers; those of the last round on two threads each, if it leaves as many cores without a layer."""
+    left = len(layers) % cores
+    shared = left if 2 * left <= cores else 0
+    return [replace(at, threads=2 if i >= len(layers) - shared else 1) for i, at in enumerate(layers)]
 
 
 def score_silhouettes(at: LayerOfRun, train: Rows, metrics: tuple[Metric, ...]) -> None:
@@ -104,11 +118,8 @@ def score_silhouettes(at: LayerOfRun, train: Rows, metrics: tuple[Metric, ...]) 
             kind | {"label": at.dataset.classes[label], "mean": mean, "n": n}
             for label, (mean, n) in found.by_class.items()
         ]
-        rows.append(
-            pl.DataFrame(
-                {"row_id": train.row_id, "silhouette": found.samples, "influence": found.influence}
-            ).with_columns(metric=pl.lit(metric.value))
-        )
+        scores = {"row_id": train.row_id, "silhouette": found.samples, "influence": found.influence}
+        rows.append(keyed(pl.DataFrame({"metric": [metric.value]}), pl.DataFrame(scores)))
     _stage(at, "silhouette_row", pl.concat(rows))
     _stage(at, "silhouette_by_class", pl.DataFrame(classes))
     _stage(at, "silhouette", pl.DataFrame(means))
@@ -163,25 +174,20 @@ def score_with_probe(at: LayerOfRun, train: Features, test: Rows) -> None:
 def read_rows(at: LayerOfRun) -> tuple[Rows, Rows]:
     """Train and test rows of the layer; row ids count train rows first."""
     # OpenMP counts threads by calling thread: the workers of a pool share the cores between them.
-    use_threads(at.threads)
+    use_threads(1)
     found = read_layer(
         at.shard_uris, layer=at.layer, norm_state=at.norm_state.value, pooling=at.pooling.value
     )
-    train = found.row_id < at.dataset.train_rows
+    # Shards hold the rows of the data set in its order: parts of the arrays, not copies.
+    train = int(np.searchsorted(found.row_id, at.dataset.train_rows))
     return (
-        Rows(found.embeddings[train], found.label[train], found.row_id[train]),
-        Rows(found.embeddings[~train], found.label[~train], found.row_id[~train]),
+        Rows(found.embeddings[:train], found.label[:train], found.row_id[:train]),
+        Rows(found.embeddings[train:], found.label[train:], found.row_id[train:]),
     )
 
 
 def _stage(at: LayerOfRun, table: str, rows: pl.DataFrame) -> None:
-    stage(
-        at.layout,
-        at.run_id,
-        table,
-        at.part,
-        rows.select(**at.key(), **{name: pl.col(name) for name in rows.columns}),
-    )
+    stage(at.layout, at.run_id, table, at.part, keyed(at.key(), rows))
 
 
 @task(

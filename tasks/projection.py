@@ -9,7 +9,7 @@ from scipy.linalg import eigh
 
 from storage.embeddings import read_layer
 from storage.files import exists
-from storage.staged import is_staged, stage
+from storage.staged import is_staged, keyed, stage
 from tasks.cores import one_thread
 from tasks.layer_scores import LayerOfRun
 from tasks.retries import LONG_S, RETRIED
@@ -71,16 +71,13 @@ def project(curve: list[LayerOfRun]) -> None:
         sample = np.sort(np.random.default_rng(at.seed).permutation(train)[:MOST_ROWS])
         label = found.label[sample]
         coordinates, kept = plane(found.embeddings[sample], label)
-        frames.append(
-            pl.DataFrame(
-                {
-                    "row_id": found.row_id[sample],
-                    "label": [at.dataset.classes[each] for each in label],
-                    "x": coordinates[:, 0],
-                    "y": coordinates[:, 1],
-                }
-            ).select(**at.key(), **{name: pl.col(name) for name in ("row_id", "label", "x", "y")}, kept=kept)
-        )
+        points = {
+            "row_id": found.row_id[sample],
+            "label": [at.dataset.classes[each] for each in label],
+            "x": coordinates[:, 0],
+            "y": coordinates[:, 1],
+        }
+        frames.append(keyed(at.key(), pl.DataFrame(points).with_columns(kept=kept)))
     stage(first.layout, first.run_id, "projection", part, pl.concat(frames))
 
 

@@ -8,7 +8,7 @@ import polars as pl
 from prefect import get_run_logger, task
 
 from storage.layout import Layout
-from storage.staged import read_staged, stage
+from storage.staged import keyed, read_staged, stage
 from tasks.audit import (
     audit_choice,
     audit_score,
@@ -202,19 +202,9 @@ def _stage(
     schema: dict[str, type[pl.DataType]] | None,
     suffix: str = "",
 ) -> None:
-    key = {
-        "run_id": pl.lit(at.run_id),
-        "pooling": pl.lit(at.pooling.value),
-        "norm_state": pl.lit(at.norm_state.value),
-    }
+    key = {"run_id": [at.run_id], "pooling": [at.pooling.value], "norm_state": [at.norm_state.value]}
     frame = pl.DataFrame(rows, schema=schema)  # a curve without a turn still has its columns
-    stage(
-        at.layout,
-        at.run_id,
-        table,
-        at.part + suffix,
-        frame.select(**key, **{name: pl.col(name) for name in frame.columns}),
-    )
+    stage(at.layout, at.run_id, table, at.part + suffix, keyed(pl.DataFrame(key), frame))
 
 
 @task(

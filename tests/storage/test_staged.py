@@ -4,7 +4,7 @@ import polars as pl
 import pytest
 
 from storage.layout import Layout
-from storage.staged import is_staged, read_staged, stage
+from storage.staged import is_staged, keyed, read_staged, stage
 
 
 def test_parts_are_read_in_order_and_replaced_whole(tmp_path: Path) -> None:
@@ -16,6 +16,13 @@ def test_parts_are_read_in_order_and_replaced_whole(tmp_path: Path) -> None:
     assert read_staged(layout, "run", "probe", "mean-")["part"].to_list() == ["mean-002", "mean-010"]
     assert is_staged(layout, "run", "probe", "mean-002")
     assert not is_staged(layout, "run", "probe", "mean-003")
+
+
+def test_the_key_comes_before_every_row_and_no_rows_stay_none() -> None:
+    key = pl.DataFrame({"run_id": ["a"], "layer": pl.Series([3], dtype=pl.Int32)})
+    rows = keyed(key, pl.DataFrame({"value": [0.5, 1.5]}))
+    assert rows.rows() == [("a", 3, 0.5), ("a", 3, 1.5)]
+    assert keyed(key, rows.select("value").clear()).schema == rows.schema
 
 
 def test_nothing_staged_is_an_error(tmp_path: Path) -> None:

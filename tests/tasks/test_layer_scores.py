@@ -11,11 +11,12 @@ from sklearn.metrics import silhouette_score
 from sklearn.preprocessing import StandardScaler
 
 from storage.embeddings import write_shard
+from storage.errors import UserError
 from storage.layout import Layout
-from storage.staged import read_staged
+from storage.staged import is_staged, read_staged
 from tasks.choice import DEFAULT_RULE
 from tasks.dataset import Dataset
-from tasks.layer_scores import LayerOfRun, is_scored, score_layer
+from tasks.layer_scores import LayerOfRun, is_scored, on_idle_cores, score_layer
 from tasks.verdict import CurveOfRun, audit, choose
 from tasks.vocabulary import Metric, NormState, Pooling
 
@@ -97,6 +98,60 @@ def test_what_is_staged_is_not_computed_again(
     score_layer(at, (Metric.COSINE,), ("logme",))
     with pytest.raises(FileNotFoundError):
         score_layer(replace(at, run_id="another"), (Metric.COSINE,), ("logme",))
+
+
+def test_two_threads_stage_what_one_does_to_the_bit(
+    scored: tuple[list[LayerOfRun], np.ndarray, np.ndarray],
+) -> None:
+    one = scored[0][3]
+    two = replace(one, run_id="two", threads=2)
+    score_layer(two, (Metric.COSINE, Metric.EUCLIDEAN), ("ridge_loo", "logme", "whitened_silhouette"))
+    tables = (
+        "silhouette",
+        "silhouette_by_class",
+        "silhouette_row",
+        "criterion",
+        "ridge_row",
+        "probe",
+        "prediction",
+    )
+    for table in tables:
+        found = read_staged(two.layout, "two", table)
+        assert found.equals(
+            read_staged(one.layout, "run", table, one.part).with_columns(
+                run_id=pl.lit("two"), **{name: found[name] for name in found.columns if name == "seconds"}
+            )
+        )
+
+
+def test_the_first_failure_of_two_threads_is_raised(
+    scored: tuple[list[LayerOfRun], np.ndarray, np.ndarray],
+) -> None:
+    at = replace(scored[0][0], run_id="failing", threads=2)
+    with pytest.raises(UserError, match="no criterion 'nonesuch'"):
+        score_layer(at, (Metric.COSINE,), ("nonesuch",))
+    assert is_staged(at.layout, "failing", "silhouette", at.part)
+    assert not is_scored(at)
+
+
+@pytest.mark.parametrize(
+    ("cores", "threads"),
+    [
+        (1, [1, 1, 1, 1, 1, 1]),
+        (2, [1, 1, 1, 1, 1, 1]),
+        (4, [1, 1, 1, 1, 2, 2]),
+        (5, [1, 1, 1, 1, 1, 2]),
+        (8, [1, 1, 1, 1, 1, 1]),
+        (12, [2, 2, 2, 2, 2, 2]),
+    ],
+)
+def test_layers_of_the_last_round_share_the_cores_that_would_be_idle(
+    scored: tuple[list[LayerOfRun], np.ndarray, np.ndarray], cores: int, threads: list[int]
+) -> None:
+    layers = scored[0]
+    found = on_idle_cores(layers, cores)
+    assert [at.threads for at in found] == threads
+    assert [replace(at, threads=1) for at in found] == layers
 
 
 def test_choice_reads_no_test_row_and_the_audit_reads_them(
