@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -45,7 +46,7 @@ from tasks.layer_scores import (
 from tasks.machine import CORES
 from tasks.model import resolve_model
 from tasks.probe import FOLDS, PENALTIES
-from tasks.verdict import choose
+from tasks.verdict import CurveOfRun, choose
 from tasks.vocabulary import Metric, Pooling
 
 ROWS = (4_000, 500)
@@ -53,6 +54,7 @@ SOMMELIER_ROWS = 1_000
 MOST_SHARE = 0.10
 LEAST_SPEED_UP = 5.0
 REPEATS = 2
+PROBES = {"scikit-learn, penalty chosen of five": True, "scikit-learn, one fit": False}
 
 
 def run() -> list[Bar]:
@@ -61,43 +63,50 @@ def run() -> list[Bar]:
 
 
 def cost() -> list[Bar]:
-    """Seconds of choosing over those of probing every layer."""
+    """Seconds of choosing over those of probing every layer, in turn."""
     with tempfile.TemporaryDirectory() as scratch:
         data = Path(scratch) / "data"
         data.mkdir()
         for split, count in zip(("train", "test"), ROWS, strict=True):
             emotion(split).head(count).write_parquet(data / f"{split}.parquet")
-        ours, layers = _choosing(
-            SweepParameters(model=MODEL, dataset=f"path:{data}", pooling=(Pooling.MEAN,), storage=scratch)
+        parameters = SweepParameters(
+            model=MODEL, dataset=f"path:{data}", pooling=(Pooling.MEAN,), storage=scratch
         )
-        bars = []
-        for name, chosen in (
-            ("scikit-learn, penalty chosen of five", True),
-            ("scikit-learn, one fit", False),
-        ):
-            # Whether one BLAS thread or all of them are faster depends on the machine: a layer tells.
-            threads = min((1, None), key=lambda count: _probing(layers[-1:], chosen, count))
-            peer = min(_probing(layers, chosen, threads) for _ in range(REPEATS))
-            bars += [
-                bar(
-                    f"choosing among {len(layers)} layers of {ROWS[0]:,} rows{what}, over probing each ({name})",
-                    min(seconds),
-                    peer,
-                    min(seconds) / peer,
-                    MOST_SHARE,
-                    min(seconds) / peer <= MOST_SHARE,
-                    {"ours": seconds, "scikit_learn": peer, "scikit_learn_threads": threads},
-                )
-                for what, seconds in ours.items()
-            ]
-    return bars
+        run_with = _extracted(parameters)
+        layers, _ = run_with(parameters.metric)
+        # With every metric of a sweep, and without the one that no rule reads beside the cosine.
+        metrics = {"": parameters.metric, ", no Euclidean silhouette": (Metric.COSINE,)}
+        # Whether one BLAS thread or all of them are faster depends on the machine: a layer tells.
+        threads = {
+            name: min((1, None), key=lambda count, chosen=chosen: _probing(layers[-1:], chosen, count))
+            for name, chosen in PROBES.items()
+        }
+        ours: dict[str, list[float]] = {what: [] for what in metrics}
+        peer: dict[str, list[float]] = {name: [] for name in PROBES}
+        for _ in range(REPEATS):
+            for what in metrics:
+                ours[what].append(_choosing(*run_with(metrics[what]), metrics[what]))
+            for name in PROBES:
+                peer[name].append(_probing(layers, PROBES[name], threads[name]))
+    return [
+        bar(
+            f"choosing among {len(layers)} layers of {ROWS[0]:,} rows{what}, over probing each ({name})",
+            min(ours[what]),
+            min(peer[name]),
+            min(ours[what]) / min(peer[name]),
+            MOST_SHARE,
+            min(ours[what]) / min(peer[name]) <= MOST_SHARE,
+            {"ours": ours[what], "scikit_learn": peer[name], "scikit_learn_threads": threads[name]},
+        )
+        for name in PROBES
+        for what in metrics
+    ]
 
 
-def _choosing(parameters: SweepParameters) -> tuple[dict[str, list[float]], list[LayerOfRun]]:
-    """Seconds of silhouettes, criteria and choice of embeddings that are there already; and the layers.
-
-    With every metric of the sweep, and without the Euclidean silhouette, which no rule reads beside the cosine.
-    """
+def _extracted(
+    parameters: SweepParameters,
+) -> Callable[[tuple[Metric, ...]], tuple[list[LayerOfRun], CurveOfRun]]:
+    """Extracts the embeddings; the layers and the curve of a run with some metrics, nothing of it scored."""
     layout = Layout(parameters.storage)
     dataset = prepare_dataset(parameters.dataset, layout, **parameters.rows_asked)
     model = resolve_model(parameters.model)
@@ -105,18 +114,22 @@ def _choosing(parameters: SweepParameters) -> tuple[dict[str, list[float]], list
     planned = plan_embedding_set(layout, dataset, model, settings)
     for shard in planned.shards:
         embed_shard(layout, planned, shard, dataset, model, settings)
-    seconds: dict[str, list[float]] = {}
-    for _ in range(REPEATS):
-        for what, metrics in {"": parameters.metric, ", no Euclidean silhouette": (Metric.COSINE,)}.items():
-            run = parameters.model_copy(update={"metric": metrics})
-            (curve,) = curves_of(layout, describe_run(run, planned.id).id, planned, run)
-            layers = layers_of([curve], planned, dataset, range(model.layers + 1))
-            shutil.rmtree(layout.staged_runs, ignore_errors=True)
-            started = time.perf_counter()
-            in_threads([partial(_score, at, metrics) for at in on_idle_cores(layers, CORES)])
-            choose(curve)
-            seconds.setdefault(what, []).append(time.perf_counter() - started)
-    return seconds, layers
+
+    def run_with(metrics: tuple[Metric, ...]) -> tuple[list[LayerOfRun], CurveOfRun]:
+        run = parameters.model_copy(update={"metric": metrics})
+        (curve,) = curves_of(layout, describe_run(run, planned.id).id, planned, run)
+        shutil.rmtree(layout.staged_runs, ignore_errors=True)
+        return layers_of([curve], planned, dataset, range(model.layers + 1)), curve
+
+    return run_with
+
+
+def _choosing(layers: list[LayerOfRun], curve: CurveOfRun, metrics: tuple[Metric, ...]) -> float:
+    """Seconds of silhouettes, criteria and choice."""
+    started = time.perf_counter()
+    in_threads([partial(_score, at, metrics) for at in on_idle_cores(layers, CORES)])
+    choose(curve)
+    return time.perf_counter() - started
 
 
 def _score(at: LayerOfRun, metrics: tuple[Metric, ...]) -> None:
