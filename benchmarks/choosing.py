@@ -86,10 +86,10 @@ def cost() -> list[Bar]:
         ours: dict[str, list[float]] = {what: [] for what in metrics}
         peer: dict[str, list[float]] = {name: [] for name in PROBES}
         for _ in range(TURNS):
-            for what in metrics:
-                ours[what].append(_choosing(*run_with(metrics[what]), metrics[what]))
-            for name in PROBES:
-                peer[name].append(_probing(layers, PROBES[name], threads[name]))
+            for what, asked in metrics.items():
+                ours[what].append(_choosing(*run_with(asked), asked))
+            for name, chosen in PROBES.items():
+                peer[name].append(_probing(layers, chosen, threads[name]))
     return [
         bar(
             f"choosing among {len(layers)} layers of {ROWS[0]:,} rows{what}, over probing each ({name})",
@@ -108,7 +108,7 @@ def cost() -> list[Bar]:
 def _extracted(
     parameters: SweepParameters,
 ) -> Callable[[tuple[Metric, ...]], tuple[list[LayerOfRun], CurveOfRun]]:
-    """Extracts the embeddings; the layers and the curve of a run with some metrics, nothing of it scored."""
+    """Extract the embeddings. What comes back gives, for some metrics, the layers and the curve of a run not scored."""
     layout = Layout(parameters.storage)
     dataset = prepare_dataset(parameters.dataset, layout, **parameters.rows_asked)
     model = resolve_model(parameters.model)

@@ -229,7 +229,7 @@ def curves_of(
 def layers_of(
     curves: list[CurveOfRun], planned: EmbeddingSet, dataset: Dataset, numbers: range
 ) -> list[LayerOfRun]:
-    """Every layer of every curve; each is scored on one thread, since several are at once."""
+    """Every layer of every curve."""
     return [
         LayerOfRun(
             layout=curve.layout,
@@ -240,7 +240,6 @@ def layers_of(
             norm_state=curve.norm_state,
             layer=layer,
             seed=curve.seed,
-            threads=1,
         )
         for curve in curves
         for layer in numbers

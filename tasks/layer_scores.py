@@ -41,8 +41,8 @@ class LayerOfRun:
     norm_state: NormState
     layer: int
     seed: int
-    threads: int
-    """1; or 2 where a core has nothing else to do: silhouettes on the one, criteria and probe on the other."""
+    threads: int = 1
+    """Or 2 where a core has nothing else to do: silhouettes on the one, criteria and probe on the other."""
 
     @property
     def part(self) -> str:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from tasks.cores import beside, cores, one_thread, use_threads
+from tasks.cores import beside, cores, one_thread, side_by_side, use_threads
 
 
 def blas_threads():
@@ -61,6 +61,25 @@ def test_jobs_are_done_in_order_with_one_thread_each():
         found = shared.map(lambda job: (job, torch.get_num_threads(), blas_threads()), range(20))
     assert found == [(job, 1, {1}) for job in range(20)]
     assert blas_threads() == {2}
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_works_side_by_side_are_done_at_once_with_one_thread_of_torch_each():
+    both = threading.Barrier(2)
+    found = []
+
+    def work():
+        both.wait(60)
+        found.append(torch.get_num_threads())
+
+    side_by_side(2, work, work)
+    assert found == [1, 1]
+
+
+def test_works_on_one_thread_are_done_by_the_caller_in_order():
+    found = []
+    side_by_side(1, *(lambda name=name: found.append((name, threading.get_ident())) for name in "ab"))
+    assert found == [("a", threading.get_ident()), ("b", threading.get_ident())]
 
 
 @pytest.mark.usefixtures("two_threads")
