@@ -28,25 +28,25 @@ from threadpoolctl import threadpool_limits
 from benchmarks.bars import Bar, bar
 from benchmarks.plain_sweep import in_threads
 from benchmarks.scoring import MODEL, emotion
-from flows.layer_sweep import CRITERIA, curves_of, describe_run, layers_of, settings_of
+from flows.layer_sweep import CRITERIA, describe_run, settings_of
 from flows.parameters import SweepParameters
-from flows.server import local_server
+from flows.running.server import local_server
 from storage.layout import Layout
-from tasks.cores import side_by_side
-from tasks.dataset import prepare_dataset
-from tasks.embedding_set import embed_shard, plan_embedding_set, resolve_settings
-from tasks.features import Features
-from tasks.layer_scores import (
-    LayerOfRun,
+from tasks.choosing.curve_choice import choose
+from tasks.curves import CurveOfRun, LayerOfRun, curves_of, layers_of
+from tasks.data.dataset import prepare_dataset
+from tasks.embedding.embedding_set import embed_shard, plan_embedding_set, resolve_settings
+from tasks.embedding.model import resolve_model
+from tasks.machine import CORES
+from tasks.numerics.cores import side_by_side
+from tasks.scoring.features import Features
+from tasks.scoring.layer_scores import (
     on_idle_cores,
     read_rows,
     score_silhouettes,
     score_with_criteria,
 )
-from tasks.machine import CORES
-from tasks.model import resolve_model
-from tasks.probe import FOLDS, PENALTIES
-from tasks.verdict import CurveOfRun, choose
+from tasks.scoring.probe import FOLDS, PENALTIES
 from tasks.vocabulary import Metric, Pooling
 
 ROWS = (4_000, 500)
@@ -119,7 +119,9 @@ def _extracted(
 
     def run_with(metrics: tuple[Metric, ...]) -> tuple[list[LayerOfRun], CurveOfRun]:
         run = parameters.model_copy(update={"metric": metrics})
-        (curve,) = curves_of(layout, describe_run(run, planned.id).id, planned, run)
+        (curve,) = curves_of(
+            layout, describe_run(run, planned.id).id, planned, run.pooling, run.norm_state, run.seed
+        )
         shutil.rmtree(layout.staged_runs, ignore_errors=True)
         return layers_of([curve], planned, dataset, range(model.layers + 1)), curve
 

@@ -27,9 +27,9 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 from benchmarks.bars import Bar, bar
 from storage.embeddings import read_layer, write_shard
-from tasks.embed import EmbeddedTexts, calibrate, embed_texts
-from tasks.model import load_model, resolve_model
-from tasks.tokens import tokenise
+from tasks.embedding.embed import EmbeddedTexts, calibrate, embed_texts
+from tasks.embedding.model import load_model, resolve_model
+from tasks.embedding.tokens import tokenise
 from tasks.vocabulary import NormState, Pooling
 
 MODEL = "wheel:smollm2-135m"

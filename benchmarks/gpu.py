@@ -23,10 +23,10 @@ from torch import nn
 from transformers import AutoConfig, AutoModel
 
 from storage.embeddings import write_shard
-from tasks.backbone import Backbone, find_backbone
-from tasks.embed import calibrate, embed_texts
-from tasks.silhouette import silhouette
-from tasks.tokens import tokenise
+from tasks.embedding.backbone import Backbone, find_backbone
+from tasks.embedding.embed import calibrate, embed_texts
+from tasks.embedding.tokens import tokenise
+from tasks.scoring.silhouette import silhouette
 from tasks.vocabulary import Metric, NormState, Pooling, Precision
 
 TEXTS = 127_600

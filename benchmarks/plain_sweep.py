@@ -6,19 +6,20 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import TypeVar
 
-from flows.layer_sweep import CRITERIA, curves_of, describe_run, drawn_layers, layers_of, settings_of
+from flows.layer_sweep import CRITERIA, describe_run, settings_of
 from flows.parameters import SweepParameters
 from storage.layout import Layout
 from storage.results import merge
-from tasks.artifacts import write_report
-from tasks.dataset import prepare_dataset
-from tasks.embedding_set import embed_shard, plan_embedding_set, resolve_settings
-from tasks.layer_scores import on_idle_cores, score_layer
+from tasks.choosing.curve_choice import audit, choose
+from tasks.curves import curves_of, drawn_layers, layers_of
+from tasks.data.dataset import prepare_dataset
+from tasks.embedding.embedding_set import embed_shard, plan_embedding_set, resolve_settings
+from tasks.embedding.model import resolve_model
 from tasks.machine import CORES
-from tasks.model import resolve_model
-from tasks.projection import project
-from tasks.summary import Execution, SweepRecord, collect, stage_run
-from tasks.verdict import audit, choose
+from tasks.reporting.artifacts import write_report
+from tasks.reporting.run_record import Execution, SweepRecord, collect, stage_run
+from tasks.scoring.layer_scores import on_idle_cores, score_layer
+from tasks.scoring.projection import project
 
 T = TypeVar("T")
 
@@ -38,7 +39,7 @@ def plain_sweep(parameters: SweepParameters, execution_id: str = "plain", *, rep
             for shard in planned.shards
         ]
     )
-    curves = curves_of(layout, run.id, planned, parameters)
+    curves = curves_of(layout, run.id, planned, parameters.pooling, parameters.norm_state, parameters.seed)
     layers = layers_of(curves, planned, dataset, range((parameters.max_layer or model.layers) + 1))
     in_threads([partial(score_layer, at, parameters.metric, CRITERIA) for at in on_idle_cores(layers, CORES)])
     chosen = in_threads([lambda curve=curve: choose(curve) for curve in curves])

@@ -17,8 +17,8 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from storage.cache import cache_folder
 from storage.errors import UserError
-from storage.wheels import cache_folder
 
 
 @dataclass(frozen=True)

@@ -22,13 +22,13 @@ from sklearn.metrics import silhouette_score
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from benchmarks.bars import Bar, bar
-from tasks.criteria import score_criteria
-from tasks.embed import embed_texts
-from tasks.model import load_model, resolve_model
-from tasks.principal_axes import PrincipalAxes, decompose
-from tasks.products import product
-from tasks.silhouette import silhouette, silhouette_streamed
-from tasks.softmax_regression import fit_path
+from tasks.embedding.embed import embed_texts
+from tasks.embedding.model import load_model, resolve_model
+from tasks.numerics.matrix_products import product
+from tasks.numerics.principal_axes import PrincipalAxes, decompose
+from tasks.numerics.softmax_regression import fit_path
+from tasks.scoring.criteria import score_criteria
+from tasks.scoring.silhouette import silhouette, silhouette_streamed
 from tasks.vocabulary import Metric, NormState, Pooling, Precision
 
 MODEL = "wheel:smollm2-135m"

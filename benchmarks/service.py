@@ -24,11 +24,11 @@ from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
 from benchmarks.bars import Bar, bar
 from benchmarks.plain_sweep import plain_sweep
 from benchmarks.scoring import MODEL, emotion
-from flows.engines import QUIET_DASK
 from flows.layer_sweep import layer_sweep
-from flows.local_run import run_recorded
 from flows.parameters import SweepParameters
-from flows.server import local_server
+from flows.running.engines import QUIET_DASK
+from flows.running.local_run import run_recorded
+from flows.running.server import local_server
 from tasks.vocabulary import Pooling
 
 SHORT = "LAYERSCOUT_BENCH_SHORT" in os.environ

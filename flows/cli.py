@@ -14,9 +14,9 @@ from cyclopts import App, CycloptsError, Parameter
 from pydantic import ValidationError
 
 from flows.parameters import SweepParameters
+from storage.cache import cache_folder
 from storage.errors import UserError
 from storage.layout import Layout
-from storage.wheels import cache_folder
 
 EXIT_ERROR = 1
 EXIT_USAGE = 2
@@ -51,15 +51,15 @@ def sweep(
         # The UI keeps the whole log; the terminal shows progress and the answer.
         os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     if dry_run:
-        from flows.inspection import show_plan
+        from flows.terminal.preview import show_plan
 
         show_plan(parameters)
         return
     with _importing():
         from flows.layer_sweep import layer_sweep
-        from flows.local_run import recording_server, run_recorded
-        from flows.progress import working
-        from flows.show import outcome_as_json, show_outcome
+        from flows.running.local_run import recording_server, run_recorded
+        from flows.running.progress import working
+        from flows.terminal.show_sweep import outcome_as_json, show_outcome
 
     with ExitStack() as serving:
         with working("Starting the Prefect server"):
@@ -94,9 +94,9 @@ def grid(
         from flows.grid import examine_pairs
         from flows.grid import grid as grid_flow
         from flows.grid_parameters import read_grid
-        from flows.local_run import recording_server, run_recorded
-        from flows.progress import working
-        from flows.show_grid import show_grid, show_pairs
+        from flows.running.local_run import recording_server, run_recorded
+        from flows.running.progress import working
+        from flows.terminal.show_grid import show_grid, show_pairs
 
     parameters = read_grid(file, data_root=data_root, storage=storage)
     if dry_run:
@@ -128,7 +128,7 @@ def sql(
 
     Example: layerscout sql "SELECT model_id, dataset_id, chosen_layer, gain_over_last FROM leaderboard"
     """
-    from flows.rows import form_of, format_rows, write_rows
+    from flows.terminal.query_rows import form_of, format_rows, write_rows
     from storage.results import query as ask
 
     form = format or (form_of(out) if out else "table")
@@ -159,12 +159,12 @@ def report(
 
     Example: layerscout report ac841dc0 --figure curve.svg
     """
-    from flows.runs import every_run, find_run
     from storage.files import write_file
-    from tasks.artifacts import write_report
-    from tasks.figure import figure_file
-    from tasks.grid_comparison import write_comparison
-    from tasks.summary import collect
+    from storage.find_run import every_run, find_run
+    from tasks.reporting.artifacts import write_report
+    from tasks.reporting.figure import figure_file
+    from tasks.reporting.grid_comparison import write_comparison
+    from tasks.reporting.run_record import collect
 
     layout = Layout(storage)
     if every:
@@ -187,7 +187,7 @@ def rebuild(*, storage: Storage = DEFAULT_STORAGE) -> None:
 
     Example: layerscout rebuild --storage layerscout-out
     """
-    from tasks.summary import rebuild_database
+    from tasks.reporting.run_record import rebuild_database
 
     layout = Layout(storage)
     rebuilt = rebuild_database(layout)
@@ -233,8 +233,8 @@ def deploy(
 
     Example: layerscout deploy --storage /srv/layerscout
     """
-    from flows.deploy import register
-    from flows.local_run import recording_server
+    from flows.running.deploy import register
+    from flows.running.local_run import recording_server
 
     with recording_server(prefect_home(storage)):
         register(file, storage)
@@ -255,7 +255,7 @@ def inspect_dataset(
 
     Example: layerscout inspect --dataset path:reviews.csv --text-column body --label-column stars
     """
-    from flows.inspection import show_inspection
+    from flows.terminal.preview import show_inspection
 
     show_inspection(
         dataset, text_column=text_column, label_column=label_column, model=model, max_length=max_length
@@ -268,7 +268,7 @@ def ui(*, storage: Storage = DEFAULT_STORAGE) -> None:
 
     Example: layerscout ui --storage layerscout-out
     """
-    from flows.local_run import serve_ui
+    from flows.running.local_run import serve_ui
 
     serve_ui(prefect_home(storage))
 
@@ -279,7 +279,7 @@ def doctor(*, storage: Storage = DEFAULT_STORAGE) -> None:
 
     Example: layerscout doctor
     """
-    from flows.doctor import examine
+    from flows.terminal.doctor import examine
 
     if not examine(storage):
         sys.exit(EXIT_ERROR)

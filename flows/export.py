@@ -13,17 +13,27 @@ import polars as pl
 from rich.console import Console
 from rich.table import Table
 
-from flows.progress import progress_bar, working
-from flows.runs import find_run
-from storage.embeddings import Layer, read_layer, read_manifest
+from flows.running.progress import progress_bar, working
+from storage.embeddings import Layer, read_layer
 from storage.errors import UserError
 from storage.files import exists
+from storage.find_run import find_run
 from storage.layout import Layout
+from storage.manifest import read_manifest
 from storage.results import query
 from storage.staged import read_staged
-from tasks.answer import answer_sentence, p_value, percent, points
-from tasks.comparison import compare
-from tasks.cut import (
+from tasks.choosing.comparison import compare
+from tasks.data.dataset import Dataset, read_table
+from tasks.embedding.embed import embed_texts
+from tasks.embedding.embedding_set import (
+    Settings,
+    delete_embeddings,
+    embed_shard,
+    plan_embedding_set,
+    resolve_settings,
+)
+from tasks.embedding.model import LoadedModel, ModelFolder, load_model, resolve_model
+from tasks.exporting.cut import (
     SENTENCE_TRANSFORMERS_POOLING,
     load_plain,
     measure_rates,
@@ -32,21 +42,12 @@ from tasks.cut import (
     size_of,
     write_sentence_transformers,
 )
-from tasks.dataset import Dataset, read_table
-from tasks.embed import embed_texts
-from tasks.embedding_set import (
-    Settings,
-    delete_embeddings,
-    embed_shard,
-    plan_embedding_set,
-    resolve_settings,
-)
-from tasks.head import write_head
-from tasks.model import LoadedModel, ModelFolder, load_model, resolve_model
-from tasks.model_card import Evidence, figures, write_model_card
-from tasks.predict_example import load_classifier
-from tasks.probe import Probe, fit_probe
-from tasks.summary import collect
+from tasks.exporting.linear_head import write_head
+from tasks.exporting.model_card import Evidence, figures, write_model_card
+from tasks.exporting.predict_script import load_classifier
+from tasks.reporting.answer import answer_sentence, p_value, percent, points
+from tasks.reporting.run_record import collect
+from tasks.scoring.probe import Probe, fit_probe
 from tasks.vocabulary import NormState, Pooling
 
 # Rows that the exported model embeds for the comparison with the whole one: what takes seconds, not minutes.

@@ -8,19 +8,19 @@ from uuid import UUID
 
 from prefect import flow, get_run_logger
 
-from flows.failure import failing_in_words
 from flows.grid_parameters import GridParameters
 from flows.layer_sweep import SweepOutcome, layer_sweep
 from flows.parameters import SweepParameters
-from flows.progress import console, working
-from flows.tags import tag_flow_run
+from flows.running.failure import failing_in_words
+from flows.running.progress import console, working
+from flows.running.tags import tag_flow_run
 from storage.errors import UserError
 from storage.layout import Layout
-from storage.sources import parse_source
-from storage.wheels import built_in
-from tasks.dataset import prepare_dataset
-from tasks.grid_comparison import ComparisonFiles, compare_runs_task
-from tasks.model import resolve_model
+from storage.sources.grammar import parse_source
+from storage.sources.wheels import built_in
+from tasks.data.dataset import prepare_dataset
+from tasks.embedding.model import resolve_model
+from tasks.reporting.grid_comparison import ComparisonFiles, compare_runs_task
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from flows.parameters import DEFAULT_STORAGE, SweepParameters
 from storage.errors import UserError
-from storage.sources import parse_source
+from storage.sources.grammar import parse_source
 
 
 class GridBlock(BaseModel):

@@ -6,7 +6,6 @@ import os
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
-from itertools import product
 from typing import Any
 from uuid import UUID
 
@@ -17,16 +16,17 @@ from prefect.futures import PrefectFuture
 from prefect.runtime import flow_run
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from flows.engines import Engine
-from flows.failure import failing_in_words
 from flows.parameters import SweepParameters
-from flows.progress import stage_progress, working
-from flows.tags import tag_flow_run
+from flows.running.engines import Engine
+from flows.running.failure import failing_in_words
+from flows.running.limits import DATABASE, limited, on_device
+from flows.running.progress import stage_progress, working
+from flows.running.tags import tag_flow_run
 from storage.layout import Layout
-from tasks.artifacts import ReportFiles, report_task
-from tasks.dataset import Dataset, prepare_dataset_task
-from tasks.embedding_set import (
-    EmbeddingSet,
+from tasks.choosing.curve_choice import audit_task, choose_layer_task
+from tasks.curves import curves_of, drawn_layers, layers_of
+from tasks.data.dataset import prepare_dataset_task
+from tasks.embedding.embedding_set import (
     Settings,
     ShardOutcome,
     embed_shard_task,
@@ -34,20 +34,17 @@ from tasks.embedding_set import (
     recorded_shards,
     using_embeddings,
 )
-from tasks.layer_scores import (
+from tasks.embedding.model import resolve_model_task
+from tasks.machine import CORES
+from tasks.reporting.artifacts import ReportFiles, report_task
+from tasks.reporting.run_record import Execution, Run, SweepRecord, collect, summarise_task
+from tasks.scoring.layer_scores import (
     SCORING_VERSION,
-    LayerOfRun,
     is_scored,
     on_idle_cores,
     score_layer_task,
 )
-from tasks.limits import DATABASE, limited, on_device
-from tasks.machine import CORES
-from tasks.model import resolve_model_task
-from tasks.projection import project_task
-from tasks.summary import Execution, Run, SweepRecord, collect, summarise_task
-from tasks.verdict import CurveOfRun, audit_task, choose_layer_task
-from tasks.vocabulary import NormState
+from tasks.scoring.projection import project_task
 
 # The criteria of every layer: ridge leave-one-out ranks candidates, LogME is the usual alternative, and the whitened
 # silhouette is what silhouettes say where a few directions do not decide every distance.
@@ -113,10 +110,10 @@ def _sweep(parameters: SweepParameters, engine: Engine) -> SweepOutcome:
     delete_embeddings = engine.open(using_embeddings(planned.id))
     run = describe_run(parameters, planned.id)
 
-    curves = curves_of(layout, run.id, planned, parameters)
+    curves = curves_of(layout, run.id, planned, parameters.pooling, parameters.norm_state, parameters.seed)
     layers = layers_of(curves, planned, dataset, range((parameters.max_layer or model.layers) + 1))
     # Finding out here that a layer's scores are staged is cheaper than a task run that finds it out.
-    unscored = [at for at in layers if not is_scored(at)]
+    unscored = [layer for layer in layers if not is_scored(layer)]
     if not parameters.keep_embeddings and not unscored:
         shards = recorded_shards(layout, planned)
     else:
@@ -132,8 +129,8 @@ def _sweep(parameters: SweepParameters, engine: Engine) -> SweepOutcome:
     if len(unscored) < len(layers):
         get_run_logger().info("%s of %s layers are scored already", len(layers) - len(unscored), len(layers))
     scoring = [
-        engine.submit(score_layer_task, at, parameters.metric, CRITERIA)
-        for at in on_idle_cores(unscored, CORES)
+        engine.submit(score_layer_task, layer, parameters.metric, CRITERIA)
+        for layer in on_idle_cores(unscored, CORES)
     ]
     futures += scoring
     if scoring:
@@ -207,49 +204,6 @@ def settings_of(parameters: SweepParameters) -> Settings:
         token_budget=parameters.token_budget,
         storage_dtype=parameters.storage_dtype,
     )
-
-
-def curves_of(
-    layout: Layout, run_id: str, planned: EmbeddingSet, parameters: SweepParameters
-) -> list[CurveOfRun]:
-    """Every pooling × norm state."""
-    return [
-        CurveOfRun(
-            layout,
-            run_id,
-            pooling,
-            norm_state,
-            planned.last_is_normed and norm_state == NormState.AS_RETURNED,
-            parameters.seed,
-        )
-        for pooling, norm_state in product(parameters.pooling, parameters.norm_state)
-    ]
-
-
-def layers_of(
-    curves: list[CurveOfRun], planned: EmbeddingSet, dataset: Dataset, numbers: range
-) -> list[LayerOfRun]:
-    """Every layer of every curve."""
-    return [
-        LayerOfRun(
-            layout=curve.layout,
-            run_id=curve.run_id,
-            shard_uris=tuple(curve.layout.shard(planned.id, shard.index) for shard in planned.shards),
-            dataset=dataset,
-            pooling=curve.pooling,
-            norm_state=curve.norm_state,
-            layer=layer,
-            seed=curve.seed,
-        )
-        for curve in curves
-        for layer in numbers
-    ]
-
-
-def drawn_layers(layers: list[LayerOfRun], curve: CurveOfRun, chosen: int) -> list[LayerOfRun]:
-    """Of one curve the first, the chosen and the last layer, which the report draws."""
-    own = [at for at in layers if (at.pooling, at.norm_state) == (curve.pooling, curve.norm_state)]
-    return [at for at in own if at.layer in (0, chosen, own[-1].layer)]
 
 
 def describe_run(parameters: SweepParameters, embedding_set_id: str) -> Run:

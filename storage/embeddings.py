@@ -1,6 +1,5 @@
-"""Embeddings on any filesystem: one Parquet file a shard, one row group a layer, and the set's manifest."""
+"""Embeddings on any filesystem: one Parquet file a shard, one row group a layer."""
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from storage.errors import UserError
-from storage.files import filesystem, read_bytes, write_atomically
+from storage.files import filesystem, write_atomically
 
 log = logging.getLogger(__name__)
 
@@ -129,21 +128,6 @@ def read_layer(uris: Sequence[str], *, layer: int, norm_state: str, pooling: str
         np.concatenate([part.row_id for part in parts]),
         np.concatenate([part.label for part in parts]),
     )
-
-
-def write_manifest(uri: str, manifest: Mapping[str, Any]) -> None:
-    """Write the manifest of an embedding set as JSON, whole or not at all."""
-    text = json.dumps(manifest, indent=2, sort_keys=True, allow_nan=False) + "\n"
-    write_atomically(uri, lambda sink: _write_text(sink, text))
-
-
-def read_manifest(uri: str) -> dict[str, Any]:
-    """The manifest of an embedding set; `FileNotFoundError` when there is none yet."""
-    return json.loads(read_bytes(uri))
-
-
-def _write_text(sink: BinaryIO, text: str) -> None:
-    sink.write(text.encode())
 
 
 def _as_stored(

@@ -35,6 +35,12 @@ class Layout:
         """What computing one shard cost; kept when the embeddings are not."""
         return self._join("embeddings", embedding_set_id, f"shard_{index:05d}.json")
 
+    @staticmethod
+    def part(pooling: str, norm_state: str, layer: int | None = None) -> str:
+        """The name of the staged rows of a curve, or of one layer of it; a layer's digits keep the order."""
+        curve = f"{pooling}-{norm_state}"
+        return curve if layer is None else f"{curve}-{layer:03d}"
+
     @property
     def staged_runs(self) -> str:
         """The folder of every run's staged rows, a folder each."""

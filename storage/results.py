@@ -19,9 +19,9 @@ import duckdb
 import polars as pl
 from filelock import FileLock, Timeout
 
+from storage.cache import cache_folder
 from storage.errors import UserError
 from storage.files import exists, read_bytes, write_atomically
-from storage.wheels import cache_folder
 
 # A merge takes seconds; a writer that is stopped must not stop every later run for ever, without a word.
 WRITER_SECONDS = 600

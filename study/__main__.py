@@ -8,8 +8,8 @@ import polars as pl
 from storage.layout import Layout
 from storage.results import query
 from study.fit import fit_left_out, read_curves, sum_up, try_rules
-from tasks.figure import figure_file
-from tasks.grid_comparison import answer_tables
+from tasks.reporting.figure import figure_file
+from tasks.reporting.grid_comparison import answer_tables
 
 RESULTS = Path(__file__).parent / "results"
 IMAGES = Path(__file__).parents[1] / "docs" / "images" / "study"

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from storage.layout import Layout
 from storage.staged import read_staged
-from tasks.audit import audit_score
-from tasks.inflection import error_covariance, find_inflection_points, paired_errors
+from tasks.choosing.audit import audit_score
+from tasks.choosing.inflection import error_covariance, find_inflection_points, paired_errors
 
 METRICS = ("cosine", "sqeuclidean", "euclidean")
 WORST = {"default": 0.015, "without inflection points": 0.015, "silhouettes alone": 0.04}

@@ -19,7 +19,7 @@ from storage.layout import Layout
 from storage.results import query
 from study.__main__ import RESULTS
 from study.fit import measure, read_curves
-from tasks.model import resolve_model
+from tasks.embedding.model import resolve_model
 
 MODELS = ("wheel:minilm-l6", "wheel:smollm2-135m")
 PROBES = ("lr", "knn")

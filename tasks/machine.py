@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from filelock import FileLock
 
-from storage.wheels import cache_folder
+from storage.cache import cache_folder
 
 # What torch found when it was loaded: the machine's cores, or OMP_NUM_THREADS where that is set.
 CORES = torch.get_num_threads()

@@ -85,7 +85,7 @@ def tiny_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The API address of a real Prefect server on 127.0.0.1 that lives as long as the test run."""
-    from flows.server import local_server
+    from flows.running.server import local_server
 
     with local_server(tmp_path_factory.mktemp("prefect")) as url:
         yield f"{url}/api"

@@ -14,11 +14,11 @@ from filelock import FileLock
 
 from flows.layer_sweep import settings_of
 from flows.parameters import SweepParameters
-from storage.embeddings import write_manifest
 from storage.layout import Layout
-from tasks.dataset import prepare_dataset
-from tasks.embedding_set import embedding_set_id, resolve_settings
-from tasks.model import resolve_model
+from storage.manifest import write_manifest
+from tasks.data.dataset import prepare_dataset
+from tasks.embedding.embedding_set import embedding_set_id, resolve_settings
+from tasks.embedding.model import resolve_model
 from tests.faults.victim import POINTS, count_calls
 from tests.flows.conftest import tables
 

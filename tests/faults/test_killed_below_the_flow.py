@@ -6,7 +6,7 @@ import pytest
 
 from storage.layout import Layout
 from storage.results import RUN_TABLES, SHARED_TABLES, query
-from tasks.summary import rebuild_database
+from tasks.reporting.run_record import rebuild_database
 from tests.faults.conftest import (
     MOMENTS,
     Small,

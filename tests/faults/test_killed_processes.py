@@ -71,7 +71,7 @@ if LONG:
         running = started(command(small, tmp_path), env)
         await_files(tmp_path, 2, running)
         below = psutil.Process(running.pid).children(recursive=True)
-        (server,) = [each for each in below if "flows.server" in each.cmdline()]
+        (server,) = [each for each in below if "flows.running.server" in each.cmdline()]
         shards = finished_shards(tmp_path)
         server.kill()
         _, error = running.communicate(timeout=240)

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from benchmarks.plain_sweep import plain_sweep
 from flows.parameters import SweepParameters
 from storage import embeddings, files, results
-from tasks import layer_scores
+from tasks.scoring import layer_scores
 
 # Calls that `kill -9` may come before, by what they do to storage.
 POINTS: dict[str, tuple[Any, str]] = {

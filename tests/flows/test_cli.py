@@ -11,8 +11,8 @@ import polars as pl
 import pytest
 
 from flows.cli import app
-from flows.runs import find_run
 from storage.errors import UserError
+from storage.find_run import find_run
 from storage.results import merge
 from tests.flows.conftest import COMMAND, environment, layerscout
 from tests.storage.test_results import probe_rows

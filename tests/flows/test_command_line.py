@@ -10,8 +10,8 @@ import pytest
 from cyclopts import App
 
 from flows.cli import app
-from flows.inspection import show_inspection, show_plan
 from flows.parameters import SweepParameters
+from flows.terminal.preview import show_inspection, show_plan
 from tests.conftest import labelled_text
 from tests.flows.conftest import COMMAND, environment, layerscout
 

@@ -17,8 +17,8 @@ from flows.export import _refuse_worse, export_model, show_export
 from storage.errors import UserError
 from storage.layout import Layout
 from storage.results import query
-from tasks.predict_example import embed, load_classifier
-from tasks.summary import collect
+from tasks.exporting.predict_script import embed, load_classifier
+from tasks.reporting.run_record import collect
 from tasks.vocabulary import NormState
 from tests.conftest import labelled_text
 from tests.flows.conftest import environment, layerscout

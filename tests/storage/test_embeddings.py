@@ -10,8 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from storage import embeddings
-from storage.embeddings import read_layer, read_manifest, verify_shard, write_manifest, write_shard
+from storage.embeddings import read_layer, verify_shard, write_shard
 from storage.errors import UserError
+from storage.manifest import read_manifest, write_manifest
 
 KEYS = [("as_returned", "mean"), ("as_returned", "last"), ("final_norm", "mean")]
 

@@ -5,13 +5,13 @@ import pytest
 from prefect.states import Failed
 
 from storage.errors import UnreachableError, UserError
-from tasks.dataset import prepare_dataset_task
-from tasks.embedding_set import embed_shard_task, plan_embedding_set_task
-from tasks.layer_scores import score_layer_task
-from tasks.model import resolve_model_task
+from tasks.choosing.curve_choice import audit_task, choose_layer_task
+from tasks.data.dataset import prepare_dataset_task
+from tasks.embedding.embedding_set import embed_shard_task, plan_embedding_set_task
+from tasks.embedding.model import resolve_model_task
+from tasks.reporting.run_record import summarise_task
 from tasks.retries import waiting_helps
-from tasks.summary import summarise_task
-from tasks.verdict import audit_task, choose_layer_task
+from tasks.scoring.layer_scores import score_layer_task
 
 
 @pytest.mark.parametrize(

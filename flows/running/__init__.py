@@ -1,0 +1,1 @@
+"""What carries a recipe: engines, the local server, progress, limits, deploying."""

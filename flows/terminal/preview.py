@@ -1,0 +1,126 @@
+"""Looking before paying: what a data set is like, and what a sweep of it will cost. No server, nothing stored."""
+
+import shutil
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from flows.layer_sweep import CRITERIA, settings_of
+from flows.parameters import SweepParameters
+from flows.running.progress import duration, working
+from storage.layout import Layout
+from tasks.data.dataset import Dataset, read_dataset
+from tasks.embedding.embedding_set import resolve_settings
+from tasks.preview.forecast import Forecast, count_tokens, describe_model, forecast_scoring, forecast_sweep
+from tasks.preview.inspection import Inspection, inspect_table, warnings_of
+
+MOST_CLASSES_SHOWN = 30
+
+
+def show_inspection(
+    dataset: str,
+    *,
+    text_column: str | None,
+    label_column: str | None,
+    model: str | None,
+    max_length: int,
+) -> None:
+    """Print classes, lengths, duplicates and leaks of a data set, and what to mend before a sweep."""
+    with working("Reading the data set"):
+        found, table = read_dataset(dataset, Layout(""), text_column=text_column, label_column=label_column)
+        tokens = None if model is None else count_tokens(describe_model(model), table["text"].to_list())
+        seen = inspect_table(table, found.classes, token_counts=tokens, max_length=max_length)
+    console = Console(highlight=False)
+    _show_dataset(console, found, seen)
+    _show_warnings(console, found, seen)
+
+
+def show_plan(parameters: SweepParameters) -> None:
+    """Print what a sweep with these parameters would do and cost, and run nothing."""
+    layout = Layout(parameters.storage)
+    trust = parameters.trust_remote_code
+    with working("Reading the data set and the model's configuration"):
+        dataset, table = read_dataset(parameters.dataset, layout, **parameters.rows_asked)
+        model = describe_model(parameters.model, trust_remote_code=trust)
+        tokens = count_tokens(model, table["text"].to_list(), trust_remote_code=trust)
+        settings = resolve_settings(settings_of(parameters))
+        plan = forecast_sweep(layout, dataset, model, settings, tokens)
+        seen = inspect_table(table, dataset.classes, token_counts=tokens, max_length=parameters.max_length)
+    layers = (parameters.max_layer or model.layers) + 1
+    scored = layers * len(settings.poolings) * len(settings.norm_states)
+    with working("Scoring a made-up layer to see how long it takes"):
+        scoring = forecast_scoring(dataset, model.hidden_size, scored, parameters.metric, CRITERIA)
+    console = Console(highlight=False)
+    _rows(
+        console,
+        [
+            ("model", f"{model.id}: {model.family}, {model.layers} blocks, {plan.parameters:,} parameters"),
+            ("data set", f"{dataset.id}: {dataset.train_rows:,} train and {dataset.test_rows:,} test rows"),
+            ("classes", f"{len(dataset.classes)}"),
+            (
+                "texts",
+                f"{plan.tokens:,} tokens, {plan.cut_share:.1%} of the texts cut at {settings.max_length}",
+            ),
+            ("plan", f"{settings.dtype} on {settings.device}, {_shards(plan)}"),
+            ("embedding", f"about {duration(plan.seconds)} ({plan.basis})"),
+            ("scoring", f"about {duration(scoring)} ({scored:,} layers, each as long as a made-up one)"),
+            ("bytes", f"{plan.bytes:,} of embeddings{_free(parameters.storage, plan.bytes)}"),
+        ],
+    )
+    _show_warnings(console, dataset, seen)
+    console.print("Nothing was run: leave out --dry-run to sweep.")
+
+
+def _show_dataset(console: Console, dataset: Dataset, seen: Inspection) -> None:
+    lengths = seen.lengths
+    _rows(
+        console,
+        [
+            ("data set", dataset.id),
+            ("columns", f"text: {dataset.text_column}, label: {dataset.label_column}"),
+            ("rows", f"{seen.train_rows:,} train, {seen.test_rows:,} test"),
+            (
+                "lengths",
+                f"median {lengths.median:,.0f} {lengths.unit}, 95 % up to {lengths.p95:,.0f}, "
+                f"longest {lengths.longest:,}",
+            ),
+            ("duplicates", f"{seen.repeated:,} in train, {seen.contradicted:,} with another label"),
+            ("leaks", f"{seen.leaked:,} test texts that are in train too"),
+        ],
+    )
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for heading in ("class", "train", "test", "share of train"):
+        table.add_column(heading, justify="left" if heading == "class" else "right", overflow="fold")
+    for row in seen.classes.head(MOST_CLASSES_SHOWN).iter_rows(named=True):
+        table.add_row(Text(row["class"]), f"{row['train']:,}", f"{row['test']:,}", f"{row['share']:.1%}")
+    console.print()
+    console.print(table)
+    if seen.classes.height > MOST_CLASSES_SHOWN:
+        console.print(f"… and {seen.classes.height - MOST_CLASSES_SHOWN} more classes")
+
+
+def _show_warnings(console: Console, dataset: Dataset, seen: Inspection) -> None:
+    console.print()
+    for sentence in warnings_of(seen, test_is_made=dataset.test_is_made):
+        console.print(Text.assemble(("note ", "yellow"), sentence), soft_wrap=True)
+
+
+def _rows(console: Console, rows: list[tuple[str, str]]) -> None:
+    for name, value in rows:
+        console.print(Text.assemble((f"{name:<11}", "bold"), value), soft_wrap=True)
+
+
+def _shards(plan: Forecast) -> str:
+    there = f", {plan.shards_done} of them there already" if plan.shards_done else ""
+    return f"{plan.shards:,} shard{'' if plan.shards == 1 else 's'}{there}"
+
+
+def _free(storage: str, needed: int) -> str:
+    if "://" in storage:
+        return ""
+    folder = Path(storage).absolute()
+    free = shutil.disk_usage(next(each for each in (folder, *folder.parents) if each.exists())).free
+    enough = "" if free > needed else ", which is too little: see --storage, --storage-dtype, --pooling"
+    return f" ({free:,} free{enough})"

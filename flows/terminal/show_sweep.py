@@ -1,0 +1,72 @@
+"""What the terminal shows of a sweep."""
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from flows.layer_sweep import SweepOutcome
+from tasks.reporting.answer import answer_sentence, layer_table
+
+
+def show_outcome(outcome: SweepOutcome, storage: str) -> None:
+    """The layer curve, the answer, and where everything is."""
+    console = Console(highlight=False)
+    console.print(_curve(layer_table(outcome.tables)))
+    console.print()
+    console.print(answer_sentence(outcome.tables), soft_wrap=True)
+    cut = outcome.tables["embedding_set"]["truncated_share"][0]
+    length = outcome.tables["embedding_set"]["max_length"][0]
+    console.print(f"{100 * cut:.1f} % of the texts were cut at the maximum length of {length} tokens.")
+    console.print()
+    flag = "" if storage == "layerscout-out" else f" --storage {storage}"
+    for name, place in (
+        ("database", outcome.layout.results),
+        ("query it", f'layerscout sql{flag} "SELECT * FROM leaderboard"'),
+        ("report", outcome.files.html),
+        ("Prefect UI", f"layerscout ui{flag}"),
+    ):
+        console.print(f"[bold]{name:<11}[/]{place}", soft_wrap=True)
+
+
+def _curve(rows: list[dict[str, Any]]) -> Table:
+    """Layer, depth, each silhouette, accuracy with its 95 % interval, and what the layer is."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    metrics = [column for column in rows[0] if column.startswith("silhouette_")]
+    for heading in (
+        "layer",
+        "depth",
+        *(f"silhouette\n{each.removeprefix('silhouette_')}" for each in metrics),
+    ):
+        table.add_column(heading, justify="right")
+    table.add_column("probe accuracy\n(95 % interval)", justify="right")
+    table.add_column("", max_width=34)
+    for row in rows:
+        accuracy = f"{row['accuracy']:.3f} ({row['accuracy_low']:.3f}–{row['accuracy_high']:.3f})"
+        numbers = [
+            f"{row['layer']}",
+            f"{row['depth']:.2f}",
+            *(f"{row[each]:.3f}" for each in metrics),
+            accuracy,
+        ]
+        table.add_row(*numbers, row["marks"], style="bold green" if "chosen" in row["marks"] else None)
+    return table
+
+
+def outcome_as_json(outcome: SweepOutcome) -> dict[str, Any]:
+    """The answer for machines: the answer's row of each table that has one, the layer curve, and the places."""
+    answer = {
+        table: outcome.tables[table].filter("is_answer").row(0, named=True)
+        for table in ("layer_choice", "audit")
+    }
+    return {
+        "run_id": outcome.run_id,
+        "flow_run_id": outcome.flow_run_id,
+        "answer": answer_sentence(outcome.tables),
+        **answer,
+        "truncated_share": outcome.tables["embedding_set"]["truncated_share"][0],
+        "layer_curve": layer_table(outcome.tables),
+        "database": outcome.layout.results,
+        "report": outcome.files.html,
+        "figure": outcome.files.png,
+    }

@@ -1,0 +1,1 @@
+"""Where models and data sets come from: the grammar, the hub, registry wheels."""

@@ -1,0 +1,1 @@
+"""From scores to a layer, and what it was worth: inflection points, rules, audit."""

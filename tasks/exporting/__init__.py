@@ -1,0 +1,1 @@
+"""The chosen layer as a model: cut, head, checks, model card."""

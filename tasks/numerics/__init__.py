@@ -1,0 +1,1 @@
+"""Kernels: arrays in, arrays out. No Prefect, no Polars, no transformers."""

@@ -1,0 +1,265 @@
+"""Softmax regression with an L2 penalty, fitted to the optimum for several penalties at once.
+
+With λ the penalty, W [K, D] the coefficients, b [K] the intercepts and n rows it minimises
+
+    (1/n) Σ_i −log p(y_i | x_i) + (λ/2) ‖W‖²,   intercepts free,
+
+which is scikit-learn's LogisticRegression with C = 1/(λ·n), or 2/(λ·n) for its two-class form.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from tasks.numerics.matrix_products import product
+
+MAX_ITERATIONS = 200
+# Stop when the decrease that the quadratic model still promises is under this share of the objective.
+TOLERANCE = 2e-8
+MEMORY = 10
+
+
+@dataclass(frozen=True)
+class Fit:
+    """One optimum of the objective in the module's docstring."""
+
+    weights: torch.Tensor
+    """float64 [K, D]."""
+    intercepts: torch.Tensor
+    """float64 [K]."""
+    objective: float
+    iterations: int
+    converged: bool
+
+
+def fit_path(
+    Z: torch.Tensor,
+    codes: torch.Tensor,
+    k: int,
+    penalties: Sequence[float],
+    *,
+    used: torch.Tensor | None = None,
+    tolerance: float = TOLERANCE,
+) -> list[Fit]:
+    """Optima for P penalties at once, for centred float32 rows Z [n, D] and class numbers codes [n] < k.
+
+    `used`, bool [F, n], asks for the optima of F parts of the rows, all at once: P fits of the first part, then of the
+    second …
+
+    L-BFGS, preconditioned with the diagonal of (α·ZᵀZ/n + λ)⁻¹, where α is the softmax's mean curvature at the start
+    (the idea of Böhning 1992, doi 10.1007/BF00048682, whose bound is ½). So Z is best given along its principal axes,
+    where that matrix is diagonal; the penalty does not mind the rotation. Logits are linear in the weights, so a line
+    search needs no further product with the rows, and the products of all fits are one.
+    """
+    problem = _Problem.of(Z, codes, k, penalties, used)
+    fits_wanted, d = len(problem.penalty), Z.shape[1]
+    # Parameters of every fit side by side, [B, K, D+1]: the last column holds the intercepts.
+    theta = torch.zeros(fits_wanted, k, d + 1, dtype=torch.float64, device=codes.device)
+    theta[:, :, d] = problem.prior.log()
+    logits = problem.logits(theta)
+    zero = torch.zeros(fits_wanted, dtype=torch.float64, device=codes.device)
+    state = problem.along(logits, torch.zeros_like(logits), theta, torch.zeros_like(theta), zero)
+    value, gradient = state.value, problem.gradient(state.residual, theta)
+    history: list[_Pair] = []
+    fits: dict[int, Fit] = {}
+    live = list(range(fits_wanted))
+    for iteration in range(MAX_ITERATIONS + 1):
+        direction = _quasi_newton(gradient, history, problem.inverse)
+        slope = (gradient * direction).sum((1, 2))
+        converged = (-0.5 * slope <= tolerance * value).tolist()
+        for i, index in enumerate(live):
+            if converged[i] or iteration == MAX_ITERATIONS:
+                weights, intercepts = theta[i, :, :d].clone(), theta[i, :, d].clone()
+                fits[index] = Fit(weights, intercepts, float(value[i]), iteration, converged[i])
+        keep = [i for i, index in enumerate(live) if index not in fits]
+        if not keep:
+            break
+        if len(keep) < len(live):
+            live = [live[i] for i in keep]
+            problem = problem.only(keep)
+            theta, logits, gradient = theta[keep], logits[keep], gradient[keep]
+            direction, slope = direction[keep], slope[keep]
+            history = [_Pair(pair.step[keep], pair.change[keep], pair.rho[keep]) for pair in history]
+        shift = problem.logits(direction)
+        step, state = _line_search(problem, logits, shift, theta, direction, slope)
+        logits.addcmul_(step.float()[:, None, None], shift)
+        moved = step[:, None, None] * direction
+        theta = theta + moved
+        value = state.value
+        before, gradient = gradient, problem.gradient(state.residual, theta)
+        history = [*history[-MEMORY + 1 :], _Pair.of(moved, gradient - before)]
+    return [fits[index] for index in range(fits_wanted)]
+
+
+@dataclass(frozen=True)
+class _Along:
+    """The objective at a point of a line, per fit: value, its first two derivatives along the line."""
+
+    value: torch.Tensor
+    slope: torch.Tensor
+    curvature: torch.Tensor
+    residual: torch.Tensor
+    """float32 [B, K, n]: probability minus target, 0 where a row is not used."""
+
+
+@dataclass(frozen=True)
+class _Problem:
+    """B fits on the same rows: every penalty for every part of the rows."""
+
+    Z: torch.Tensor
+    """float32 [n, D]."""
+    target: torch.Tensor
+    """float32 [K, n], 0/1."""
+    used: torch.Tensor | None
+    """float32 [B, 1, n], 0/1; None where every fit uses every row."""
+    rows: torch.Tensor
+    """float64 [B]: how many rows each fit uses."""
+    penalty: torch.Tensor
+    """float64 [B]."""
+    prior: torch.Tensor
+    """float64 [B, K]: shares of the classes."""
+    inverse: torch.Tensor
+    """float32 [B, 1, D+1]: (α·z·z/n + λ)⁻¹ of each column z, and 1/α for the intercept."""
+
+    @classmethod
+    def of(
+        cls,
+        Z: torch.Tensor,
+        codes: torch.Tensor,
+        k: int,
+        penalties: Sequence[float],
+        used: torch.Tensor | None,
+    ) -> "_Problem":
+        parts = Z.new_ones(1, len(Z)) if used is None else used.float()
+        rows = parts.sum(1, dtype=torch.float64)
+        target = (codes == torch.arange(k, device=Z.device)[:, None]).float()
+        prior = ((parts @ target.T).double() / rows[:, None]).clamp_min(1.0 / len(Z))
+        alpha = (prior * (1 - prior)).mean(1)
+        variance = (parts @ Z.square()).double() / rows[:, None]
+        # Every penalty of the first part, then of the second …
+        each = torch.arange(len(parts), device=Z.device).repeat_interleave(len(penalties))
+        penalty = torch.tensor(penalties, dtype=torch.float64, device=Z.device).repeat(len(parts))
+        curvature = alpha[each, None] * variance[each] + penalty[:, None]
+        inverse = 1.0 / torch.cat([curvature, alpha[each, None]], 1)
+        return cls(
+            Z,
+            target,
+            None if used is None else parts[each, None],
+            rows[each],
+            penalty,
+            prior[each],
+            inverse.float()[:, None],
+        )
+
+    def only(self, keep: list[int]) -> "_Problem":
+        """The same for some of the fits."""
+        return replace(
+            self,
+            used=None if self.used is None else self.used[keep],
+            rows=self.rows[keep],
+            penalty=self.penalty[keep],
+            prior=self.prior[keep],
+            inverse=self.inverse[keep],
+        )
+
+    def logits(self, theta: torch.Tensor) -> torch.Tensor:
+        """float32 [B, K, n] of parameters [B, K, D+1]."""
+        p, k, _ = theta.shape
+        flat = theta.float().reshape(p * k, -1)
+        return product(flat[:, :-1].contiguous(), self.Z).add_(flat[:, -1:]).reshape(p, k, -1)
+
+    def gradient(self, residual: torch.Tensor, theta: torch.Tensor) -> torch.Tensor:
+        p, k, n = residual.shape
+        out = torch.empty_like(theta)
+        out[:, :, :-1] = product(residual.reshape(p * k, n), self.Z.T).reshape(p, k, -1)
+        out[:, :, -1] = residual.sum(2, dtype=torch.float64)
+        out /= self.rows[:, None, None]
+        out[:, :, :-1] += self.penalty[:, None, None] * theta[:, :, :-1]
+        return out
+
+    def along(
+        self,
+        logits: torch.Tensor,
+        shift: torch.Tensor,
+        theta: torch.Tensor,
+        direction: torch.Tensor,
+        step: torch.Tensor,
+    ) -> _Along:
+        """The objective at theta + step·direction, whose logits are logits + step·shift."""
+        at = torch.log_softmax(logits + step.float()[:, None, None] * shift, dim=1)
+        probability = at.exp()
+        mean = (probability * shift).sum(1, keepdim=True)
+        spread = probability * (shift - mean).square()
+        residual, hit = probability - self.target, at * self.target
+        if self.used is not None:
+            residual, hit, spread = residual * self.used, hit * self.used, spread * self.used
+        loss = -hit.sum((1, 2), dtype=torch.float64) / self.rows
+        slope = (residual * shift).sum((1, 2), dtype=torch.float64) / self.rows
+        curvature = spread.sum((1, 2), dtype=torch.float64) / self.rows
+        weights, move = theta[:, :, :-1], direction[:, :, :-1]
+        ww, wm, mm = ((a * b).sum((1, 2)) for a, b in ((weights, weights), (weights, move), (move, move)))
+        return _Along(
+            loss + 0.5 * self.penalty * (ww + 2 * step * wm + step**2 * mm),
+            slope + self.penalty * (wm + step * mm),
+            curvature + self.penalty * mm,
+            residual,
+        )
+
+
+def _line_search(
+    problem: _Problem,
+    logits: torch.Tensor,
+    shift: torch.Tensor,
+    theta: torch.Tensor,
+    direction: torch.Tensor,
+    slope: torch.Tensor,
+) -> tuple[torch.Tensor, _Along]:
+    """A step per fit that leaves under a third of the slope, by Newton's method on the convex line."""
+    step = torch.ones(theta.shape[0], dtype=torch.float64, device=theta.device)
+    state = problem.along(logits, shift, theta, direction, step)
+    for _ in range(10):
+        poor = state.slope.abs() > 0.3 * slope.abs()
+        if not bool(poor.any()):
+            break
+        newton = step - state.slope / state.curvature.clamp_min(1e-30)
+        # Far from the optimum the curvature can vanish: never more than a factor of ten at a time.
+        newton = torch.minimum(torch.maximum(newton, 0.1 * step), 10.0 * step)
+        step = torch.where(poor, newton, step)
+        state = problem.along(logits, shift, theta, direction, step)
+    return step, state
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """One remembered step and the change of the gradient over it, float32: they only say where to search."""
+
+    step: torch.Tensor
+    change: torch.Tensor
+    rho: torch.Tensor
+    """1/(step·change) per fit, 0 where the pair says nothing: rounding."""
+
+    @classmethod
+    def of(cls, step: torch.Tensor, change: torch.Tensor) -> "_Pair":
+        along = (step * change).sum((1, 2))
+        tells = along > torch.finfo(torch.float32).tiny
+        return cls(step.float(), change.float(), torch.where(tells, 1.0 / along, 0.0).float())
+
+
+def _quasi_newton(gradient: torch.Tensor, history: list[_Pair], inverse: torch.Tensor) -> torch.Tensor:
+    """−H·gradient by the two loops of L-BFGS (Nocedal 1980), the preconditioner as the first guess of H."""
+    q = gradient.float()
+    alphas = []
+    for pair in reversed(history):
+        alpha = (pair.rho * (pair.step * q).sum((1, 2)))[:, None, None]
+        alphas.append(alpha)
+        q.addcmul_(alpha, pair.change, value=-1.0)
+    direction = q * inverse
+    if history:
+        last = history[-1]
+        size = last.rho * (last.change.square() * inverse).sum((1, 2))
+        direction *= torch.where(size > 0, 1.0 / size, 1.0)[:, None, None]
+    for pair, alpha in zip(history, reversed(alphas), strict=True):
+        beta = (pair.rho * (pair.change * direction).sum((1, 2)))[:, None, None]
+        direction.addcmul_(alpha - beta, pair.step)
+    return direction.double().neg_()

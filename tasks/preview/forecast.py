@@ -1,0 +1,204 @@
+"""What a sweep will cost, from configuration and tokenizer alone: rows, tokens, shards, seconds and bytes."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding, AutoTokenizer
+
+from storage.files import exists
+from storage.layout import Layout
+from storage.manifest import read_manifest
+from storage.sources.grammar import parse_source
+from storage.sources.hub import fetch_snapshot
+from tasks.data.dataset import Dataset
+from tasks.embedding.embedding_set import (
+    BATCHES_PER_SHARD,
+    SECONDS_PER_SHARD,
+    Settings,
+    embedding_set_id,
+    kept_calibration,
+)
+from tasks.embedding.model import HUB_FILES, ModelFolder, resolve_model
+from tasks.embedding.shards import plan_shards
+from tasks.embedding.tokens import tokenise
+from tasks.scoring.criteria import score_criteria
+from tasks.scoring.features import Features
+from tasks.scoring.probe import fit_probe_on
+from tasks.scoring.silhouette import silhouette
+from tasks.vocabulary import Metric
+
+ASSUMED_SHARE = 0.5
+"""Of what one large matrix product makes on this machine, where no calibration of the same set exists."""
+_ASSUMED_BUDGET = {"cpu": 2_048, "cuda": 65_536}
+_ROWS = 1_024
+_MEASURED_S = 0.5
+# Rows of the made-up layer that is scored to see how fast this machine does it.
+_SCORED_ROWS = 5_000
+_WARM_UP_ROWS = 500
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Seconds are of embedding alone; bytes of the embeddings as stored. Shards that lie there cost nothing."""
+
+    rows: int
+    tokens: int
+    cut_share: float
+    """Share of the texts, 0–1, that are cut at the maximum length."""
+    shards: int
+    shards_done: int
+    seconds: float
+    basis: str
+    """Where the seconds come from, for people."""
+    bytes: int
+    parameters: int
+    """Of the headless model, its embedding tables included."""
+
+
+def describe_model(spec: str, *, trust_remote_code: bool = False) -> ModelFolder:
+    """`resolve_model`, but of a hub model the configuration and the tokenizer alone are fetched.
+
+    Raises:
+        UserError: as `resolve_model`.
+    """
+    source = parse_source(spec)
+    if source.kind != "hf":
+        return resolve_model(spec, trust_remote_code=trust_remote_code)
+    small = [each for each in HUB_FILES if "safetensors" not in each]
+    folder, commit = fetch_snapshot(source.location, source.revision, "model", small)
+    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=trust_remote_code)
+    text = config.get_text_config(encoder=True) if config.is_encoder_decoder else config.get_text_config()
+    return ModelFolder(
+        id=spec,
+        source="hf",
+        folder=str(folder),
+        revision=commit,
+        family=str(text.model_type),
+        layers=int(text.num_hidden_layers),
+        hidden_size=int(text.hidden_size),
+    )
+
+
+def count_tokens(
+    model: ModelFolder, texts: Sequence[str], *, trust_remote_code: bool = False
+) -> npt.NDArray[np.int32]:
+    """Tokens of each text, uncut: int32 [N]."""
+    tokenizer = AutoTokenizer.from_pretrained(
+        model.folder, local_files_only=True, trust_remote_code=trust_remote_code
+    )
+    return tokenise(tokenizer, texts, 1 << 30).counts
+
+
+def forecast_sweep(
+    layout: Layout,
+    dataset: Dataset,
+    model: ModelFolder,
+    settings: Settings,
+    token_counts: npt.NDArray[np.int32],
+) -> Forecast:
+    """The plan and its cost. settings: resolved. token_counts: int32 [N], uncut.
+
+    The plan is the one that an earlier run of the same set has written, else shards are cut for the speed that an
+    earlier calibration measured, else for ASSUMED_SHARE of a matrix product's that is measured now.
+    """
+    counts = np.minimum(token_counts, settings.max_length)
+    blocks, parameters = _parameters(model, settings.trust_remote_code)
+    depth = model.layers if settings.max_layer is None else settings.max_layer
+    set_id = embedding_set_id(dataset, model, settings)
+    done = 0
+    left = int(counts.sum())
+    if calibration := kept_calibration(set_id):
+        rate, budget = calibration.tokens_per_second, settings.token_budget or calibration.token_budget
+        basis = f"this machine's calibration of the same set, {rate:,.0f} tokens/s"
+    else:
+        flops = _flops(model.hidden_size, settings.dtype, settings.device)
+        rate = ASSUMED_SHARE * flops / (2 * blocks * depth / model.layers)
+        budget = settings.token_budget or _ASSUMED_BUDGET["cpu" if settings.device == "cpu" else "cuda"]
+        basis = (
+            f"assumed: {ASSUMED_SHARE:.0%} of the {flops / 1e9:,.0f} GFLOP/s that a {settings.dtype} matrix product "
+            f"makes here just now, {rate:,.0f} tokens/s"
+        )
+    manifest = layout.manifest(set_id)
+    if exists(manifest):
+        shards = read_manifest(manifest)["plan"]["shards"]
+        finished = [each for each in shards if exists(layout.shard_record(set_id, each["index"]))]
+        number, done = len(shards), len(finished)
+        left -= sum(each["tokens"] for each in finished)
+    else:
+        number = len(plan_shards(counts, max(int(rate * SECONDS_PER_SHARD), budget * BATCHES_PER_SHARD)))
+    vectors = len(counts) * (depth + 1) * len(settings.poolings) * len(settings.norm_states)
+    return Forecast(
+        rows=len(counts),
+        tokens=int(counts.sum()),
+        cut_share=float((token_counts > settings.max_length).mean()),
+        shards=number,
+        shards_done=done,
+        seconds=left / rate,
+        basis=basis,
+        bytes=vectors * model.hidden_size * (2 if settings.storage_dtype == "float16" else 4),
+        parameters=parameters,
+    )
+
+
+def forecast_scoring(
+    dataset: Dataset, width: int, layers: int, metrics: Sequence[Metric], criteria: Sequence[str]
+) -> float:
+    """Seconds to score `layers` layers of the data set here, from one made-up layer of as many rows, or fewer.
+
+    Silhouettes and criteria look at pairs of train rows, and the probe at rows: so the time is scaled up.
+    """
+    draw = np.random.default_rng(0)
+    classes = len(dataset.classes)
+    train, test = (min(rows, _SCORED_ROWS) for rows in (dataset.train_rows, dataset.test_rows))
+    y = np.arange(train + test) % classes
+    centres = 0.1 * draw.standard_normal((classes, width), dtype=np.float32)
+    X = draw.standard_normal((train + test, width), dtype=np.float32) + centres[y]
+
+    def seconds(train: slice, test: slice) -> tuple[float, float]:
+        """Of what looks at pairs of rows, and of the probe."""
+        started = time.perf_counter()
+        for metric in metrics:
+            silhouette(X[train], y[train], metric)
+        features = Features(X[train], y[train])
+        score_criteria(features, names=criteria)
+        between = time.perf_counter()
+        fit_probe_on(features, X[test], y[test])
+        return between - started, time.perf_counter() - between
+
+    few = slice(0, max(2 * classes, min(train, _WARM_UP_ROWS)))
+    seconds(few, few)  # the first one warms up
+    pairs, rows = seconds(slice(0, train), slice(train, None))
+    larger = dataset.train_rows / train
+    return layers * (pairs * larger**2 + rows * larger)
+
+
+def _parameters(model: ModelFolder, trust_remote_code: bool) -> tuple[int, int]:
+    """Of everything but the embedding tables, and of all; the model is described, not built."""
+    config = AutoConfig.from_pretrained(
+        model.folder, local_files_only=True, trust_remote_code=trust_remote_code
+    )
+    auto: Any = AutoModelForTextEncoding if config.is_encoder_decoder else AutoModel
+    with torch.device("meta"):
+        described: nn.Module = auto.from_config(config, trust_remote_code=trust_remote_code)
+    whole = sum(each.numel() for each in described.parameters())
+    tables = sum(each.weight.numel() for each in described.modules() if isinstance(each, nn.Embedding))
+    return whole - tables, whole
+
+
+def _flops(width: int, dtype: str, device: str) -> float:
+    """Floating point operations a second of a product as wide as the model's, on all cores."""
+    kind = getattr(torch, dtype)
+    rows = torch.ones(_ROWS, width, dtype=kind, device=device)
+    weights = torch.ones(width, 4 * width, dtype=kind, device=device)
+    (rows @ weights)[0, 0].item()  # the first one warms up
+    products, started = 0, time.perf_counter()
+    while time.perf_counter() - started < _MEASURED_S:
+        (rows @ weights)[0, 0].item()
+        products += 1
+    return products * 2 * _ROWS * width * 4 * width / (time.perf_counter() - started)

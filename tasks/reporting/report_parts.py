@@ -1,0 +1,272 @@
+"""What the sections of a report show, from the tables of its run: plain values that a template lays out."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from tasks.reporting.answer import LayerCurves, Row, Tables, percent, rows, table_of
+
+_ARROWS = {"up": "↗", "down": "↘", "flat": "→"}
+# As many classes as the palette tells apart; the others share a grey.
+_COLOURS = 8
+_SPARK_WIDTH, _SPARK_HEIGHT = 150, 34
+
+
+def group(tables: Tables, curves: LayerCurves) -> Row:
+    """What the tables of one pooling and norm state show."""
+    where = {"run_id": curves.run["run_id"], "pooling": curves.pooling, "norm_state": curves.norm_state}
+    choices = rows(tables, "layer_choice", **where)
+    audits = rows(tables, "audit", **where)
+    audit_of = {audit["rule"]: audit for audit in audits.to_dicts()}
+    order = ["is_default", "score", "rule"]
+    ranked = choices.sort(order, descending=[True, True, False]).to_dicts() if len(choices) else []
+    return {
+        "pooling": curves.pooling,
+        "norm_state": curves.norm_state,
+        "curves": curves,
+        "layers": table_of(curves),
+        "is_cut": any(each.ends < curves.last for each in curves.silhouettes),
+        "shapes": _shapes(rows(tables, "trend", **where), curves),
+        "criteria": _criteria(rows(tables, "criterion", **where), curves),
+        "rules": [{"choice": choice, "audit": audit_of.get(choice["rule"])} for choice in ranked],
+    }
+
+
+def _shapes(trend: pl.DataFrame, curves: LayerCurves) -> list[Row]:
+    """Trend and inflection points of each curve, as the paper's Table 1 lays them out."""
+    shapes = []
+    at = dict(zip(curves.accuracy.layers, curves.accuracy.accuracy, strict=True)) if curves.accuracy else {}
+    turns = {f"silhouette:{each.metric}": each.points for each in curves.silhouettes}
+    names = dict.fromkeys([*turns, *(trend["curve"].unique(maintain_order=True) if len(trend) else [])])
+    for curve in names:
+        segments = trend.filter(pl.col("curve") == curve).sort("segment").to_dicts() if len(trend) else []
+        found = [point | {"accuracy": at.get(point["layer"])} for point in turns.get(curve, [])]
+        if segments or found:
+            kind, _, metric = curve.partition(":")
+            shapes.append(
+                {
+                    "name": f"{metric} {kind}" if metric else kind,
+                    "segments": [each | {"arrow": _ARROWS[each["direction"]]} for each in segments],
+                    "points": found,
+                }
+            )
+    return shapes
+
+
+def _criteria(criterion: pl.DataFrame, curves: LayerCurves) -> list[Row]:
+    """Every score of a layer that needs no gradient training, against the accuracy that it should foretell."""
+    scores = {f"{each.name} silhouette": (each.layers, each.mean) for each in curves.silhouettes}
+    if len(criterion):
+        for (name,), part in criterion.sort("name", "layer").group_by(["name"], maintain_order=True):
+            scores[named(str(name))] = (part["layer"].to_list(), part["value"].to_list())
+    found = []
+    for name, (layers, values) in scores.items():
+        top = layers[values.index(max(values))]
+        row: Row = {"name": name, "top": top, "spark": _spark(layers, values, curves), "accuracy": None}
+        if curves.accuracy is not None and curves.accuracy.layers == layers:
+            row["accuracy"] = curves.accuracy.accuracy[layers.index(top)]
+            row["lost"] = max(curves.accuracy.accuracy) - row["accuracy"]
+            row["rank_correlation"] = _rank_correlation(values, curves.accuracy.accuracy)
+        found.append(row)
+    return sorted(found, key=lambda row: (row.get("lost", math.inf), row["name"]))
+
+
+def _rank_correlation(values: Sequence[float], accuracy: Sequence[float]) -> float | None:
+    """Spearman's, −1 … 1; None where one of the two never changes."""
+    if len(set(values)) == 1 or len(set(accuracy)) == 1:
+        return None
+    frame = pl.DataFrame({"value": values, "accuracy": accuracy})
+    return float(frame.select(pl.corr("value", "accuracy", method="spearman")).item())
+
+
+def _spark(layers: Sequence[int], values: Sequence[float], curves: LayerCurves) -> Row:
+    low, reach = min(values), max(values) - min(values) or 1.0
+    inner = _SPARK_HEIGHT - 8
+    place = {
+        layer: (
+            4 + layer / curves.last * (_SPARK_WIDTH - 8),
+            _SPARK_HEIGHT - 4 - (value - low) / reach * inner,
+        )
+        for layer, value in zip(layers, values, strict=True)
+    }
+    return {
+        "width": _SPARK_WIDTH,
+        "height": _SPARK_HEIGHT,
+        "path": "M" + "L".join(f"{x:.1f},{y:.1f}" for x, y in place.values()),
+        "top": place[layers[values.index(max(values))]],
+        "chosen": place.get(curves.chosen) if curves.chosen is not None else None,
+    }
+
+
+def strip(curves: LayerCurves) -> Row | None:
+    """The model as a core sample: a cell a layer, the darker the better."""
+    if curves.accuracy is not None:
+        layers, values, what = curves.accuracy.layers, curves.accuracy.accuracy, "probe accuracy"
+        low, high = percent(min(values)), percent(max(values))
+    elif curves.silhouettes:
+        first = curves.silhouettes[0]
+        layers, values, what = first.layers, first.mean, f"{first.name} silhouette"
+        low, high = silhouette_value(min(values)), silhouette_value(max(values))
+    else:
+        return None
+    reach = max(values) - min(values) or 1.0
+    shades = [(value - min(values)) / reach for value in values]
+    return {"cells": list(zip(layers, shades, strict=True)), "what": what, "low": low, "high": high}
+
+
+def notes(tables: Tables, answer: LayerCurves, described: Mapping[str, Row]) -> list[str]:
+    """What a careful reader should know before trusting the answer."""
+    notes = []
+    share = described["embedding_set"].get("truncated_share", 0)
+    if share >= 0.01:
+        length = described["embedding_set"]["max_length"]
+        notes.append(f"{percent(share)} of the texts were cut at {length:,} tokens.")
+    if described["dataset"].get("test_is_made"):
+        notes.append(
+            "The data set has no test split of its own: a seeded, stratified one was taken from train."
+        )
+    if answer.choice is not None and answer.choice["confidence"] < 0.7:
+        notes.append(
+            f"The choice is shaky: only {100 * answer.choice['confidence']:.0f} % of redrawn train rows lead to this "
+            "layer or to one within noise of it. More train rows would help."
+        )
+    probe = rows(tables, "probe", pooling=answer.pooling, norm_state=answer.norm_state)
+    if len(probe):
+        stuck = probe.filter(~pl.col("converged"))["layer"].unique().sort().to_list()
+        if stuck:
+            notes.append(f"The probe did not converge at layer {', '.join(map(str, stuck))}.")
+        majority = float(probe["majority_accuracy"].to_list()[0])
+        if answer.accuracy is not None and max(answer.accuracy.low) <= majority:
+            notes.append(
+                f"No layer reads the labels better than always naming the largest class ({percent(majority)}) does."
+            )
+    return notes
+
+
+def drawn(tables: Tables, curves: LayerCurves) -> Row:
+    """What the script draws of one pooling and norm state; rounded, for it is looked at."""
+    accuracy = curves.accuracy
+    return {
+        "pooling": curves.pooling,
+        "norm": curves.norm_state,
+        "answer": curves.is_answer,
+        "chosen": curves.chosen,
+        "best": curves.best,
+        "last": curves.last,
+        "accuracy": None
+        if accuracy is None
+        else {
+            "x": accuracy.layers,
+            "y": _rounded(accuracy.accuracy),
+            "low": _rounded(accuracy.low),
+            "high": _rounded(accuracy.high),
+        },
+        "silhouettes": {
+            each.name: {
+                "x": each.layers,
+                "y": _rounded(each.mean),
+                "low": _rounded([mean - error for mean, error in zip(each.mean, each.error, strict=True)]),
+                "high": _rounded([mean + error for mean, error in zip(each.mean, each.error, strict=True)]),
+                "ends": each.ends,
+                "points": [{"x": point["layer"], "kind": point["kind"]} for point in each.points],
+                "classes": _classes(
+                    rows(
+                        tables,
+                        "silhouette_by_class",
+                        run_id=curves.run["run_id"],
+                        pooling=curves.pooling,
+                        norm_state=curves.norm_state,
+                        metric=each.metric,
+                        space=each.space,
+                    ),
+                    each.layers,
+                ),
+            }
+            for each in curves.silhouettes
+        },
+    }
+
+
+def _classes(by_class: pl.DataFrame, layers: Sequence[int]) -> list[Row]:
+    found = []
+    if len(by_class):
+        for (label,), part in by_class.sort("label", "layer").group_by(["label"], maintain_order=True):
+            mean = dict(part.select("layer", "mean").iter_rows())
+            values = [round(mean[layer], 3) if layer in mean else None for layer in layers]
+            found.append({"label": str(label), "n": int(part["n"].to_list()[0]), "y": values})
+    return found
+
+
+def matrices(
+    confusion: Mapping[str, npt.NDArray[np.integer]] | None, classes: Sequence[str]
+) -> dict[str, list[list[int]]] | None:
+    if not confusion:
+        return None
+    for name, matrix in confusion.items():
+        if np.shape(matrix) != (len(classes), len(classes)):
+            raise ValueError(
+                f"confusion {name} is {np.shape(matrix)}; the data set has {len(classes)} classes"
+            )
+    return {name: np.asarray(confusion[name]).tolist() for name in ("chosen", "last")}
+
+
+def recalls(matrices: Mapping[str, list[list[int]]], classes: Sequence[str]) -> list[Row]:
+    """Recall of each class at both layers, the largest change first."""
+    found = []
+    for number, label in enumerate(classes):
+        count = sum(matrices["chosen"][number])
+        if count:
+            chosen, last = (matrices[name][number][number] / count for name in ("chosen", "last"))
+            found.append(
+                {"label": label, "n": count, "chosen": chosen, "last": last, "change": chosen - last}
+            )
+    return sorted(found, key=lambda row: (-abs(row["change"]), row["label"]))
+
+
+def scatter(projection: pl.DataFrame, curves: LayerCurves) -> Row:
+    """One square a layer; classes in the order of their size, those beyond the palette in grey."""
+    sizes = projection.group_by("label").len().sort(["len", "label"], descending=[True, False])
+    labels = [str(label) for label in sizes["label"]]
+    coloured = len(labels) if len(labels) <= _COLOURS else _COLOURS - 1
+    panels = []
+    for layer in projection["layer"].unique().sort():
+        part = projection.filter(pl.col("layer") == layer)
+        x, y = (_unit(part[axis].to_numpy()) for axis in ("x", "y"))
+        own = part["label"].cast(pl.String).to_list()
+        # The largest class is drawn first, so that it hides no other.
+        dots: dict[str, list[tuple[float, float]]] = {label: [] for label in labels}
+        for label, across, up in zip(own, x, y, strict=True):
+            dots[label].append((across, 1 - up))
+        marks = [
+            name for name, marked in (("chosen", curves.chosen), ("last", curves.last)) if marked == layer
+        ]
+        kept = float(part["kept"].to_list()[0])
+        panels.append({"layer": layer, "mark": " and ".join(marks), "kept": kept, "dots": dots})
+    return {
+        "panels": panels,
+        "labels": labels,
+        "colour": {label: number if number < coloured else "rest" for number, label in enumerate(labels)},
+    }
+
+
+def _unit(values: npt.NDArray) -> list[float]:
+    """Scaled to 0–1 by all but the outermost hundredths, which stand at the edge and would squeeze the rest."""
+    low, high = np.percentile(values, (1, 99))
+    air = 0.06 * (high - low)
+    span = high - low + 2 * air
+    return np.clip((values - low + air) / (span or 1.0), 0, 1).tolist()
+
+
+def named(name: str) -> str:
+    return name.replace("_", " ").replace("loo", "leave-one-out").replace("logme", "LogME")
+
+
+def silhouette_value(value: float) -> str:
+    return f"{value:.4f}".replace("-", "−")
+
+
+def _rounded(values: Sequence[float]) -> list[float]:
+    return [round(value, 5) for value in values]

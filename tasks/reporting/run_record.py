@@ -1,0 +1,195 @@
+"""The staged rows of one run → its result tables, merged into the database in one short transaction."""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import polars as pl
+from prefect import get_run_logger, task
+
+from storage.files import list_folders
+from storage.layout import Layout
+from storage.results import RUN_TABLES, SHARED_TABLES, merge, rebuild
+from storage.staged import read_staged, stage
+from tasks.data.dataset import Dataset
+from tasks.embedding.embedding_set import EmbeddingSet, Settings, ShardOutcome
+from tasks.embedding.model import ModelFolder
+from tasks.retries import RETRIED, SHORT_S
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one run is made of. `id` is a content id: the same parameters, inputs and code are the same run."""
+
+    id: str
+    parameters: Mapping[str, Any]
+    code_version: str
+    versions: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Execution:
+    """One time that a run was carried out, by one flow run."""
+
+    flow_run_id: str
+    started_at: datetime
+    finished_at: datetime
+    device: str
+
+
+@dataclass(frozen=True)
+class SweepRecord:
+    """What one execution of a run leaves beside its scores: which run it was, what it read, and what it cost."""
+
+    run: Run
+    execution: Execution
+    dataset: Dataset
+    model: ModelFolder
+    settings: Settings
+    planned: EmbeddingSet
+    shards: tuple[ShardOutcome, ...]
+
+
+@dataclass(frozen=True)
+class Rebuilt:
+    """The ids of the runs that are in a rebuilt database, and of those left out, with the reason."""
+
+    runs: tuple[str, ...]
+    left_out: Mapping[str, str]
+
+
+def stage_run(layout: Layout, record: SweepRecord) -> None:
+    """Stage the rows that describe the run itself, so that the database can be rebuilt from staged rows alone.
+
+    `execution` is staged last: its presence says that the run has come to its end.
+    """
+    run, execution, dataset, model = record.run, record.execution, record.dataset, record.model
+    settings, planned, shards = record.settings, record.planned, record.shards
+    described: dict[str, tuple[str, dict[str, Any]]] = {
+        "model": (
+            "model",
+            {
+                "id": model.id,
+                "source": model.source,
+                "revision": model.revision,
+                "family": model.family,
+                "layers": model.layers,
+                "hidden_size": model.hidden_size,
+            },
+        ),
+        "dataset": (
+            "dataset",
+            {
+                "id": dataset.id,
+                "source": dataset.source,
+                "fingerprint": dataset.fingerprint,
+                "revision": dataset.revision,
+                "classes": list(dataset.classes),
+                "text_column": dataset.text_column,
+                "label_column": dataset.label_column,
+                "train_rows": dataset.train_rows,
+                "test_rows": dataset.test_rows,
+                "test_is_made": dataset.test_is_made,
+            },
+        ),
+        "embedding_set": (
+            "embedding_set",
+            {
+                "embedding_set_id": planned.id,
+                "dataset_fingerprint": dataset.fingerprint,
+                "max_length": settings.max_length,
+                "token_budget": planned.token_budget,
+                "rows": planned.rows,
+                "tokens": planned.tokens,
+                "truncated_share": planned.truncated_share,
+                "shards": len(planned.shards),
+                "seconds": sum(shard.seconds for shard in shards),
+            },
+        ),
+        "run": (
+            "run",
+            {
+                "run_id": run.id,
+                "model_id": model.id,
+                "dataset_id": dataset.id,
+                "embedding_set_id": planned.id,
+                "parameters": json.dumps(run.parameters, sort_keys=True),
+                "code_version": run.code_version,
+                "layers": model.layers,
+                "model_revision": model.revision,
+                "dataset_fingerprint": dataset.fingerprint,
+                "dtype": settings.dtype,
+                "device_kind": settings.device.split(":")[0],
+                "versions": json.dumps(run.versions, sort_keys=True),
+            },
+        ),
+        "execution": (
+            execution.flow_run_id,
+            {
+                "flow_run_id": execution.flow_run_id,
+                "run_id": run.id,
+                "status": "completed",
+                "started_at": execution.started_at,
+                "finished_at": execution.finished_at,
+                "seconds": (execution.finished_at - execution.started_at).total_seconds(),
+                "device": execution.device,
+                "shards_computed": sum(not shard.reused for shard in shards),
+                "shards_reused": sum(shard.reused for shard in shards),
+            },
+        ),
+    }
+    for table, (part, row) in described.items():
+        stage(layout, run.id, table, part, pl.DataFrame([row]))
+
+
+def collect(layout: Layout, run_id: str) -> dict[str, pl.DataFrame]:
+    """Every result table of one run from its staged rows, with the run's one answer marked.
+
+    The answer is, of the default rule's choices over pooling × norm state, the one with the best train-only score;
+    of equals the shallowest.
+
+    Raises:
+        FileNotFoundError: a table has no staged rows, so the run has not come to its end.
+    """
+    tables = {table: read_staged(layout, run_id, table) for table in (*SHARED_TABLES, *RUN_TABLES)}
+    default = tables["layer_choice"].filter("is_default")
+    answer = default.sort(["score", "layer"], descending=[True, False], maintain_order=True).head(1)
+    for table in ("layer_choice", "audit"):
+        marked = pl.struct("pooling", "norm_state", "rule").is_in(
+            answer.select(pl.struct("pooling", "norm_state", "rule")).to_series().implode()
+        )
+        tables[table] = tables[table].with_columns(is_answer=marked)
+    return tables
+
+
+def rebuild_database(layout: Layout) -> Rebuilt:
+    """Write the results database anew from the staged rows of every run that has come to its end."""
+    ended: list[tuple[str, str]] = []
+    left_out: dict[str, str] = {}
+    tables: dict[str, dict[str, pl.DataFrame]] = {}
+
+    def runs() -> Iterator[tuple[str, dict[str, pl.DataFrame]]]:
+        for run_id in list_folders(layout.staged_runs):
+            try:
+                tables[run_id] = collect(layout, run_id)
+            except FileNotFoundError as error:
+                left_out[run_id] = str(error)
+            else:
+                ended.append((str(tables[run_id]["execution"]["finished_at"].max()), run_id))
+        # Of rows that runs share, the latest stands, as it would have if each had been merged in its time.
+        for _, run_id in sorted(ended):
+            yield run_id, tables.pop(run_id)
+
+    if list_folders(layout.staged_runs):
+        rebuild(layout.results, runs())
+    return Rebuilt(tuple(run_id for _, run_id in sorted(ended)), left_out)
+
+
+@task(name="summarise", timeout_seconds=SHORT_S, **RETRIED)
+def summarise_task(layout: Layout, record: SweepRecord) -> None:
+    """Merge the run into the results database."""
+    stage_run(layout, record)
+    merge(layout.results, record.run.id, collect(layout, record.run.id))
+    get_run_logger().info("Run %s is in %s", record.run.id, layout.results)

@@ -1,0 +1,1 @@
+"""What a layer's scores are made of: silhouettes, criteria, probe."""

@@ -1,0 +1,217 @@
+"""One layer's rows and labels, and what several criteria need of them, computed once when first asked for."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, TypeVar, cast
+
+import numpy as np
+import torch
+
+from tasks.numerics.cached_property import cached_property
+from tasks.numerics.cores import beside, cores
+from tasks.numerics.distances import Points, Tile, over_tiles, prepare
+from tasks.numerics.matrix_products import product
+from tasks.numerics.matrix_rows import as_labels, as_rows, blocks_of, check_finite, deviation_of, mean_of
+from tasks.numerics.principal_axes import PrincipalAxes, decompose
+
+_R = TypeVar("_R")
+
+NEIGHBOURS = 5
+# Eigenvalues under this share of the largest are rounding of float32 products, not directions.
+RANK_SHARE = 1e-6
+# Of a multiplication of the Gram matrix (rows·columns² of them) and of its decomposition (columns³), in those of
+# distances: measured on 10,000 rows of 2,048 features. A guess that is off leaves a core idle at the end.
+GRAM_COST, EIGEN_COST = 0.7, 7.0
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """Z = U·diag(s)·Vᵀ of the standardised rows Z [N, D], directions without variance left out."""
+
+    left: torch.Tensor
+    """U, float32 [N, r]."""
+    square: torch.Tensor
+    """s², float64 [r], in no particular order; r ≤ min(N − 1, D)."""
+    targets: torch.Tensor
+    """Uᵀ·Y, float64 [r, K], for Y [N, K] the one-hot labels; U's columns have mean 0, so Y may be centred."""
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """The NEIGHBOURS nearest other rows of each row, nearest first; fewer where there are fewer rows."""
+
+    distance: torch.Tensor
+    """float [N, k], in a unit of its own."""
+    index: torch.Tensor
+    """int64 [N, k]."""
+
+
+class Features:
+    """One layer's rows and labels; see the module's docstring."""
+
+    def __init__(
+        self, X: np.ndarray | torch.Tensor, y: np.ndarray | torch.Tensor, *, device: str = "cpu"
+    ) -> None:
+        """X: float [N, D], y: int [N]. Raises UserError for values that are not finite."""
+        self.rows = as_rows(X).to(device)
+        labels = as_labels(y, len(self.rows))
+        self.labels, codes = np.unique(labels, return_inverse=True)
+        check_finite(self.rows, "criterion")
+        self.codes = torch.from_numpy(codes).to(device)
+        self.counts = torch.bincount(self.codes).double()
+        self.n, self.width = self.rows.shape
+        self._found: dict[Callable[[Features], Any], Any] = {}
+
+    def once(self, find: Callable[["Features"], _R]) -> _R:
+        """What `find` finds of this layer, which is kept for whoever asks next."""
+        if find not in self._found:
+            self._found[find] = find(self)
+        return cast(_R, self._found[find])
+
+    @cached_property
+    def mean(self) -> torch.Tensor:
+        """float64 [D]."""
+        return mean_of(self.rows)
+
+    @cached_property
+    def deviation(self) -> torch.Tensor:
+        """Population deviation, float64 [D], exactly 0 for a constant feature."""
+        return deviation_of(self.rows, self.mean)
+
+    @cached_property
+    def standardised(self) -> torch.Tensor:
+        """Z, float32 [N, D]; a constant feature is 0."""
+        inverse = torch.where(self.deviation > 0, 1.0 / self.deviation, 0.0)
+        Z = torch.empty(self.n, self.width, dtype=torch.float32, device=self.rows.device)
+
+        def fill(at: slice) -> None:
+            Z[at] = (self.rows[at] - self.mean).mul_(inverse)
+
+        self.over_blocks(fill)
+        return Z
+
+    @cached_property
+    def row_squares(self) -> torch.Tensor:
+        """‖z‖² of the standardised rows, float64 [N]."""
+        Z = self.standardised  # here, not in every thread
+        return torch.cat(self.over_blocks(lambda at: Z[at].double().square_().sum(1)))
+
+    @cached_property
+    def class_means(self) -> torch.Tensor:
+        """Of the standardised rows, float64 [K, D]."""
+        return self._by_class(self.standardised) / self.counts[:, None]
+
+    @cached_property
+    def spectrum(self) -> Spectrum:
+        """From the smaller of ZᵀZ and ZZᵀ."""
+        values, vectors = self._eigen
+        # They come in increasing order.
+        first = int((values <= RANK_SHARE * values[-1].clamp_min(0.0)).sum())
+        square, vectors = values[first:], vectors[:, first:]
+        if self.n <= self.width:
+            return Spectrum(vectors.float(), square, self._by_class(vectors).T.contiguous())
+        size = square.sqrt()
+        left = self.principal.coordinates[:, first:] / size.float()
+        # Not from the float32 `left`: what all directions leave unexplained may be as small as its rounding.
+        return Spectrum(left, square, product((vectors.double() / size).T, self._by_class(self.standardised)))
+
+    @cached_property
+    def principal(self) -> PrincipalAxes:
+        """The standardised rows along their principal axes."""
+        return PrincipalAxes.of(self.standardised, *self._eigen)
+
+    @cached_property
+    def _eigen(self) -> tuple[torch.Tensor, torch.Tensor]:
+        return decompose(self.standardised)
+
+    def prepare_all(self) -> None:
+        """Compute what criteria share, the decomposition by one core beside the distances."""
+        if "neighbours" in vars(self):
+            return
+        small, large = sorted(self.rows.shape)
+        # The decomposition reads the standardised rows too: they are computed before the threads part.
+        points = prepare(self.standardised)
+        with beside(self.rows.device, lambda: self._eigen):
+            self.neighbours = self._find_neighbours(
+                points, head_start=small**2 * (GRAM_COST * large + EIGEN_COST * small) / self.width
+            )
+
+    @cached_property
+    def neighbours(self) -> Neighbours:
+        """Euclidean, among the standardised rows; each pair is computed once."""
+        return self._find_neighbours(prepare(self.standardised))
+
+    def _find_neighbours(self, points: Points, head_start: float = 0.0) -> Neighbours:
+        k = min(NEIGHBOURS, self.n - 1)
+        parts = over_tiles(points, lambda tiles: _nearest(tiles, self.n, k, points.square), head_start)
+        distance, order = torch.cat([distance for distance, _ in parts], 1).sort(dim=1, stable=True)
+        index = torch.cat([index for _, index in parts], 1).gather(1, order)
+        return Neighbours(distance[:, :k], index[:, :k])
+
+    def one_hot(self, at: slice) -> torch.Tensor:
+        """Labels of some rows, float64 [n, K] of 0 and 1."""
+        return (self.codes[at, None] == torch.arange(len(self.counts), device=self.codes.device)).double()
+
+    def over_blocks(self, work: Callable[[slice], _R]) -> list[_R]:
+        """`work` of slices of all rows, in order, shared out between the cores."""
+        with cores(self.rows.device) as shared:
+            return shared.map(work, blocks_of(self.rows))
+
+    def _by_class(self, values: torch.Tensor) -> torch.Tensor:
+        """Sums of values [N, D] over the rows of each class, float64 [K, D]."""
+        blocks = blocks_of(self.rows)
+
+        def part(which: range) -> torch.Tensor:
+            sums = values.new_zeros(len(self.counts), values.shape[1], dtype=torch.float64)
+            for i in which:
+                sums += product(self.one_hot(blocks[i]).T, values[blocks[i]].double().T)
+            return sums
+
+        with cores(values.device) as shared:
+            parts = [range(i, len(blocks), shared.count) for i in range(shared.count)]
+            return torch.stack(shared.map(part, parts)).sum(0)
+
+
+def _nearest(tiles: Iterator[Tile], n: int, k: int, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The k smallest distances of each of n rows in some tiles, and to which rows: [n, k] each."""
+    distance = torch.full((n, k), torch.inf, dtype=like.dtype, device=like.device)
+    index = torch.zeros(n, k, dtype=torch.int64, device=like.device)
+
+    def keep(rows: torch.Tensor, offset: int, found: torch.Tensor) -> None:
+        """Merge distances [rows, columns] of some rows to columns from `offset`."""
+        near, at = _candidates(found, distance[rows, -1], k)
+        near, order = torch.cat([distance[rows], near], 1).sort(dim=1, stable=True)
+        at = torch.cat([index[rows], at + offset], 1).gather(1, order)
+        distance[rows], index[rows] = near[:, :k], at[:, :k]
+
+    every = torch.arange(n, device=like.device)
+    for tile in tiles:
+        on_diagonal = tile.column0 == tile.row0
+        if on_diagonal:
+            tile.distance.fill_diagonal_(torch.inf)
+        keep(every[tile.row0 : tile.row1], tile.column0, tile.distance)
+        right = tile.distance[:, tile.row1 - tile.row0 if on_diagonal else 0 :]
+        columns = every[tile.column1 - right.shape[1] : tile.column1]
+        if len(columns):
+            # Of a tile's many columns few are so near to any of its few rows.
+            nearer = (right.amin(0) < distance[columns, -1]).nonzero()[:, 0]
+            if len(nearer):
+                keep(columns[nearer], tile.row0, right[:, nearer].T.contiguous())
+    return distance, index
+
+
+def _candidates(found: torch.Tensor, worst: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """At least those of found [rows, columns] that are among a row's k smallest and under worst [rows].
+
+    Values and columns, [rows, any number] each. Once a row has met a few hundred others hardly any distance is under
+    its k-th, and looking for these is cheaper than sorting.
+    """
+    i, j = (found < worst[:, None]).nonzero(as_tuple=True)
+    if len(i) > found.numel() // 16:
+        return found.topk(min(k, found.shape[1]), dim=1, largest=False)
+    counts = torch.bincount(i, minlength=len(found))
+    place = torch.arange(len(i), device=i.device) - (counts.cumsum(0) - counts)[i]
+    near = torch.full((len(found), int(counts.max())), torch.inf, dtype=found.dtype, device=found.device)
+    at = torch.zeros(near.shape, dtype=torch.int64, device=found.device)
+    near[i, place], at[i, place] = found[i, j], j
+    return near, at

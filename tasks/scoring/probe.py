@@ -1,0 +1,309 @@
+"""A regularised linear probe of one layer: how well a plain linear layer reads the labels off it.
+
+Multinomial logistic regression on standardised features, fitted to convergence, its L2 penalty chosen on train
+rows alone (see `softmax_regression` for the objective and how λ relates to scikit-learn's C).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+import numpy as np
+import torch
+
+from storage.errors import UserError
+from tasks.numerics.cores import cores
+from tasks.numerics.matrix_rows import as_labels, as_rows, check_finite
+from tasks.numerics.softmax_regression import Fit, fit_path
+from tasks.scoring.features import Features
+
+PENALTIES = (1.0, 0.316, 0.1, 0.0316, 0.01)
+"""λ tried first, strongest first. On 4,000 rows they are scikit-learn's C from 0.00025 to 0.025."""
+WEAKER_PENALTIES = ((0.00316, 0.001), (0.000316, 0.0001), (0.0000316, 0.00001))
+"""Tried only while the weakest so far is the best: what many rows ask for, and what takes longest to fit."""
+STRONG = 3
+"""Where rows are few and all folds are held out, so many of PENALTIES come first, and the others in the same way."""
+FOLDS = 5
+# Held-out losses differ by far more than this share of the objective leaves open.
+CHOOSING_TOLERANCE = 1e-5
+# Logits (fits × classes × rows) that are worked on at a time: folds of few rows go together.
+FITTED_VALUES = 2**21
+# Up to this many train rows every fold is held out once; beyond, one fold is enough rows to tell penalties apart.
+CROSS_VALIDATED_ROWS = 2_000
+SGD_EPOCHS = 20
+SGD_BATCH = 64
+SGD_RATE = 1e-3
+
+
+class Protocol(StrEnum):
+    """How the linear layer is trained: to the optimum with a chosen penalty, or the way deep learning does it.
+
+    `sgd` is Adam with mini-batches and no penalty, for SGD_EPOCHS epochs: closer to what papers mean by "we train
+    a linear layer", and farther from a number that only depends on the data.
+    """
+
+    LOGISTIC = "logistic"
+    SGD = "sgd"
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A fitted probe and what it is worth on the test rows. Accuracies, F1 and recalls are fractions 0–1."""
+
+    accuracy: float
+    accuracy_low: float
+    accuracy_high: float
+    """Wilson's 95 % interval of the accuracy, for these n_test rows."""
+    macro_f1: float
+    """Over classes that occur among the test labels or predictions, as in scikit-learn."""
+    balanced_accuracy: float
+    log_loss: float
+    """Mean −log p of the true label in nats; a label never seen in training counts with the smallest p > 0."""
+    penalty: float
+    """λ of `softmax_regression`; 0 for `sgd`."""
+    iterations: int
+    """Of the final fit: quasi-Newton iterations, or Adam steps."""
+    converged: bool
+    n_train: int
+    n_test: int
+    majority_accuracy: float
+    """Accuracy of always naming the most frequent train label: the floor."""
+    recall_by_class: dict[int, float]
+    predictions: np.ndarray
+    """int32 [n_test] labels."""
+    coefficients: np.ndarray
+    """float64 [K, D], for standardised features; rows in the order of `classes`."""
+    intercepts: np.ndarray
+    """float64 [K]."""
+    mean: np.ndarray
+    """float64 [D], of the train rows."""
+    scale: np.ndarray
+    """float64 [D], population deviation of the train rows, 1 for a constant feature."""
+    classes: np.ndarray
+    """int64 [K], increasing: the labels seen in training."""
+
+
+def fit_probe(
+    X_train: np.ndarray | torch.Tensor,
+    y_train: np.ndarray | torch.Tensor,
+    X_test: np.ndarray | torch.Tensor,
+    y_test: np.ndarray | torch.Tensor,
+    *,
+    protocol: Protocol = Protocol.LOGISTIC,
+    penalties: Sequence[float] | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+) -> Probe:
+    """Fit on float X_train [n, D] and int y_train [n], evaluate on X_test [m, D], y_test [m].
+
+    The penalty is the one with the lowest held-out log-loss on train rows, of `penalties` or else of PENALTIES and,
+    where it pays, weaker ones; the final fit uses all train rows. Raises UserError for fewer than two train classes,
+    no test rows, or values that are not finite.
+    """
+    rows = as_rows(X_train)
+    check_finite(rows, "probe", "train ")
+    train = Features(rows, y_train, device=device)
+    return fit_probe_on(train, X_test, y_test, protocol=protocol, penalties=penalties, seed=seed)
+
+
+def fit_probe_on(
+    train: Features,
+    X_test: np.ndarray | torch.Tensor,
+    y_test: np.ndarray | torch.Tensor,
+    *,
+    protocol: Protocol = Protocol.LOGISTIC,
+    penalties: Sequence[float] | None = None,
+    seed: int = 0,
+) -> Probe:
+    """`fit_probe` on the features whose criteria are wanted too: what both need is computed once."""
+    test = as_rows(X_test).to(train.rows.device)
+    y_test = as_labels(y_test, len(test))
+    check_finite(test, "probe", "test ")
+    k, codes = len(train.labels), train.codes.cpu().numpy()
+    if k < 2:
+        raise UserError(
+            f"A probe needs two classes to tell apart, and the {train.n} train rows have {k}. "
+            "Give more train rows, or another label column."
+        )
+    if len(y_test) == 0:
+        raise UserError(
+            "A probe needs test rows to be worth anything, and the test split is empty. Give one."
+        )
+    mean, scale = train.mean, torch.where(train.deviation > 0, train.deviation, 1.0)
+    if protocol is Protocol.SGD:
+        fit, penalty = _fit_by_sgd(train.standardised, train.codes, k, seed), 0.0
+    else:
+        along = train.principal
+        penalty = _choose_penalty(along.coordinates, codes, k, penalties, seed)
+        fit = fit_path(along.coordinates, train.codes, k, (penalty,))[0]
+        fit = replace(fit, weights=fit.weights @ along.axes.double())
+    logits = ((test - mean) / scale).double() @ fit.weights.T + fit.intercepts
+    return _evaluate(logits.cpu().numpy(), train.labels, codes, y_test, fit, penalty, mean, scale)
+
+
+def fit_probes(
+    layers: Sequence[tuple[np.ndarray | torch.Tensor, np.ndarray | torch.Tensor]],
+    y_train: np.ndarray,
+    y_test: np.ndarray,
+    *,
+    protocol: Protocol = Protocol.LOGISTIC,
+    seed: int = 0,
+    device: str = "cpu",
+) -> list[Probe]:
+    """`fit_probe` of each (X_train, X_test) on the same labels.
+
+    Within a layer the products of all penalties are one already; layers share no product, so each is fitted on a
+    core of its own, which beats splitting every operation of one layer between the cores.
+    """
+
+    def fit(layer: tuple[np.ndarray | torch.Tensor, np.ndarray | torch.Tensor]) -> Probe:
+        train, test = layer
+        return fit_probe(train, y_train, test, y_test, protocol=protocol, seed=seed, device=device)
+
+    with cores(torch.device(device)) as shared:
+        return shared.map(fit, layers)
+
+
+def _choose_penalty(
+    Z: torch.Tensor, codes: np.ndarray, k: int, penalties: Sequence[float] | None, seed: int
+) -> float:
+    """The penalty with the lowest held-out log-loss, on train rows only."""
+    if penalties is not None and len(penalties) == 1:
+        return penalties[0]
+    fold = _folds(codes, seed)
+    labels = torch.from_numpy(codes).to(Z.device)
+    tried: list[float] = []
+    losses: list[float] = []
+    if penalties is not None:
+        batches = [tuple(penalties)]
+    elif len(codes) <= CROSS_VALIDATED_ROWS:
+        batches = [PENALTIES[:STRONG], PENALTIES[STRONG:], *WEAKER_PENALTIES]
+    else:
+        batches = [PENALTIES, *WEAKER_PENALTIES]
+    for batch in batches:
+        tried += batch
+        losses += _held_out_loss(Z, labels, fold, k, batch).tolist()
+        best = int(np.argmin(losses))
+        if best < len(losses) - 1:
+            break
+    return tried[best]
+
+
+def _held_out_loss(
+    Z: torch.Tensor, labels: torch.Tensor, fold: np.ndarray, k: int, penalties: tuple[float, ...]
+) -> np.ndarray:
+    """Summed log-loss [P] of held-out rows, each predicted by the fit without its fold."""
+    folds = [i for i in range(FOLDS if len(fold) <= CROSS_VALIDATED_ROWS else 1) if (fold == i).any()]
+    together = max(1, FITTED_VALUES // (len(penalties) * k * len(fold)))
+    loss = np.zeros(len(penalties))
+    for start in range(0, len(folds), together):
+        picked = folds[start : start + together]
+        held_out = torch.from_numpy(fold == np.array(picked)[:, None]).to(labels.device)
+        # A fold's own mean is not quite zero; the intercepts take it up.
+        fits = fit_path(Z, labels, k, penalties, used=~held_out, tolerance=CHOOSING_TOLERANCE)
+        for i, fit in enumerate(fits):
+            outside = held_out[i // len(penalties)]
+            logits = Z[outside].double() @ fit.weights.T + fit.intercepts
+            missed = torch.nn.functional.cross_entropy(logits, labels[outside], reduction="sum")
+            loss[i % len(penalties)] += float(missed)
+    return loss
+
+
+def _folds(codes: np.ndarray, seed: int) -> np.ndarray:
+    """Fold number of each row, every class spread evenly; −1, never held out, for classes under FOLDS rows."""
+    draw = np.random.default_rng(seed)
+    fold = np.full(len(codes), -1)
+    for c in range(codes.max() + 1):
+        members = draw.permutation(np.flatnonzero(codes == c))
+        if len(members) >= FOLDS:
+            fold[members] = (np.arange(len(members)) + c) % FOLDS
+    return fold
+
+
+def _fit_by_sgd(Z: torch.Tensor, codes: torch.Tensor, k: int, seed: int) -> Fit:
+    """Adam on mini-batches, from zero; converged where the last epoch moved the mean loss by under 1 %."""
+    n, d = Z.shape
+    draw = torch.Generator().manual_seed(seed)
+    weights = torch.zeros(k, d, device=Z.device, requires_grad=True)
+    intercepts = torch.zeros(k, device=Z.device, requires_grad=True)
+    optimiser = torch.optim.Adam([weights, intercepts], lr=SGD_RATE)
+    steps, losses = 0, []
+    with torch.enable_grad():
+        for _ in range(SGD_EPOCHS):
+            total = 0.0
+            for batch in torch.randperm(n, generator=draw).split(SGD_BATCH):
+                rows = batch.to(Z.device)
+                logits = torch.nn.functional.linear(Z[rows], weights, intercepts)
+                loss = torch.nn.functional.cross_entropy(logits, codes[rows])
+                optimiser.zero_grad()
+                loss.backward()
+                optimiser.step()
+                total += float(loss.detach()) * len(rows)
+                steps += 1
+            losses.append(total / n)
+    settled = len(losses) > 1 and abs(losses[-2] - losses[-1]) <= 0.01 * losses[-2]
+    return Fit(weights.detach().double(), intercepts.detach().double(), losses[-1], steps, settled)
+
+
+def _evaluate(
+    logits: np.ndarray,
+    classes: np.ndarray,
+    codes: np.ndarray,
+    y_test: np.ndarray,
+    fit: Fit,
+    penalty: float,
+    mean: torch.Tensor,
+    scale: torch.Tensor,
+) -> Probe:
+    m = len(y_test)
+    predicted = classes[logits.argmax(1)]
+    correct = predicted == y_test
+    low, high = wilson_interval(int(correct.sum()), m)
+    recalls, f1 = {}, []
+    for label in np.union1d(y_test, predicted):
+        truly, named = y_test == label, predicted == label
+        hits = int((truly & named).sum())
+        f1.append(2 * hits / (int(truly.sum()) + int(named.sum())))
+        if truly.any():
+            recalls[int(label)] = hits / int(truly.sum())
+    majority = classes[np.bincount(codes).argmax()]
+    return Probe(
+        accuracy=float(correct.mean()),
+        accuracy_low=low,
+        accuracy_high=high,
+        macro_f1=float(np.mean(f1)),
+        balanced_accuracy=float(np.mean(list(recalls.values()))),
+        log_loss=_log_loss(logits, classes, y_test),
+        penalty=penalty,
+        iterations=fit.iterations,
+        converged=fit.converged,
+        n_train=len(codes),
+        n_test=m,
+        majority_accuracy=float((y_test == majority).mean()),
+        recall_by_class=recalls,
+        predictions=predicted.astype(np.int32),
+        coefficients=fit.weights.cpu().numpy(),
+        intercepts=fit.intercepts.cpu().numpy(),
+        mean=mean.cpu().numpy(),
+        scale=scale.cpu().numpy(),
+        classes=classes.astype(np.int64),
+    )
+
+
+def wilson_interval(hits: int, n: int) -> tuple[float, float]:
+    """95 % interval of a proportion (Wilson 1927, doi 10.1080/01621459.1927.10502953), within [0, 1]."""
+    z = 1.959963984540054
+    share = hits / n
+    middle = share + z * z / (2 * n)
+    half = z * float(np.sqrt(share * (1 - share) / n + z * z / (4 * n * n)))
+    whole = 1 + z * z / n
+    return max(0.0, (middle - half) / whole), min(1.0, (middle + half) / whole)
+
+
+def _log_loss(logits: np.ndarray, classes: np.ndarray, y_test: np.ndarray) -> float:
+    log_p = logits - logits.max(1, keepdims=True)
+    log_p = log_p - np.log(np.exp(log_p).sum(1, keepdims=True))
+    at = np.searchsorted(classes, y_test).clip(max=len(classes) - 1)
+    known = classes[at] == y_test
+    least = np.log(np.finfo(np.float64).eps)
+    return float(-np.where(known, np.maximum(log_p[np.arange(len(at)), at], least), least).mean())

@@ -1,0 +1,312 @@
+import gzip
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import datasets
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from storage.errors import UserError
+from storage.layout import Layout
+from tasks.data.dataset import (
+    Dataset,
+    fingerprint_table,
+    prepare_dataset,
+    read_dataset,
+    read_table,
+    stratified_sample,
+)
+from tests.conftest import labelled_text
+
+
+def prepare(spec: str, storage: Path, **options: Any) -> tuple[Dataset, pl.DataFrame]:
+    found = prepare_dataset(spec, Layout(str(storage)), **options)
+    return found, read_table(found.uri)
+
+
+@pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl", "parquet"])
+def test_every_file_format_gives_the_same_table(tmp_path: Path, suffix: str) -> None:
+    rows = labelled_text(60)
+    _write(rows, tmp_path / f"train.{suffix}")
+    _write(rows.head(20), tmp_path / f"test.{suffix}")
+    found, table = prepare(f"path:{tmp_path}", tmp_path / "out")
+    assert (found.train_rows, found.test_rows, found.test_is_made) == (60, 20, False)
+    assert found.classes == ("land", "sea", "sky")
+    assert table["text"].to_list() == rows["text"].to_list() + rows["text"].head(20).to_list()
+    assert [found.classes[label] for label in table["label"]][:60] == rows["label"].to_list()
+    assert table["row_id"].to_list() == list(range(80))
+    assert table.schema["label"] == pl.Int32
+    assert found.fingerprint == fingerprint_table(table, found.classes)
+
+
+def test_validation_joins_train(tmp_path: Path) -> None:
+    for name, rows in (("train", 30), ("validation", 20), ("test", 10)):
+        _write(labelled_text(rows), tmp_path / f"{name}.csv")
+    found, _ = prepare(f"path:{tmp_path}", tmp_path / "out")
+    assert (found.train_rows, found.test_rows) == (50, 10)
+
+
+def test_a_single_file_gets_a_seeded_stratified_test_part(tmp_path: Path) -> None:
+    rows = pl.concat(
+        [labelled_text(400), pl.DataFrame({"text": ["once", "twice"], "label": ["rare", "rare"]})]
+    )
+    _write(rows, tmp_path / "all.csv")
+    found, table = prepare(f"path:{tmp_path / 'all.csv'}", tmp_path / "out")
+    again, _ = prepare(f"path:{tmp_path / 'all.csv'}", tmp_path / "out")
+    other, _ = prepare(f"path:{tmp_path / 'all.csv'}", tmp_path / "out", seed=1)
+    assert found == again
+    assert found.fingerprint != other.fingerprint
+    assert found.test_is_made
+    shares = table.group_by("label").agg((pl.col("split") == "test").mean().alias("share"), pl.len())
+    for label, share, count in shares.iter_rows():
+        if found.classes[label] == "rare":
+            assert share == 0
+        else:
+            assert abs(share * count - 0.2 * count) <= 1
+
+
+def test_integer_labels_take_names_from_a_companion_column(tmp_path: Path) -> None:
+    frame = pl.DataFrame(
+        {
+            "text": list("abcdef"),
+            "label": [7, 3, 7, 3, 7, 3],
+            "label_name": ["up", "down", "up", "down", "up", "down"],
+        }
+    )
+    _write(frame, tmp_path / "train.csv")
+    _write(frame, tmp_path / "test.csv")
+    found, table = prepare(f"path:{tmp_path}", tmp_path / "out")
+    assert found.classes == ("down", "up")
+    assert table["label"].to_list()[:6] == [1, 0, 1, 0, 1, 0]
+
+
+def test_saved_hugging_face_dataset_keeps_its_class_names(tmp_path: Path) -> None:
+    features = datasets.Features(
+        {"sentence": datasets.Value("string"), "label": datasets.ClassLabel(names=["no", "yes"])}
+    )
+    part = datasets.Dataset.from_dict({"sentence": list("abcdef"), "label": [0, 1] * 3}, features=features)
+    datasets.DatasetDict({"train": part, "test": part}).save_to_disk(str(tmp_path / "saved"))
+    found, table = prepare(f"path:{tmp_path / 'saved'}", tmp_path / "out")
+    assert (found.classes, found.text_column) == (("no", "yes"), "sentence")
+    assert table["text"].to_list() == list("abcdefabcdef")
+
+
+def test_hub_data_set_is_read_from_the_hubs_own_cache_layout(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    repository = tmp_path / "hub" / "datasets--someone--verses"
+    snapshot = repository / "snapshots" / commit
+    snapshot.mkdir(parents=True)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(commit)
+    _write(labelled_text(30), snapshot / "train.parquet")
+    _write(labelled_text(12), snapshot / "test.parquet")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    found, table = prepare("hf:someone/verses", tmp_path / "out")
+    assert (found.revision, found.train_rows, found.test_rows) == (commit, 30, 12)
+    assert table["text"].to_list()[:30] == labelled_text(30)["text"].to_list()
+    with pytest.raises(UserError, match=r"hf:someone/prose is not on this machine.*HF_HUB_OFFLINE"):
+        prepare("hf:someone/prose", tmp_path / "out")
+
+
+def test_a_csv_of_a_spreadsheet_parted_by_semicolons(tmp_path: Path) -> None:
+    rows = labelled_text(30)
+    rows.write_csv(tmp_path / "all.csv", separator=";", include_bom=True)
+    found, table = prepare(f"path:{tmp_path / 'all.csv'}", tmp_path / "out")
+    assert found.text_column == "text"
+    assert sorted(table["text"]) == sorted(rows["text"])
+
+
+def test_a_clone_of_a_hub_repository_is_a_folder_too(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    _write(labelled_text(30), tmp_path / "data" / "train-00000-of-00001.parquet")
+    _write(labelled_text(12), tmp_path / "data" / "test-00000-of-00001.parquet")
+    found, _ = prepare(f"path:{tmp_path}", tmp_path / "out")
+    assert (found.train_rows, found.test_rows, found.test_is_made) == (30, 12, False)
+
+
+def test_a_dataset_without_splits_saved_on_disk(tmp_path: Path) -> None:
+    rows = labelled_text(30)
+    datasets.Dataset.from_dict(rows.to_dict(as_series=False)).save_to_disk(str(tmp_path / "saved"))
+    found, _ = prepare(f"path:{tmp_path / 'saved'}", tmp_path / "out")
+    assert (found.train_rows + found.test_rows, found.test_is_made) == (30, True)
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes"),
+    [
+        (["10", "2", "1"], ("1", "2", "10")),
+        (["10", "2", "b"], ("10", "2", "b")),
+        ([10, 2, 1], ("1", "2", "10")),
+        ([10.0, 2.0, 1.0], ("1", "2", "10")),
+        ([True, False, True], ("false", "true")),
+    ],
+)
+def test_labels_have_the_order_that_people_count_in(
+    tmp_path: Path, labels: list[Any], classes: tuple[str, ...]
+) -> None:
+    frame = pl.DataFrame({"text": list("abcdef"), "label": labels * 2})
+    frame.write_parquet(tmp_path / "train.parquet")
+    frame.write_parquet(tmp_path / "test.parquet")
+    found, table = prepare(f"path:{tmp_path}", tmp_path / "out")
+    assert found.classes == classes
+    assert [found.classes[label] for label in table["label"][:3]] == [
+        str(each).lower().removesuffix(".0") for each in labels
+    ]
+
+
+def test_a_class_of_one_row_and_one_that_test_lacks_are_kept(tmp_path: Path) -> None:
+    rare = pl.DataFrame({"text": ["once"], "label": ["rare"]})
+    _write(pl.concat([labelled_text(30), rare]), tmp_path / "train.csv")
+    _write(labelled_text(12).filter(pl.col("label") != "sea"), tmp_path / "test.csv")
+    found, table = prepare(f"path:{tmp_path}", tmp_path / "out")
+    assert found.classes == ("land", "rare", "sea", "sky")
+    assert table.filter(label=1).height == 1
+
+
+def test_reading_alone_writes_nothing(tmp_path: Path) -> None:
+    _write(labelled_text(30), tmp_path / "all.csv")
+    found, table = read_dataset(f"path:{tmp_path / 'all.csv'}", Layout(str(tmp_path / "out")))
+    stored, same = prepare(f"path:{tmp_path / 'all.csv'}", tmp_path / "other")
+    assert (found.fingerprint, found.classes) == (stored.fingerprint, stored.classes)
+    assert table.equals(same)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "classes", "train", "test", "made"),
+    [
+        ("reuters-r8", 8, 5_485, 2_189, False),
+        ("reuters-r52", 52, 6_532, 2_568, False),
+        ("20newsgroups", 20, 11_293, 7_528, False),
+        ("election-tweets", 2, 5_155, 1_289, True),
+    ],
+)
+def test_built_in_data_sets(
+    tmp_path: Path, name: str, classes: int, train: int, test: int, made: bool
+) -> None:
+    found, table = prepare(f"wheel:{name}", tmp_path)
+    assert (len(found.classes), found.train_rows, found.test_rows, found.test_is_made) == (
+        classes,
+        train,
+        test,
+        made,
+    )
+    assert table["text"].str.strip_chars().str.len_bytes().min() > 0
+
+
+@pytest.mark.parametrize(
+    ("rows", "options", "message"),
+    [
+        ({"text": ["a", "b"], "label": ["x", "x"]}, {}, "one class only"),
+        (
+            {"text": ["a", " ", "c"], "label": ["x", "y", "x"]},
+            {},
+            r"Row 2 in train of path:.* has an empty text",
+        ),
+        ({"text": ["a", "b", None], "label": ["x", "y", "x"]}, {}, "Row 3"),
+        ({"text": ["a", "b"], "label": ["x", None]}, {}, "no label"),
+        (
+            {"words": ["a", "b"], "label": ["x", "y"]},
+            {},
+            r"--text-column NAME. Its columns are: words, label",
+        ),
+        ({"text": ["a", "b"], "kind": ["x", "y"]}, {"label_column": "sort"}, r"no column 'sort'.*text, kind"),
+        ({"text": [1, 2], "label": ["x", "y"]}, {}, "not text"),
+        ({"text": ["a", "b"], "label": [0.5, 1.5]}, {}, "integer or a string"),
+        ({"text": list("abcd"), "label": list("wxyz")}, {}, "looks like an id"),
+    ],
+)
+def test_bad_data_is_an_error_that_names_the_way_out(
+    tmp_path: Path, rows: dict[str, list[Any]], options: dict[str, str], message: str
+) -> None:
+    pl.DataFrame(rows).write_parquet(tmp_path / "train.parquet")
+    pl.DataFrame(rows).write_parquet(tmp_path / "test.parquet")
+    with pytest.raises(UserError, match=message):
+        prepare(f"path:{tmp_path}", tmp_path / "out", **options)
+
+
+def test_a_test_label_that_train_lacks_is_an_error(tmp_path: Path) -> None:
+    _write(labelled_text(30), tmp_path / "train.csv")
+    _write(pl.DataFrame({"text": ["a"], "label": ["fire"]}), tmp_path / "test.csv")
+    with pytest.raises(UserError, match=r"1 test rows .*'fire'"):
+        prepare(f"path:{tmp_path}", tmp_path / "out")
+
+
+def test_folders_and_files_that_are_no_data_set(tmp_path: Path) -> None:
+    for spec, message in [
+        (f"path:{tmp_path / 'nowhere'}", "There is no file or folder"),
+        (f"path:{tmp_path}", "holds no train file"),
+        ("gguf:model.gguf", "is a model file"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            prepare(spec, tmp_path / "out")
+    (tmp_path / "notes.txt").write_text("x")
+    with pytest.raises(UserError, match="is none of"):
+        prepare(f"path:{tmp_path / 'notes.txt'}", tmp_path / "out")
+    (tmp_path / "latin.csv").write_bytes("text,label\ncaf\xe9,x\n".encode("latin-1"))
+    with pytest.raises(UserError, match=r"it is not UTF-8\. Save it as UTF-8"):
+        prepare(f"path:{tmp_path / 'latin.csv'}", tmp_path / "out")
+    (tmp_path / "train.parquet").write_bytes(gzip.compress(b"no parquet"))
+    with pytest.raises(UserError, match="cannot be read as parquet"):
+        prepare(f"path:{tmp_path}", tmp_path / "out")
+    _write(labelled_text(30), tmp_path / "train.csv")
+    with pytest.raises(UserError, match=r"train\.parquet and train\.csv"):
+        prepare(f"path:{tmp_path}", tmp_path / "out")
+
+
+@given(
+    counts=st.lists(st.integers(2, 40), min_size=2, max_size=6),
+    share=st.floats(0.0, 1.0),
+    seed=st.integers(0, 99),
+)
+def test_stratified_sample_against_its_definition(counts: list[int], share: float, seed: int) -> None:
+    values = [str(index) for index, count in enumerate(counts) for _ in range(count)]
+    random.Random(seed).shuffle(values)
+    rows = pl.DataFrame({"text": [f"t{index}" for index in range(len(values))], "value": values})
+    most = max(2 * len(counts), round(share * len(values)))
+    taken = stratified_sample(rows, most, seed)
+    assert taken.height == min(most, rows.height)
+    assert taken["text"].to_list() == [text for text in rows["text"] if text in set(taken["text"])]
+    for index, count in enumerate(counts):
+        got = taken.filter(value=str(index)).height
+        assert got >= 2
+        # In proportion, but for the two rows that every class keeps and for rounding.
+        proportional = most * count / len(values)
+        assert got <= max(proportional + 1, 2) + 1e-9 or taken.height == rows.height
+
+
+def test_sample_too_small_for_the_classes_is_an_error() -> None:
+    rows = pl.DataFrame({"text": list("abcdef"), "value": list("xxyyzz")})
+    with pytest.raises(UserError, match="6 are the least"):
+        stratified_sample(rows, 5, 0)
+
+
+def test_fingerprint_sees_every_part_of_the_content() -> None:
+    table = pl.DataFrame({"text": ["ab", "c"], "label": [0, 1], "split": ["train", "test"]})
+    changed = [
+        table.with_columns(text=pl.Series(["a", "bc"])),
+        table.with_columns(label=pl.Series([1, 0])),
+        table.with_columns(split=pl.Series(["train", "train"])),
+        table.reverse(),
+    ]
+    prints = [fingerprint_table(each, ("x", "y")) for each in (table, *changed)]
+    prints.append(fingerprint_table(table, ("x", "z")))
+    assert len(set(prints)) == len(prints)
+
+
+def _write(rows: pl.DataFrame, path: Path) -> None:
+    match path.suffix:
+        case ".csv":
+            rows.write_csv(path)
+        case ".tsv":
+            rows.write_csv(path, separator="\t")
+        case ".jsonl":
+            path.write_text("\n".join(json.dumps(row) for row in rows.to_dicts()) + "\n")
+        case ".parquet":
+            rows.write_parquet(path)

@@ -1,0 +1,189 @@
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from storage.embeddings import read_layer
+from storage.errors import UserError
+from storage.layout import Layout
+from storage.manifest import read_manifest
+from tasks.data.dataset import Dataset, prepare_dataset
+from tasks.embedding import embedding_set
+from tasks.embedding.embed import budgets_of, embed_tokens
+from tasks.embedding.embedding_set import (
+    EmbeddingSet,
+    Settings,
+    embed_shard,
+    kept_calibration,
+    plan_embedding_set,
+    using_embeddings,
+)
+from tasks.embedding.model import ModelFolder, resolve_model
+from tasks.embedding.tokens import tokenise
+from tasks.machine import device_lock
+from tasks.vocabulary import NormState, Pooling
+
+SETTINGS = Settings((Pooling.MEAN,), (NormState.AS_RETURNED,), 128, "float32", "cpu")
+Planned = tuple[Layout, EmbeddingSet, Dataset, ModelFolder]
+
+
+@pytest.fixture
+def planned(tiny_model: Path, tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Planned:
+    monkeypatch.setenv("LAYERSCOUT_CACHE", str(tmp_path / "cache"))
+    layout = Layout(str(tmp_path / "storage"))
+    dataset = prepare_dataset(f"path:{tiny_dataset}", layout, seed=0)
+    model = resolve_model(f"path:{tiny_model}")
+    return layout, plan_embedding_set(layout, dataset, model, SETTINGS), dataset, model
+
+
+def test_a_set_is_calibrated_once_it_is_worth_it(
+    planned: Planned, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A tenth of the set's tokens is the most; what was measured is kept for other storage folders."""
+    _, small, dataset, model = planned
+    assert small.token_budget == min(budgets_of(torch.device("cpu")))
+    assert kept_calibration(small.id) is None
+    budgets = (small.tokens // 400, small.tokens // 200)
+    monkeypatch.setattr("tasks.embedding.embed._CPU_BUDGETS", budgets)
+    measured = plan_embedding_set(Layout(str(tmp_path / "first")), dataset, model, SETTINGS)
+    kept = kept_calibration(measured.id)
+    assert kept is not None
+    assert measured.token_budget == kept.token_budget in budgets
+    monkeypatch.setattr(embedding_set, "calibrate", None)
+    assert plan_embedding_set(Layout(str(tmp_path / "second")), dataset, model, SETTINGS) == measured
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried 8 bytes"),
+        MemoryError(),
+    ],
+)
+def test_out_of_memory_halves_the_budget_once_and_the_record_says_so(
+    planned: Planned, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    layout, found, dataset, model = planned
+    budgets: list[int] = []
+
+    def small_memory(*arguments: Any, token_budget: int, **named: Any) -> Any:
+        budgets.append(token_budget)
+        if token_budget > found.token_budget // 2:
+            raise error
+        return embed_tokens(*arguments, token_budget=token_budget, **named)
+
+    monkeypatch.setattr(embedding_set, "embed_tokens", small_memory)
+    embed_shard(layout, found, found.shards[0], dataset, model, SETTINGS)
+    assert budgets == [found.token_budget, found.token_budget // 2]
+    assert read_manifest(layout.shard_record(found.id, 0))["token_budget"] == found.token_budget // 2
+    stored = read_layer([layout.shard(found.id, 0)], layer=3, norm_state="as_returned", pooling="mean")
+    assert stored.embeddings.shape == (360, 32)
+
+
+def test_half_a_budget_too_many_is_an_error_in_words_and_other_errors_are_not_tried_again(
+    planned: Planned, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layout, found, dataset, model = planned
+    calls: list[int] = []
+
+    def fail(*_: Any, token_budget: int, **__: Any) -> Any:
+        calls.append(token_budget)
+        raise errors[0]
+
+    errors: list[Exception] = [MemoryError()]
+    monkeypatch.setattr(embedding_set, "embed_tokens", fail)
+    with pytest.raises(UserError, match="--token-budget below"):
+        embed_shard(layout, found, found.shards[0], dataset, model, SETTINGS)
+    assert len(calls) == 2
+    errors[0] = RuntimeError("shapes do not match")
+    with pytest.raises(RuntimeError, match="shapes"):
+        embed_shard(layout, found, found.shards[0], dataset, model, SETTINGS)
+    assert len(calls) == 3
+
+
+def test_a_shard_that_another_run_computed_while_this_one_waited_is_not_computed_again(
+    planned: Planned, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layout, found, dataset, model = planned
+    arguments = (layout, found, found.shards[0], dataset, model, SETTINGS)
+    own_lock = embedding_set.device_lock
+
+    @contextmanager
+    def lock_that_the_other_run_had(device: str) -> Iterator[None]:
+        monkeypatch.setattr(embedding_set, "device_lock", own_lock)
+        assert not embed_shard(*arguments).reused
+        with own_lock(device):
+            yield
+
+    monkeypatch.setattr(embedding_set, "device_lock", lock_that_the_other_run_had)
+    assert embed_shard(*arguments).reused
+
+
+def test_a_shard_is_tokenised_while_another_one_computes(
+    planned: Planned, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layout, found, dataset, model = planned
+    tokenised = threading.Event()
+
+    def tell(*arguments: Any) -> Any:
+        tokens = tokenise(*arguments)
+        tokenised.set()
+        return tokens
+
+    monkeypatch.setattr(embedding_set, "tokenise", tell)
+    with ThreadPoolExecutor(1) as beside:
+        with device_lock("cpu"):
+            embedding = beside.submit(embed_shard, layout, found, found.shards[0], dataset, model, SETTINGS)
+            assert tokenised.wait(120)
+            assert not embedding.done()
+        assert not embedding.result().reused
+
+
+def test_one_gpu_has_one_lock_by_whatever_name_it_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LAYERSCOUT_CACHE", str(tmp_path))
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    monkeypatch.setattr(
+        torch.cuda, "get_device_properties", lambda index: SimpleNamespace(uuid=f"uuid-{index}")
+    )
+    for device in ("cuda", "cuda:1", "cuda:0"):
+        with device_lock(device):
+            pass
+    assert sorted(each.name for each in (tmp_path / "locks").iterdir()) == [
+        "gpu-uuid-0.lock",
+        "gpu-uuid-1.lock",
+    ]
+
+
+def test_embeddings_that_another_run_reads_are_left_to_it(planned: Planned, tmp_path: Path) -> None:
+    layout, found, dataset, model = planned
+    shard = embed_shard(layout, found, found.shards[0], dataset, model, SETTINGS)
+    reader = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            f"import fcntl, sys; f = open({str(tmp_path / 'cache' / 'locks' / f'use-{found.id}.lock')!r}, 'w')\n"
+            "fcntl.flock(f, fcntl.LOCK_SH); print('reading', flush=True); sys.stdin.readline()",
+        ],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert reader.stdout is not None
+    assert reader.stdout.readline() == "reading\n"
+    with using_embeddings(found.id) as delete:
+        assert not delete([shard])
+        assert Path(shard.uri).exists()
+        reader.communicate("done\n")
+        assert delete([shard])
+    assert not Path(shard.uri).exists()

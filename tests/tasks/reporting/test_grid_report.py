@@ -1,0 +1,71 @@
+"""The page of many runs says what their views hold, and lets no data become markup."""
+
+import base64
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from storage.results import query
+from tasks.reporting.grid_report import SHOWN, render_grid
+from tests.cookbook import example_storage
+from tests.tasks.reporting.test_report import Page
+
+SVG = b'<svg xmlns="http://www.w3.org/2000/svg"/>'
+
+
+@pytest.fixture(scope="module")
+def views(tmp_path_factory: pytest.TempPathFactory) -> dict[str, pl.DataFrame]:
+    """Those of the cookbook's five runs."""
+    storage: Path = tmp_path_factory.mktemp("example")
+    example_storage(storage)
+    return {view: query(f"{storage}/results.duckdb", f"SELECT * FROM {view}") for view in SHOWN}
+
+
+def test_every_run_stands_with_its_answer(views: dict[str, pl.DataFrame]) -> None:
+    html = render_grid(views, SVG)
+    page = Page(html)
+    assert page.all("h1") == [
+        "5 runs; the chosen layer: 4 level with the last layer, within noise; 1 is the last layer."
+    ]
+    assert page.all("h2") == [
+        "The answer of each run",
+        "Every curve",
+        "Models at equal depth",
+        "Which rule predicts best",
+        "The paper’s claims",
+        "What changed",
+        "What it cost",
+    ]
+    assert set(views["leaderboard"]["run_id"]) <= set(page.all("small"))
+    assert base64.b64encode(SVG).decode() in html
+    lines = [attributes for tag, attributes in page.tags if tag == "path" and "line" in attributes["class"]]
+    assert len(lines) == 5
+    links = [value for _, a in page.tags for name, value in a.items() if name in ("src", "href")]
+    assert not [link for link in links if not link.startswith(("#", "data:"))]
+
+
+def test_one_run_alone_is_shown_without_what_needs_more(views: dict[str, pl.DataFrame]) -> None:
+    run_id = views["leaderboard"]["run_id"].to_list()[0]
+    own = {
+        name: frame.filter(run_id=run_id)
+        for name, frame in views.items()
+        if name in ("leaderboard", "certainty")
+    }
+    page = Page(render_grid(own, SVG))
+    assert page.all("h2") == ["The answer of each run", "Every curve"]
+    with pytest.raises(ValueError, match="nothing to compare"):
+        render_grid({}, SVG)
+
+
+def test_data_never_becomes_markup(views: dict[str, pl.DataFrame]) -> None:
+    evil = '"><script>alert(1)</script>'
+    changed = {
+        name: frame.with_columns(model_id=pl.lit(evil), dataset_id=pl.lit(evil))
+        if "model_id" in frame.columns
+        else frame
+        for name, frame in views.items()
+    }
+    page = Page(render_grid(changed, SVG))
+    assert "script" not in {tag for tag, _ in page.tags}
+    assert evil in page.all("th")

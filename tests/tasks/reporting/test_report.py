@@ -1,0 +1,217 @@
+"""The page says what the tables hold, leaves out what they do not, and lets no data become markup."""
+
+import json
+import re
+import shlex
+from html.parser import HTMLParser
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import spearmanr
+
+from tasks.reporting.report import render_report
+from tasks.reporting.report_parts import _rank_correlation
+from tests.tasks.reporting.run_tables import EMOTIONS, confusion_of, projection_of, run_tables
+
+
+class Page(HTMLParser):
+    """The text of every element by tag, the attributes of every tag, and the ids."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.tags, self.texts, self.open = [], [], []
+        self.feed(html)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+        self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        while self.open and self.open.pop() != tag:
+            pass
+
+    def handle_data(self, data):
+        if self.open:
+            self.texts.append((self.open[-1], data))
+
+    def all(self, tag):
+        return [text for name, text in self.texts if name == tag]
+
+
+def data_of(page):
+    return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.S)[1])
+
+
+def test_every_section_is_there_when_there_is_data_for_it():
+    page = render_report(run_tables(), confusion=confusion_of(), projection=projection_of())
+    assert Page(page).all("h2") == [
+        "Layer by layer",
+        "Which classes separate where",
+        "Trends and inflection points",
+        "Criteria compared",
+        "What pooling changes",
+        "Where the errors go",
+        "A sample of texts in two dimensions",
+        "What it cost",
+        "Repeat it",
+    ]
+
+
+def test_sections_without_data_are_left_out():
+    tables = {
+        name: frame for name, frame in run_tables(poolings=("mean",)).items() if name in ("run", "silhouette")
+    }
+    page = Page(render_report(tables))
+    assert page.all("h2") == ["Layer by layer", "Criteria compared", "Repeat it"]
+    assert page.all("h1")[0].startswith("No layer of wheel:smollm2-135m has been chosen")
+
+
+def test_the_answer_stands_first_with_its_reason_and_figures():
+    page = Page(render_report(run_tables()))
+    (sentence,) = page.all("h1")
+    assert sentence.startswith("Take layer 7 of 30 (mean pooling): 68.")
+    assert "p\u00a0<\u00a00.001" in sentence
+    assert any("highest ridge leave-one-out accuracy" in text for text in page.all("p"))
+    assert {"7 of 30", "94 %", "+6.4 points"} <= set(page.all("b"))
+
+
+def test_the_drawn_curves_are_those_of_the_tables():
+    tables = run_tables(norm_states=("as_returned", "final_norm"))
+    groups = data_of(render_report(tables))["groups"]
+    assert len(groups) == 4
+    for group in groups:
+        where = {"pooling": group["pooling"], "norm_state": group["norm"]}
+        probe = tables["probe"].filter(**where).sort("layer")
+        np.testing.assert_allclose(group["accuracy"]["y"], probe["accuracy"], atol=1e-5)
+        np.testing.assert_allclose(group["accuracy"]["low"], probe["accuracy_low"], atol=1e-5)
+        for metric, drawn in group["silhouettes"].items():
+            row = tables["silhouette"].filter(**where, metric=metric).sort("layer")
+            np.testing.assert_allclose(drawn["y"], row["mean"], atol=1e-5)
+            np.testing.assert_allclose(drawn["high"], row["mean"] + row["standard_error"], atol=1.1e-5)
+            by_class = tables["silhouette_by_class"].filter(**where, metric=metric)
+            for each in drawn["classes"]:
+                expected = by_class.filter(label=each["label"]).sort("layer")["mean"]
+                np.testing.assert_allclose(each["y"], expected, atol=5.1e-4)
+    assert sorted(each["label"] for each in groups[0]["silhouettes"]["cosine"]["classes"]) == sorted(EMOTIONS)
+
+
+def test_data_never_becomes_markup():
+    evil = "</script><img src=x onerror=alert(1)>\"'&{{ 7 * 7 }}"
+    classes = (*EMOTIONS[:3], evil)
+    tables = run_tables(model_id=f"path:{evil}", dataset_id=evil, classes=classes)
+    tables["layer_choice"] = tables["layer_choice"].with_columns(reason=pl.lit(evil))
+    page = render_report(tables, confusion=confusion_of(classes), projection=projection_of(classes))
+    read = Page(page)
+    assert [tag for tag, _ in read.tags].count("script") == 2
+    assert "img" not in {tag for tag, _ in read.tags}
+    assert not [name for _, attributes in read.tags for name in attributes if name.startswith("on")]
+    assert data_of(page)["classes"][-1] == evil
+    assert any(evil in text for text in read.all("option"))
+
+
+def test_the_page_reaches_for_nothing():
+    page = render_report(run_tables(), confusion=confusion_of(), projection=projection_of())
+    links = [
+        value
+        for _, attributes in Page(page).tags
+        for name, value in attributes.items()
+        if name in ("src", "href")
+    ]
+    assert sorted(links) == ["#main", "data:,"]
+    assert "url(" not in page
+    assert "default-src 'none'" in page
+
+
+def test_the_command_repeats_the_run():
+    tables = run_tables(dataset_id="path:my data/it's")
+    command = shlex.split(Page(render_report(tables)).all("code")[0])
+    assert command[:2] == ["layerscout", "sweep"]
+    flags = list(zip(command[2::2], command[3::2], strict=True))
+    assert ("--dataset", "path:my data/it's") in flags
+    assert [value for flag, value in flags if flag == "--pooling"] == ["last", "mean"]
+    assert ("--max-train-rows", "4000") in flags
+    assert "--text-column" not in command
+
+
+def test_notes_warn_of_what_weakens_the_answer():
+    tables = run_tables()
+    assert not any("cut at" in text for text in Page(render_report(tables)).all("li"))
+    tables["embedding_set"] = tables["embedding_set"].with_columns(truncated_share=pl.lit(0.123))
+    tables["dataset"] = tables["dataset"].with_columns(test_is_made=pl.lit(True))
+    tables["layer_choice"] = tables["layer_choice"].with_columns(confidence=pl.lit(0.41))
+    tables["probe"] = tables["probe"].with_columns(
+        converged=~pl.col("layer").is_in([3, 9]), majority_accuracy=pl.lit(0.9)
+    )
+    notes = " ".join(Page(render_report(tables)).all("li"))
+    assert "12.3 % of the texts were cut at 128 tokens." in notes
+    assert "no test split" in notes
+    assert "only 41 %" in notes
+    assert "did not converge at layer 3, 9." in notes
+    assert "always naming the largest class (90.0 %)" in notes
+
+
+def test_recall_by_class_is_that_of_the_matrices():
+    confusion = {"chosen": np.array([[8, 2], [1, 9]]), "last": np.array([[5, 5], [1, 9]])}
+    tables = run_tables(classes=("ham", "spam"))
+    page = render_report(tables, confusion=confusion)
+    assert data_of(page)["confusion"] == {"chosen": [[8, 2], [1, 9]], "last": [[5, 5], [1, 9]]}
+    cells = Page(page).all("td")
+    start = cells.index("+30.0") - 3
+    assert cells[start : start + 8] == ["10", "80.0 %", "50.0 %", "+30.0", "10", "90.0 %", "90.0 %", "0.0"]
+
+
+def test_a_last_layer_that_was_chosen_is_shown_once():
+    tables = run_tables()
+    for name, column in (("layer_choice", "layer"), ("audit", "chosen_layer")):
+        tables[name] = tables[name].with_columns(pl.lit(30).alias(column))
+    shown = Page(render_report(tables, confusion=confusion_of(), projection=projection_of())).all(
+        "figcaption"
+    )
+    assert "chosen layer 30, which is the last" in shown
+    assert not [text for text in shown if text.startswith("last layer")]
+    assert [text.strip() for text in shown if text.startswith("layer ")] == [
+        "layer 0",
+        "layer 7",
+        "layer 30, chosen and last",
+    ]
+
+
+def test_what_silhouettes_cost_is_told_where_it_was_recorded():
+    tables = run_tables()
+    assert not [text for text in Page(render_report(tables)).all("dt") if text.endswith("silhouettes")]
+    tables["silhouette"] = tables["silhouette"].with_columns(seconds=pl.lit(0.5))
+    page = Page(render_report(tables))
+    assert [text for text in page.all("dt") if text.endswith("silhouettes")] == [
+        "cosine silhouettes",
+        "euclidean silhouettes",
+    ]
+    assert page.all("b").count("31.0 s") == 2  # 31 layers of 2 poolings, half a second each
+
+
+def test_a_confusion_of_another_size_is_refused():
+    with pytest.raises(ValueError, match="6 classes"):
+        render_report(run_tables(), confusion=confusion_of(EMOTIONS[:3]))
+
+
+def test_every_sampled_text_is_a_dot_and_classes_beyond_the_palette_share_a_grey():
+    classes = tuple(f"class {number}" for number in range(52))
+    page = Page(render_report(run_tables(classes=classes), projection=projection_of(classes, rows=300)))
+    dots = [attributes for tag, attributes in page.tags if tag == "circle" and attributes["r"] == "2.6"]
+    assert len(dots) == 3 * 300
+    assert all(0 <= float(dot[axis]) <= 300 for dot in dots for axis in ("cx", "cy"))
+    colours = [attributes["class"] for tag, attributes in page.tags if tag == "g"]
+    assert sorted(set(colours)) == ["c0", "c1", "c2", "c3", "c4", "c5", "c6", "crest"]
+    assert "other classes" in page.all("li")
+
+
+@given(st.lists(st.tuples(st.integers(-5, 5), st.integers(-5, 5)), min_size=3, max_size=30))
+def test_rank_correlation_is_spearmans(pairs):
+    values, accuracy = (list(map(float, column)) for column in zip(*pairs, strict=True))
+    ours = _rank_correlation(values, accuracy)
+    if len(set(values)) == 1 or len(set(accuracy)) == 1:
+        assert ours is None
+    else:
+        assert ours == pytest.approx(spearmanr(values, accuracy).statistic)

@@ -1,0 +1,207 @@
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from sklearn.dummy import DummyClassifier
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import balanced_accuracy_score, f1_score, log_loss, recall_score
+from sklearn.preprocessing import StandardScaler
+
+from storage.errors import UserError
+from tasks.numerics.principal_axes import PrincipalAxes, decompose
+from tasks.numerics.softmax_regression import fit_path
+from tasks.scoring import probe
+from tasks.scoring.probe import Protocol, fit_probe, fit_probes, wilson_interval
+
+
+def clouds(n, d, k, seed=0, spread=1.0):
+    rng = np.random.default_rng(seed)
+    means = np.random.default_rng(1).standard_normal((k, d)) * spread
+    y = np.concatenate([np.arange(k), rng.integers(0, k, n - k)])
+    X = rng.standard_normal((n, d)) * np.geomspace(0.1, 10, d) + means[y] * np.geomspace(0.1, 10, d)
+    return X.astype(np.float32), y
+
+
+def objective(Z, y, W, b, penalty):
+    """The objective of softmax_regression's docstring, in float64 numpy."""
+    logits = Z @ W.T + b
+    logits -= logits.max(1, keepdims=True)
+    log_p = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+    return -log_p[np.arange(len(y)), y].mean() + penalty / 2 * (W**2).sum()
+
+
+@pytest.mark.parametrize(("n", "d", "k"), [(300, 12, 4), (120, 200, 3), (400, 30, 2), (500, 5, 60)])
+def test_reaches_the_optimum_of_scikit_learn(n, d, k):
+    X, y = clouds(n, d, k, spread=0.4)
+    Z = StandardScaler().fit_transform(X.astype(np.float64))
+    penalties = (1.0, 0.1, 0.01, 0.0005)
+    rows = torch.from_numpy(Z).float()
+    along = PrincipalAxes.of(rows, *decompose(rows))
+    fits = fit_path(along.coordinates, torch.from_numpy(y), k, penalties)
+    for penalty, fit in zip(penalties, fits, strict=True):
+        peer = LogisticRegression(C=1 / (penalty * n), tol=1e-10, max_iter=10_000).fit(Z, y)
+        W, b = peer.coef_, peer.intercept_
+        if k == 2:  # scikit-learn's two-class form has one row, whose penalty is twice a softmax's
+            peer = LogisticRegression(C=2 / (penalty * n), tol=1e-10, max_iter=10_000).fit(Z, y)
+            W = np.concatenate([-peer.coef_, peer.coef_]) / 2
+            b = np.concatenate([-peer.intercept_, peer.intercept_]) / 2
+        best = objective(Z, y, W, b, penalty)
+        got = objective(Z, y, (fit.weights @ along.axes.double()).numpy(), fit.intercepts.numpy(), penalty)
+        assert fit.converged
+        assert fit.iterations < 100
+        assert got <= best * (1 + 1e-4)
+        assert fit.objective == pytest.approx(got, rel=1e-5)
+
+
+def test_fits_of_parts_side_by_side_are_those_of_the_parts_alone():
+    X, y = clouds(200, 9, 3, spread=0.4)
+    Z, codes = torch.from_numpy(StandardScaler().fit_transform(X)).float(), torch.from_numpy(y)
+    used = torch.from_numpy(np.random.default_rng(3).random((3, 200)) < 0.8)
+    penalties = (0.3, 0.01)
+    together = fit_path(Z, codes, 3, penalties, used=used)
+    alone = [fit for part in used for fit in fit_path(Z[part], codes[part], 3, penalties)]
+    assert len(together) == len(alone) == 6
+    for one, other in zip(together, alone, strict=True):
+        assert one.objective == pytest.approx(other.objective, rel=1e-6)
+        torch.testing.assert_close(one.weights, other.weights, atol=2e-3, rtol=0)
+
+
+@pytest.mark.parametrize("n", [90, 1_500])
+def test_folds_fitted_together_or_one_by_one_tell_the_same_penalty(monkeypatch, n):
+    X, y = clouds(n + 200, 12, 3, spread=0.2)
+    together = fit_probe(X[:n], y[:n], X[n:], y[n:])
+    monkeypatch.setattr(probe, "FITTED_VALUES", 1)
+    alone = fit_probe(X[:n], y[:n], X[n:], y[n:])
+    assert together.penalty == alone.penalty
+    np.testing.assert_array_equal(together.predictions, alone.predictions)
+
+
+def test_measures_agree_with_scikit_learn():
+    X, y = clouds(400, 10, 5, seed=1, spread=0.3)
+    X_test, y_test = clouds(300, 10, 5, seed=2, spread=0.3)
+    y, y_test = y * 3 - 2, y_test * 3 - 2
+    got = fit_probe(X, y, X_test, y_test)
+    Z = (X_test - got.mean) / got.scale
+    logits = Z @ got.coefficients.T + got.intercepts
+    p = np.exp(logits - logits.max(1, keepdims=True))
+    p /= p.sum(1, keepdims=True)
+    np.testing.assert_array_equal(got.classes, np.unique(y))
+    np.testing.assert_array_equal(got.predictions, got.classes[p.argmax(1)])
+    assert got.predictions.dtype == np.int32
+    assert got.accuracy == (got.predictions == y_test).mean()
+    assert got.accuracy_low < got.accuracy < got.accuracy_high
+    assert got.macro_f1 == pytest.approx(f1_score(y_test, got.predictions, average="macro"))
+    assert got.balanced_accuracy == pytest.approx(balanced_accuracy_score(y_test, got.predictions))
+    assert got.log_loss == pytest.approx(log_loss(y_test, p, labels=got.classes))
+    recalls = recall_score(y_test, got.predictions, average=None, labels=got.classes)
+    np.testing.assert_allclose([got.recall_by_class[int(c)] for c in got.classes], recalls)
+    dummy = DummyClassifier(strategy="most_frequent").fit(X, y)
+    assert got.majority_accuracy == dummy.score(X_test, y_test)
+    assert (got.n_train, got.n_test) == (400, 300)
+    assert got.converged
+    np.testing.assert_allclose(got.mean, X.mean(0, dtype=np.float64), atol=1e-5)
+    np.testing.assert_allclose(got.scale, X.std(0, dtype=np.float64), rtol=1e-5)
+
+
+def test_penalty_is_chosen_without_the_test_rows():
+    """Many useless features: a weak penalty overfits, and the held-out rows must notice."""
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 3, 500)
+    X = rng.standard_normal((500, 150))
+    X[:, :3] += np.eye(3)[y]
+    X_test, y_test = rng.standard_normal((2_000, 150)), rng.integers(0, 3, 2_000)
+    X_test[:, :3] += np.eye(3)[y_test]
+    got = fit_probe(X, y, X_test, y_test)
+    assert got.penalty >= 0.1
+    fixed = fit_probe(X, y, X_test, y_test, penalties=(0.001,))
+    assert got.log_loss < fixed.log_loss
+    assert got.accuracy >= fixed.accuracy
+    wrong_labels = fit_probe(X, y, X_test, (y_test + 1) % 3)
+    assert wrong_labels.penalty == got.penalty
+    np.testing.assert_array_equal(wrong_labels.coefficients, got.coefficients)
+
+
+@pytest.mark.parametrize(("n", "strength"), [(150, 0.0), (300, 0.5), (800, 1.0), (800, 4.0), (1_500, 8.0)])
+def test_trying_strong_penalties_first_finds_what_trying_all_finds(n, strength):
+    """From no signal, which wants the strongest penalty, to one that wants a weaker than those tried first."""
+    rng = np.random.default_rng(n)
+    X = rng.standard_normal((n + 50, 12))
+    y = (X @ rng.standard_normal((12, 3)) * strength + rng.gumbel(size=(n + 50, 3))).argmax(1)
+    every = probe.PENALTIES + tuple(itertools.chain(*probe.WEAKER_PENALTIES))
+    found = [
+        fit_probe(X[:n], y[:n], X[n:], y[n:], penalties=penalties).penalty for penalties in (None, every)
+    ]
+    assert found[0] == found[1]
+    assert (found[0] < probe.PENALTIES[probe.STRONG - 1]) == (strength > 0)
+
+
+def test_many_rows_get_a_weaker_penalty_than_the_first_ones():
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((6_000, 5))
+    y = (X @ rng.standard_normal((5, 3)) * 4 + rng.gumbel(size=(6_000, 3))).argmax(1)
+    got = fit_probe(X[:5_000], y[:5_000], X[5_000:], y[5_000:])
+    assert got.penalty < min(probe.PENALTIES)
+
+
+@pytest.mark.parametrize("protocol", Protocol)
+def test_same_seed_same_probe_and_any_float(protocol):
+    X, y = clouds(150, 6, 3)
+    X_test, y_test = clouds(80, 6, 3, seed=3)
+    first = fit_probe(X, y, X_test, y_test, protocol=protocol, seed=4)
+    again = fit_probe(torch.from_numpy(X), torch.from_numpy(y), X_test, y_test, protocol=protocol, seed=4)
+    np.testing.assert_array_equal(first.coefficients, again.coefficients)
+    double = fit_probe(X.astype(np.float64), y, X_test.astype(np.float64), y_test, protocol=protocol, seed=4)
+    np.testing.assert_allclose(double.coefficients, first.coefficients, atol=1e-4)
+    both = fit_probes([(X, X_test), (X * 2, X_test * 2)], y, y_test, protocol=protocol, seed=4)
+    np.testing.assert_array_equal(both[0].coefficients, first.coefficients)
+    np.testing.assert_allclose(both[1].coefficients, first.coefficients, atol=1e-4)
+
+
+def test_sgd_learns_and_says_whether_it_settled():
+    X, y = clouds(1_500, 8, 3)
+    X_test, y_test = clouds(300, 8, 3, seed=5)
+    got = fit_probe(X, y, X_test, y_test, protocol=Protocol.SGD)
+    assert got.iterations == probe.SGD_EPOCHS * -(-1_500 // probe.SGD_BATCH)
+    assert got.penalty == 0.0
+    assert got.accuracy > got.majority_accuracy + 0.2
+    assert abs(got.accuracy - fit_probe(X, y, X_test, y_test).accuracy) < 0.05
+
+
+def test_awkward_data():
+    X, y = clouds(90, 6, 3)
+    X[:, 2] = 4.0  # constant
+    X[:, 3] *= 1e12
+    X[:, 4] = X[:, 5]  # collinear
+    y[7], y[8] = 50, 51  # classes of one row
+    X_test, y_test = X[:20].copy(), y[:20].copy()
+    y_test[0] = 77  # never seen in training
+    got = fit_probe(X, y, X_test, y_test)
+    assert got.scale[2] == 1.0
+    assert np.isfinite(got.coefficients).all()
+    assert np.isfinite([got.log_loss, got.macro_f1, got.balanced_accuracy]).all()
+    assert got.recall_by_class[77] == 0.0
+    separable = fit_probe(np.eye(2).repeat(20, 0) * 9, np.arange(2).repeat(20), np.eye(2), np.arange(2))
+    assert separable.accuracy == 1.0
+    assert separable.converged
+
+
+def test_what_cannot_be_fitted_says_why():
+    X, y = clouds(30, 4, 2)
+    with pytest.raises(UserError, match="two classes"):
+        fit_probe(X, np.zeros(30, dtype=int), X, y)
+    with pytest.raises(UserError, match="test split is empty"):
+        fit_probe(X, y, X[:0], y[:0])
+    bad = X.copy()
+    bad[3, 1] = np.nan
+    with pytest.raises(UserError, match="1 of 30 train"):
+        fit_probe(bad, y, X, y)
+    with pytest.raises(UserError, match="1 of 30 test"):
+        fit_probe(X, y, bad, y)
+
+
+def test_wilson_interval():
+    # Newcombe 1998, table I, doi 10.1002/(SICI)1097-0258(19980430)17:8<857::AID-SIM777>3.0.CO;2-E
+    for hits, n, low, high in [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611)]:
+        np.testing.assert_allclose(wilson_interval(hits, n), (low, high), atol=1e-4)
+    assert wilson_interval(29, 29)[1] == 1.0
