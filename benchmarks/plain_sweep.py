@@ -45,16 +45,17 @@ def plain_sweep(parameters: SweepParameters, execution_id: str = "plain", *, rep
     chosen = in_threads([lambda curve=curve: choose(curve) for curve in curves])
     in_threads(
         [
-            partial(project, drawn_layers(layers, curve, choice.layer))
+            partial(project, drawn_layers(layers, curve, choice.default.layer))
             for curve, choice in zip(curves, chosen, strict=True)
         ]
     )
-    in_threads([lambda curve=curve: audit(curve) for curve in curves])
+    in_threads([partial(audit, curve, choice) for curve, choice in zip(curves, chosen, strict=True)])
     execution = Execution(execution_id, started_at, datetime.now(UTC), settings.device)
     stage_run(layout, SweepRecord(run, execution, dataset, model, settings, planned, tuple(shards)))
-    merge(layout.results, run.id, collect(layout, run.id))
+    tables = collect(layout, run.id)
+    merge(layout.results, run.id, tables)
     if report:
-        write_report(layout, run.id, collect(layout, run.id))
+        write_report(layout, run.id, tables)
     return run.id
 
 

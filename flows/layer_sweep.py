@@ -9,7 +9,6 @@ from importlib.metadata import version
 from typing import Any
 from uuid import UUID
 
-import polars as pl
 from prefect import flow, get_run_logger
 from prefect.blocks.system import Secret
 from prefect.futures import PrefectFuture
@@ -36,8 +35,9 @@ from tasks.embedding.embedding_set import (
 )
 from tasks.embedding.model import resolve_model_task
 from tasks.machine import CORES
+from tasks.reporting.answer import Tables
 from tasks.reporting.artifacts import ReportFiles, report_task
-from tasks.reporting.run_record import Execution, Run, SweepRecord, collect, summarise_task
+from tasks.reporting.run_record import Execution, Run, SweepRecord, summarise_task
 from tasks.scoring.layer_scores import (
     SCORING_VERSION,
     is_scored,
@@ -70,7 +70,7 @@ class SweepOutcome:
 
     run_id: str
     flow_run_id: str
-    tables: dict[str, pl.DataFrame]
+    tables: Tables
     layout: Layout
     files: ReportFiles
     task_run_ids: tuple[UUID, ...]
@@ -141,13 +141,13 @@ def _sweep(parameters: SweepParameters, engine: Engine) -> SweepOutcome:
     chosen = _finish(engine, "Choosing", choosing)
     # What the report draws, while the embeddings are there.
     projecting = [
-        project_task.submit(drawn_layers(layers, curve, choice.layer))
+        project_task.submit(drawn_layers(layers, curve, choice.default.layer))
         for curve, choice in zip(curves, chosen, strict=True)
     ]
     futures += projecting
     _finish(engine, "Projecting", projecting)
     # Only now are test rows looked at: the choice is made and staged.
-    auditing = [audit_task.submit(curve) for curve in curves]
+    auditing = [audit_task.submit(curve, choice) for curve, choice in zip(curves, chosen, strict=True)]
     futures += auditing
     _finish(engine, "Auditing", auditing)
 
@@ -155,17 +155,17 @@ def _sweep(parameters: SweepParameters, engine: Engine) -> SweepOutcome:
     record = SweepRecord(run, execution, dataset, model, settings, planned, tuple(shards))
     summarising = limited(summarise_task, DATABASE).submit(layout, record)
     with working("Merging the results"):
-        summarising.result()
+        tables = summarising.result()
     if not parameters.keep_embeddings and not delete_embeddings(shards):
         get_run_logger().warning("The embeddings of set %s are kept: another run is reading them", planned.id)
-    reporting = report_task.submit(layout, run.id)
+    reporting = report_task.submit(layout, tables)
     futures += [summarising, reporting]
     with working("Writing the report"):
         files = reporting.result()
     return SweepOutcome(
         run_id=run.id,
         flow_run_id=str(flow_run.id),
-        tables=collect(layout, run.id),
+        tables=tables,
         layout=layout,
         files=files,
         task_run_ids=tuple(future.task_run_id for future in futures),

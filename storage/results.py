@@ -6,12 +6,10 @@ nobody, and is blocked by nobody.
 """
 
 import hashlib
-import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
-from importlib import resources
 from pathlib import Path
 from typing import BinaryIO
 
@@ -22,63 +20,14 @@ from filelock import FileLock, Timeout
 from storage.cache import cache_folder
 from storage.errors import UserError
 from storage.files import exists, read_bytes, write_atomically
+from storage.migrations import migrate, result_tables
 
 # A merge takes seconds; a writer that is stopped must not stop every later run for ever, without a word.
 WRITER_SECONDS = 600
-# Tables whose rows belong to one run and are replaced with it, as against rows that several runs share.
-RUN_TABLES = (
-    "silhouette",
-    "silhouette_by_class",
-    "probe",
-    "criterion",
-    "inflection_point",
-    "trend",
-    "layer_choice",
-    "audit",
-    "curve_audit",
-    "zone_audit",
-    "score_audit",
-)
-# Written with a run but keyed by their own content: an equal row replaces itself.
-SHARED_TABLES = ("run", "execution", "model", "dataset", "embedding_set")
 
 
 class ImpossibleRowError(ValueError):
     """Rows of a run contradict each other, such as a layer that its model does not have."""
-
-
-def migrations() -> list[tuple[int, str, str]]:
-    """Every migration as (number, name, SQL), in the order of their numbers."""
-    found = []
-    for file in resources.files("storage.schema").iterdir():
-        if matched := re.fullmatch(r"(\d{3})_(\w+)\.sql", file.name):
-            found.append((int(matched[1]), matched[2], file.read_text(encoding="utf-8")))
-    return sorted(found)
-
-
-def migrate(connection: duckdb.DuckDBPyConnection) -> None:
-    """Apply the migrations that a database lacks, each in a transaction of its own.
-
-    Raises:
-        UserError: the database was written by a newer version.
-    """
-    connection.execute(
-        "CREATE TABLE IF NOT EXISTS schema_migration "
-        "(number INTEGER PRIMARY KEY, name VARCHAR NOT NULL, applied_at TIMESTAMPTZ NOT NULL DEFAULT now())"
-    )
-    applied = {number for (number,) in connection.execute("SELECT number FROM schema_migration").fetchall()}
-    known = migrations()
-    if newer := applied - {number for number, _, _ in known}:
-        raise UserError(
-            f"The results database has migration {max(newer)}, which this version of layerscout does not know. "
-            "Upgrade layerscout, or use another --storage folder."
-        )
-    for number, name, sql in known:
-        if number not in applied:
-            connection.begin()
-            connection.execute(sql)
-            connection.execute("INSERT INTO schema_migration (number, name) VALUES (?, ?)", [number, name])
-            connection.commit()
 
 
 def merge(database: str, run_id: str, rows: Mapping[str, pl.DataFrame]) -> None:
@@ -86,7 +35,7 @@ def merge(database: str, run_id: str, rows: Mapping[str, pl.DataFrame]) -> None:
 
     Args:
         database: place of the DuckDB file, a path or a URI; made when absent.
-        run_id: whose rows in the tables of `RUN_TABLES` are replaced.
+        run_id: whose rows are replaced, in every table whose rows belong to one run.
         rows: a frame a table; its columns are named as the table's and may be in any order.
 
     Raises:
@@ -157,8 +106,9 @@ def _writer_lock(database: str) -> Iterator[FileLock]:
 def _replace_run(
     connection: duckdb.DuckDBPyConnection, run_id: str, rows: Mapping[str, pl.DataFrame]
 ) -> None:
-    for table in RUN_TABLES:
-        connection.execute(f"DELETE FROM {table} WHERE run_id = ?", [run_id])
+    for known in result_tables().values():
+        if known.belongs_to_run:
+            connection.execute(f"DELETE FROM {known.name} WHERE run_id = ?", [run_id])
     for table, frame in rows.items():
         _insert(connection, table, frame)
     # What a CHECK cannot see, since it reads one row of one table.
@@ -179,11 +129,12 @@ def _copy(file: Path, sink: BinaryIO) -> None:
 
 
 def _insert(connection: duckdb.DuckDBPyConnection, table: str, frame: pl.DataFrame) -> None:
-    if table not in RUN_TABLES + SHARED_TABLES:
+    known = result_tables().get(table)
+    if known is None:
         raise ValueError(f"no result table {table!r}")
     if frame.is_empty():
         return
-    verb = "INSERT OR REPLACE INTO" if table in SHARED_TABLES else "INSERT INTO"
+    verb = "INSERT INTO" if known.belongs_to_run else "INSERT OR REPLACE INTO"
     connection.register("incoming", frame.to_arrow())
     connection.execute(f"{verb} {table} BY NAME SELECT * FROM incoming")
     connection.unregister("incoming")

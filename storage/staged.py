@@ -1,11 +1,14 @@
 """Result rows as each task wrote them: a killed run loses none, and the database can be rebuilt from them."""
 
+from collections.abc import Mapping, Sequence
 from io import BytesIO
+from typing import Any
 
 import polars as pl
 
 from storage.files import exists, list_files, read_bytes, write_atomically
 from storage.layout import Layout
+from storage.migrations import result_tables
 
 
 def stage(layout: Layout, run_id: str, table: str, part: str, rows: pl.DataFrame) -> None:
@@ -17,6 +20,16 @@ def keyed(key: pl.DataFrame, rows: pl.DataFrame) -> pl.DataFrame:
     """`rows` after the columns of `key`, which has one row."""
     # Not by an expression: Polars' own threads evaluate it, and wait for a core beside layers that are being scored.
     return pl.DataFrame([each.new_from_index(0, rows.height) for each in key] + rows.get_columns())
+
+
+def rows_of(table: str, key: pl.DataFrame, rows: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
+    """Rows of a result table after the columns of `key`, each column of the table's own type.
+
+    Without rows the columns are there all the same: a curve without a turn has an empty frame.
+    """
+    types = result_tables()[table].columns
+    named = rows[0] if rows else [name for name in types if name not in key.columns]
+    return keyed(key, pl.DataFrame(rows, schema={name: types[name] for name in named}))
 
 
 def is_staged(layout: Layout, run_id: str, table: str, part: str) -> bool:

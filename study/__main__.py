@@ -10,6 +10,7 @@ from storage.results import query
 from study.fit import fit_left_out, read_curves, sum_up, try_rules
 from tasks.reporting.figure import figure_file
 from tasks.reporting.grid_comparison import answer_tables
+from tasks.reporting.run_record import collect
 
 RESULTS = Path(__file__).parent / "results"
 IMAGES = Path(__file__).parents[1] / "docs" / "images" / "study"
@@ -50,8 +51,9 @@ def main(storage: str, results: Path = RESULTS, images: Path = IMAGES) -> dict[s
     for name, table in tables.items():
         table.write_csv(results / f"{name}.csv", float_precision=_DIGITS)
     run_ids = query(layout.results, "SELECT run_id FROM pair ORDER BY model, dataset")["run_id"].to_list()
+    runs = {run_id: collect(layout, run_id) for run_id in run_ids}
     images.mkdir(parents=True, exist_ok=True)
-    (images / "figure.svg").write_bytes(figure_file(answer_tables(layout, run_ids), "figure.svg"))
+    (images / "figure.svg").write_bytes(figure_file(answer_tables(runs), "figure.svg"))
     return tables
 
 

@@ -9,7 +9,8 @@ import polars as pl
 
 from flows.cli import app
 from storage.layout import Layout
-from storage.results import RUN_TABLES, SHARED_TABLES, merge
+from storage.migrations import result_tables
+from storage.results import merge
 
 DOCS = Path(__file__).parent.parent / "docs"
 PAGE = DOCS / "sql.md"
@@ -20,7 +21,7 @@ def example_storage(folder: Path) -> str:
     """A storage folder whose database holds the example's runs."""
     tables = {
         table: pl.read_parquet(file)
-        for table in (*SHARED_TABLES, *RUN_TABLES)
+        for table in result_tables()
         if (file := DOCS / "example" / f"{table}.parquet").exists()
     }
     for run_id in tables["run"]["run_id"]:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import duckdb
 
-from storage.results import migrate
+from storage.migrations import migrate
 from tests.cookbook import PAGE, answered, example_storage
 
 

@@ -1,13 +1,14 @@
 """From the staged scores of one layer curve to its inflection points, the chosen layer and the audit, as rows."""
 
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy.typing as npt
 import polars as pl
 from prefect import get_run_logger, task
 
-from storage.staged import keyed, read_staged, stage
+from storage.staged import rows_of, stage
 from tasks.choosing.audit import (
     audit_choice,
     audit_score,
@@ -16,165 +17,141 @@ from tasks.choosing.audit import (
     rank_correlation,
     zones,
 )
-from tasks.choosing.choice import DEFAULT_RULE, LayerChoice, LayerEvidence, choose_layers
-from tasks.choosing.inflection import CurveShape, find_inflection_points
+from tasks.choosing.choice import LayerChoice, LayerEvidence, choose_layers
+from tasks.choosing.inflection import CurveShape, find_inflection_points, measure_curve
+from tasks.choosing.rules import DEFAULT_RULE
 from tasks.curves import CurveOfRun
 from tasks.retries import LONG_S, RETRIED
 
 
-def choose(curve: CurveOfRun) -> LayerChoice:
-    """Stage `inflection_point`, `trend` and `layer_choice` of the curve; the choice of the default rule.
+@dataclass(frozen=True)
+class CurveChoice:
+    """What choosing made of one curve, from train rows alone."""
+
+    choices: tuple[LayerChoice, ...]
+    """One a rule."""
+    shapes: Mapping[str, CurveShape]
+    """Of the silhouette curve of each metric."""
+
+    @property
+    def default(self) -> LayerChoice:
+        """The default rule's choice."""
+        return next(choice for choice in self.choices if choice.rule == DEFAULT_RULE)
+
+
+def choose(curve: CurveOfRun) -> CurveChoice:
+    """Stage `inflection_point`, `trend` and `layer_choice` of the curve.
 
     Only train rows are read: the silhouettes, the criteria and the rows of ridge leave-one-out.
     """
-    means, rows = curve.read("silhouette"), curve.read("silhouette_row")
-    criteria, ridge_rows = curve.read("criterion"), curve.read("ridge_row")
-    curves = {
-        metric: (
-            _by_layer(means.filter(metric=metric), "mean")[:, 0],
-            _by_layer(rows.filter(metric=metric), "influence"),
+    influences = curve.read("silhouette_row")
+    silhouettes = {
+        metric: measure_curve(
+            values,
+            _by_layer(influences.filter(metric=metric), "influence"),
+            last_is_normed=curve.last_is_normed,
+            seed=curve.seed,
         )
-        for metric in means["metric"].unique(maintain_order=True)
+        for metric, values in _values(curve.read("silhouette"), "metric", "mean").items()
     }
     evidence = LayerEvidence(
-        silhouettes=curves,
-        criteria={
-            name: _by_layer(criteria.filter(name=name), "value")[:, 0]
-            for name in criteria["name"].unique(maintain_order=True)
-        },
-        ridge_correct=_by_layer(ridge_rows, "correct"),
+        silhouettes=silhouettes,
+        criteria=_values(curve.read("criterion"), "name", "value"),
+        ridge_correct=_by_layer(curve.read("ridge_row"), "correct"),
         last_is_normed=curve.last_is_normed,
     )
-    shapes = {
-        metric: find_inflection_points(
-            values, influence, last_is_normed=curve.last_is_normed, seed=curve.seed
-        )
-        for metric, (values, influence) in curves.items()
-    }
-    choices = choose_layers(evidence, seed=curve.seed)
+    shapes = {metric: measured.shape for metric, measured in silhouettes.items()}
+    chosen = CurveChoice(tuple(choose_layers(evidence, seed=curve.seed)), shapes)
     points = [
-        {"metric": metric, "layer": point.layer, "kind": point.kind.value}
-        | {"relative_change": point.relative_change, "strength": point.strength}
+        {"metric": metric} | asdict(point) | {"kind": point.kind.value}
         for metric, shape in shapes.items()
         for point in shape.points
     ]
-    _stage(curve, "inflection_point", points, _POINT)
+    trend = [row for metric, shape in shapes.items() for row in _trend(f"silhouette:{metric}", shape)]
+    _stage(curve, "inflection_point", points)
+    _stage(curve, "trend", trend)
     _stage(
         curve,
-        "trend",
-        [row for metric, shape in shapes.items() for row in _trend(f"silhouette:{metric}", shape)],
-        _TREND,
+        "layer_choice",
+        [asdict(choice) | {"is_default": choice.rule == DEFAULT_RULE} for choice in chosen.choices],
     )
-    _stage(curve, "layer_choice", [_choice_row(choice) for choice in choices], None)
-    return next(choice for choice in choices if choice.rule == DEFAULT_RULE)
+    return chosen
 
 
-def audit(curve: CurveOfRun) -> None:
+def audit(curve: CurveOfRun, chosen: CurveChoice) -> None:
     """The first look at the test rows: stage `audit`, one row a rule, the `trend` of the accuracy, and how far the
     paper's claims and every train-only score reach (`curve_audit`, `zone_audit`, `score_audit`)."""
     predictions = curve.read("prediction").with_columns(correct=pl.col("label") == pl.col("predicted"))
     correct = _by_layer(predictions, "correct")
-    shape = find_inflection_points(
+    accuracy = find_inflection_points(
         correct.mean(axis=1), correct, last_is_normed=curve.last_is_normed, seed=curve.seed
     )
-    _stage(curve, "trend", _trend("accuracy", shape), _TREND, suffix="-accuracy")
+    _stage(curve, "trend", _trend("accuracy", accuracy), suffix="-accuracy")
+    audited = [
+        {"rule": choice.rule, "is_default": choice.rule == DEFAULT_RULE}
+        | asdict(audit_choice(choice.layer, correct, seed=curve.seed))
+        for choice in chosen.choices
+    ]
+    _stage(curve, "audit", audited)
+    silhouettes = _values(curve.read("silhouette"), "metric", "mean")
+    _stage(curve, "curve_audit", _audit_curves(curve, silhouettes, chosen.shapes, correct, accuracy))
+    last = len(correct) - 1
+    parts = zones(last) | {
+        f"points:{metric}": near_points([point.layer for point in shape.points], last)
+        for metric, shape in chosen.shapes.items()
+    }
+    zoned = [
+        {"zone": zone} | asdict(audit_zone(layers, correct, seed=curve.seed))
+        for zone, layers in parts.items()
+    ]
+    _stage(curve, "zone_audit", zoned)
+    scores = {f"silhouette:{metric}": values for metric, values in silhouettes.items()}
+    scores |= {
+        f"criterion:{name}": values
+        for name, values in _values(curve.read("criterion"), "name", "value").items()
+    }
+    scored = [
+        {"score": name} | asdict(audit_score(score, correct, seed=curve.seed))
+        for name, score in scores.items()
+    ]
+    _stage(curve, "score_audit", scored)
+
+
+def _audit_curves(
+    curve: CurveOfRun,
+    silhouettes: Mapping[str, npt.NDArray[Any]],
+    shapes: Mapping[str, CurveShape],
+    correct: npt.NDArray[Any],
+    accuracy: CurveShape,
+) -> list[dict[str, Any]]:
+    """Whether the accuracy follows each silhouette: rows of `curve_audit`."""
+    influences = curve.read("silhouette_row")
     rows = []
-    for choice in read_staged(curve.layout, curve.run_id, "layer_choice", curve.part).iter_rows(named=True):
-        audited = asdict(audit_choice(choice["layer"], correct, seed=curve.seed))
-        rows.append({"rule": choice["rule"], "is_default": choice["is_default"]} | audited)
-    _stage(curve, "audit", rows, None)
-    _audit_curves(curve, correct, shape)
-
-
-def _audit_curves(curve: CurveOfRun, correct: npt.NDArray[Any], accuracy: CurveShape) -> None:
-    means, influences, criteria = (
-        curve.read("silhouette"),
-        curve.read("silhouette_row"),
-        curve.read("criterion"),
-    )
-    parts = zones(len(correct) - 1)
-    curves, scores = [], {}
-    for metric in means["metric"].unique(maintain_order=True):
-        values = _by_layer(means.filter(metric=metric), "mean")[:, 0]
+    for metric, values in silhouettes.items():
         influence = _by_layer(influences.filter(metric=metric), "influence")
-        shape = find_inflection_points(
-            values, influence, last_is_normed=curve.last_is_normed, seed=curve.seed
-        )
         follows = rank_correlation(values, influence, correct, seed=curve.seed)
-        curves.append(
-            {"metric": metric, "silhouette_direction": shape.direction.value}
+        rows.append(
+            {"metric": metric, "silhouette_direction": shapes[metric].direction.value}
             | {"accuracy_direction": accuracy.direction.value}
             | {"rank_correlation": follows and follows.value}
             | {"rank_correlation_low": follows and follows.low}
             | {"rank_correlation_high": follows and follows.high}
         )
-        parts[f"points:{metric}"] = near_points([point.layer for point in shape.points], len(correct) - 1)
-        scores[f"silhouette:{metric}"] = values
-    for name in criteria["name"].unique(maintain_order=True):
-        scores[f"criterion:{name}"] = _by_layer(criteria.filter(name=name), "value")[:, 0]
-    _stage(curve, "curve_audit", curves, _CURVE)
-    zoned = [
-        {"zone": zone} | asdict(audit_zone(layers, correct, seed=curve.seed))
-        for zone, layers in parts.items()
+    return rows
+
+
+def _trend(name: str, shape: CurveShape) -> list[dict[str, Any]]:
+    return [
+        {"curve": name} | asdict(segment) | {"direction": segment.direction.value} for segment in shape.trend
     ]
-    _stage(curve, "zone_audit", zoned, _ZONE)
-    scored = [
-        {"score": name} | asdict(audit_score(score, correct, seed=curve.seed))
-        for name, score in scores.items()
-    ]
-    _stage(curve, "score_audit", scored, _SCORE)
 
 
-_POINT = {
-    "metric": pl.String,
-    "layer": pl.Int32,
-    "kind": pl.String,
-    "relative_change": pl.Float64,
-    "strength": pl.Float64,
-}
-_TREND = {
-    "curve": pl.String,
-    "segment": pl.Int32,
-    "from_layer": pl.Int32,
-    "to_layer": pl.Int32,
-    "direction": pl.String,
-    "relative_change": pl.Float64,
-}
-_CURVE = {
-    "metric": pl.String,
-    "silhouette_direction": pl.String,
-    "accuracy_direction": pl.String,
-    "rank_correlation": pl.Float64,
-    "rank_correlation_low": pl.Float64,
-    "rank_correlation_high": pl.Float64,
-}
-_ZONE = {
-    "zone": pl.String,
-    "layer_share": pl.Float64,
-    "best_inside": pl.Int32,
-    "best_outside": pl.Int32,
-    "advantage": pl.Float64,
-    "advantage_low": pl.Float64,
-    "advantage_high": pl.Float64,
-    "p_value": pl.Float64,
-}
-_SCORE = {
-    "score": pl.String,
-    "layer": pl.Int32,
-    "regret": pl.Float64,
-    "split_regret": pl.Float64,
-    "gain_over_last": pl.Float64,
-    "p_value": pl.Float64,
-    "rank_correlation": pl.Float64,
-}
-
-
-def _trend(curve: str, shape: CurveShape) -> list[dict[str, object]]:
-    return [{"curve": curve} | asdict(segment) for segment in shape.trend]
-
-
-def _choice_row(choice: LayerChoice) -> dict[str, object]:
-    return asdict(choice) | {"rule": choice.rule.value, "is_default": choice.rule == DEFAULT_RULE}
+def _values(rows: pl.DataFrame, by: str, column: str) -> dict[str, npt.NDArray[Any]]:
+    """The curve [L] of each score, in the order in which they were staged."""
+    return {
+        str(name): _by_layer(rows.filter(pl.col(by) == name), column)[:, 0]
+        for name in rows[by].unique(maintain_order=True)
+    }
 
 
 def _by_layer(rows: pl.DataFrame, column: str) -> npt.NDArray[Any]:
@@ -183,15 +160,8 @@ def _by_layer(rows: pl.DataFrame, column: str) -> npt.NDArray[Any]:
     return rows.sort(order)[column].to_numpy().reshape(rows["layer"].n_unique(), -1)
 
 
-def _stage(
-    curve: CurveOfRun,
-    table: str,
-    rows: list[dict[str, object]],
-    schema: dict[str, type[pl.DataType]] | None,
-    suffix: str = "",
-) -> None:
-    frame = pl.DataFrame(rows, schema=schema)  # a curve without a turn still has its columns
-    stage(curve.layout, curve.run_id, table, curve.part + suffix, keyed(curve.key(), frame))
+def _stage(curve: CurveOfRun, table: str, rows: Sequence[Mapping[str, Any]], suffix: str = "") -> None:
+    stage(curve.layout, curve.run_id, table, curve.part + suffix, rows_of(table, curve.key(), rows))
 
 
 @task(
@@ -200,13 +170,17 @@ def _stage(
     timeout_seconds=LONG_S,
     **RETRIED,
 )
-def choose_layer_task(curve: CurveOfRun) -> LayerChoice:
-    """Inflection points and train-only criteria → one layer."""
-    choice = choose(curve)
+def choose_layer_task(curve: CurveOfRun) -> CurveChoice:
+    """Inflection points and train-only criteria → one layer a rule."""
+    chosen = choose(curve)
     get_run_logger().info(
-        "%s %s: layer %s. %s", curve.pooling.value, curve.norm_state.value, choice.layer, choice.reason
+        "%s %s: layer %s. %s",
+        curve.pooling.value,
+        curve.norm_state.value,
+        chosen.default.layer,
+        chosen.default.reason,
     )
-    return choice
+    return chosen
 
 
 @task(
@@ -215,6 +189,6 @@ def choose_layer_task(curve: CurveOfRun) -> LayerChoice:
     timeout_seconds=LONG_S,
     **RETRIED,
 )
-def audit_task(curve: CurveOfRun) -> None:
+def audit_task(curve: CurveOfRun, chosen: CurveChoice) -> None:
     """What each rule's choice was worth on the test rows."""
-    audit(curve)
+    audit(curve, chosen)

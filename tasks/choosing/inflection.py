@@ -114,10 +114,20 @@ class CurveNoise:
         return _ROUNDING * float(self.covariance.diagonal().max()) ** 0.5
 
 
-def find_inflection_points(
+@dataclass(frozen=True)
+class MeasuredCurve:
+    """One layer curve with all that is known of it: everybody who reads it starts from here."""
+
+    values: FloatArray
+    """float64 [L]."""
+    noise: CurveNoise
+    shape: CurveShape
+
+
+def measure_curve(
     values: FloatArray, influence: npt.ArrayLike, *, last_is_normed: bool = False, seed: int = 0
-) -> CurveShape:
-    """The shape of one layer curve.
+) -> MeasuredCurve:
+    """One layer curve, its noise and its shape.
 
     values: float [L], the curve, layer by layer. influence: [L, N], the influence of each of N rows on each
     value (for a mean over rows: what each row contributes; for an accuracy: correct, 0 or 1; only
@@ -135,9 +145,15 @@ def find_inflection_points(
     seed, same shape. Raises ValueError for shapes that do not fit and for values that are not finite.
     """
     curve = np.asarray(values, dtype=np.float64)
-    return curve_shape(
-        curve, curve_noise(_checked(curve, influence), seed=seed), last_is_normed=last_is_normed
-    )
+    noise = curve_noise(_checked(curve, influence), seed=seed)
+    return MeasuredCurve(curve, noise, curve_shape(curve, noise, last_is_normed=last_is_normed))
+
+
+def find_inflection_points(
+    values: FloatArray, influence: npt.ArrayLike, *, last_is_normed: bool = False, seed: int = 0
+) -> CurveShape:
+    """The shape alone of `measure_curve`."""
+    return measure_curve(values, influence, last_is_normed=last_is_normed, seed=seed).shape
 
 
 def error_covariance(influence: npt.ArrayLike) -> FloatArray:
@@ -176,7 +192,7 @@ def draw_errors(covariance: FloatArray, draws: int, rng: np.random.Generator) ->
 
 
 def curve_shape(values: FloatArray, noise: CurveNoise, *, last_is_normed: bool = False) -> CurveShape:
-    """As `find_inflection_points`, with the noise known already: for many curves with the same rows."""
+    """The shape of `measure_curve`, with the noise known already: for many curves with the same rows."""
     curve = values[:-1] if last_is_normed and len(values) > 2 else values
     reach = float(np.ptp(curve))
     if len(curve) < 2:

@@ -13,15 +13,15 @@ import numpy.typing as npt
 import polars as pl
 from prefect import get_run_logger, task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.cache_policies import NO_CACHE
 from prefect.settings import get_current_settings
 
 from storage.files import write_file
 from storage.layout import Layout
 from storage.staged import is_staged, read_staged
-from tasks.reporting.answer import answer_markdown, answer_sentence, layer_table
+from tasks.reporting.answer import Tables, answer_markdown, answer_sentence, layer_table
 from tasks.reporting.figure import answer_svg, save_figure
 from tasks.reporting.report import render_report
-from tasks.reporting.run_record import collect
 from tasks.retries import RETRIED, SHORT_S
 
 
@@ -34,7 +34,7 @@ class ReportFiles:
     svg: str
 
 
-def write_report(layout: Layout, run_id: str, tables: dict[str, pl.DataFrame]) -> ReportFiles:
+def write_report(layout: Layout, run_id: str, tables: Tables) -> ReportFiles:
     """Draw the figure and write the report of one run."""
     folder = layout.report(run_id)
     png, svg = save_figure(tables, folder)
@@ -48,26 +48,24 @@ def write_report(layout: Layout, run_id: str, tables: dict[str, pl.DataFrame]) -
     return ReportFiles(html, png, svg)
 
 
-def confusions(
-    layout: Layout, run_id: str, tables: Mapping[str, pl.DataFrame]
-) -> dict[str, npt.NDArray[np.int64]]:
+def confusions(layout: Layout, run_id: str, tables: Tables) -> dict[str, npt.NDArray[np.int64]]:
     """Test rows by true and predicted class, int [K, K], of the answer's layer (`chosen`) and of the `last` one."""
     answer = tables["layer_choice"].filter("is_answer").row(0, named=True)
-    curve = f"{answer['pooling']}-{answer['norm_state']}"
     last = int(tables["probe"].select(pl.col("layer").max()).item())
     classes = len(tables["dataset"]["classes"][0])
     found = {}
     for name, layer in (("chosen", answer["layer"]), ("last", last)):
-        rows = read_staged(layout, run_id, "prediction", f"{curve}-{layer:03d}")
+        part = Layout.part(answer["pooling"], answer["norm_state"], layer)
+        rows = read_staged(layout, run_id, "prediction", part)
         found[name] = np.zeros((classes, classes), dtype=np.int64)
         np.add.at(found[name], (rows["label"].to_numpy(), rows["predicted"].to_numpy()), 1)
     return found
 
 
-def projection(layout: Layout, run_id: str, tables: Mapping[str, pl.DataFrame]) -> pl.DataFrame | None:
+def projection(layout: Layout, run_id: str, tables: Tables) -> pl.DataFrame | None:
     """The answer's sample of texts in two dimensions; None for a run of an older version, which staged none."""
     answer = tables["layer_choice"].filter("is_answer").row(0, named=True)
-    part = f"{answer['pooling']}-{answer['norm_state']}"
+    part = Layout.part(answer["pooling"], answer["norm_state"])
     if not is_staged(layout, run_id, "projection", part):
         return None
     return read_staged(layout, run_id, "projection", part)
@@ -84,9 +82,7 @@ def artifact_key(kind: str, run: Mapping[str, Any]) -> str:
     return re.sub("[^a-z0-9]+", "-", f"{kind}-{'-'.join(names)}".lower()).strip("-")
 
 
-def answer_page(
-    tables: Mapping[str, pl.DataFrame], layout: Layout, files: ReportFiles, api_url: str | None
-) -> str:
+def answer_page(tables: Tables, layout: Layout, files: ReportFiles, api_url: str | None) -> str:
     """The answer in Markdown with its figure and links, which Prefect's UI shows without asking any other host.
 
     The figure is an SVG inside the page: both UIs let `data:` images through, and an image artifact would need an
@@ -135,12 +131,12 @@ def hub_address(spec: str, prefix: str) -> str | None:
     return f"https://huggingface.co/{prefix}{spec.removeprefix('hf:').split('@')[0]}"
 
 
-@task(name="report", timeout_seconds=SHORT_S, **RETRIED)
-def report_task(layout: Layout, run_id: str) -> ReportFiles:
+# Hashing the tables for a cache of results, which nobody reads, would cost more than passing them.
+@task(name="report", timeout_seconds=SHORT_S, cache_policy=NO_CACHE, **RETRIED)
+def report_task(layout: Layout, tables: Tables) -> ReportFiles:
     """Write the report; show the answer and the layer curve in the Prefect UI."""
-    tables = collect(layout, run_id)
-    files = write_report(layout, run_id, tables)
     run = tables["run"].row(0, named=True)
+    files = write_report(layout, run["run_id"], tables)
     create_table_artifact(
         layer_table(tables),
         key=artifact_key("layer-curve", run),

@@ -1,7 +1,7 @@
 """The pairs of a grid beside each other: the tables of the paper, its claims, the rules, and Figure 1."""
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import BinaryIO
@@ -34,30 +34,25 @@ class ComparisonFiles:
     svg: str
 
 
-def compare_runs(layout: Layout, run_ids: Sequence[str]) -> dict[str, pl.DataFrame]:
-    """The views of `COMPARED`, and those that the page shows, over these runs and no others, from their staged rows.
-
-    Raises:
-        FileNotFoundError: one of the runs has not come to its end.
-    """
+def compare_runs(runs: Mapping[str, Tables]) -> dict[str, pl.DataFrame]:
+    """The views of `COMPARED`, and those that the page shows, over these runs (run id → tables) and no others."""
     with tempfile.TemporaryDirectory(prefix="layerscout-") as scratch:
         database = f"{scratch}/results.duckdb"
-        for run_id in run_ids:
-            merge(database, run_id, collect(layout, run_id))
+        for run_id, tables in runs.items():
+            merge(database, run_id, tables)
         return {view: query(database, f"SELECT * FROM {view}") for view in (*COMPARED, *SHOWN)}
 
 
-def answer_tables(layout: Layout, run_ids: Sequence[str]) -> Tables:
+def answer_tables(runs: Mapping[str, Tables]) -> Tables:
     """What Figure 1 draws: of each run the curves of its answer, under the short names of model and data set."""
     found: dict[str, list[pl.DataFrame]] = {}
-    for run_id in run_ids:
-        tables = collect(layout, run_id)
+    for tables in runs.values():
         answer = tables["layer_choice"].filter("is_answer").row(0, named=True)
         for name, frame in tables.items():
             if "norm_state" in frame.columns:
                 frame = frame.filter(pooling=answer["pooling"], norm_state=answer["norm_state"])
             found.setdefault(name, []).append(frame)
-    joined = {name: pl.concat(frames, how="diagonal") for name, frames in found.items()}
+    joined = {name: pl.concat(frames, how="diagonal_relaxed") for name, frames in found.items()}
     short = pl.col("model_id", "dataset_id").str.extract(r"([^/:]+?)(?:@.*|\.gguf|\.csv|\.parquet)?$")
     return joined | {"run": joined["run"].with_columns(short)}
 
@@ -65,11 +60,16 @@ def answer_tables(layout: Layout, run_ids: Sequence[str]) -> Tables:
 def write_comparison(
     layout: Layout, run_ids: Sequence[str]
 ) -> tuple[ComparisonFiles, dict[str, pl.DataFrame]]:
-    """Write the comparison of these runs in the place of the last one."""
-    compared = compare_runs(layout, run_ids)
+    """Write the comparison of these runs, from their staged rows, in the place of the last one.
+
+    Raises:
+        FileNotFoundError: one of the runs has not come to its end.
+    """
+    runs = {run_id: collect(layout, run_id) for run_id in run_ids}
+    compared = compare_runs(runs)
     for view in COMPARED:
         write_atomically(f"{layout.comparison}/{view}.csv", partial(_write_csv, compared[view]))
-    png, svg = save_figure(answer_tables(layout, run_ids), layout.comparison)
+    png, svg = save_figure(answer_tables(runs), layout.comparison)
     html = f"{layout.comparison}/report.html"
     write_file(html, render_grid(compared, read_bytes(svg)).encode())
     return ComparisonFiles(layout.comparison, html, png, svg), compared

@@ -8,15 +8,21 @@ from typing import Any
 
 import polars as pl
 from prefect import get_run_logger, task
+from prefect.cache_policies import NO_CACHE
 
 from storage.files import list_folders
 from storage.layout import Layout
-from storage.results import RUN_TABLES, SHARED_TABLES, merge, rebuild
-from storage.staged import read_staged, stage
+from storage.migrations import newest_migration, result_tables
+from storage.results import merge, rebuild
+from storage.staged import read_staged, rows_of, stage
 from tasks.data.dataset import Dataset
 from tasks.embedding.embedding_set import EmbeddingSet, Settings, ShardOutcome
 from tasks.embedding.model import ModelFolder
+from tasks.reporting.answer import Tables
 from tasks.retries import RETRIED, SHORT_S
+
+# Of version 0.1.0, whose runs do not say it.
+FIRST_SCHEMA_NUMBER = 4
 
 
 @dataclass(frozen=True)
@@ -123,6 +129,7 @@ def stage_run(layout: Layout, record: SweepRecord) -> None:
                 "dtype": settings.dtype,
                 "device_kind": settings.device.split(":")[0],
                 "versions": json.dumps(run.versions, sort_keys=True),
+                "schema_number": newest_migration(),
             },
         ),
         "execution": (
@@ -147,13 +154,20 @@ def stage_run(layout: Layout, record: SweepRecord) -> None:
 def collect(layout: Layout, run_id: str) -> dict[str, pl.DataFrame]:
     """Every result table of one run from its staged rows, with the run's one answer marked.
 
-    The answer is, of the default rule's choices over pooling × norm state, the one with the best train-only score;
-    of equals the shallowest.
+    A table that came after the version which staged the run is empty. The answer is, of the default rule's choices over
+    pooling × norm state, the one with the best train-only score; of equals the shallowest.
 
     Raises:
-        FileNotFoundError: a table has no staged rows, so the run has not come to its end.
+        FileNotFoundError: a table that the run should have has no staged rows, so it has not come to its end.
     """
-    tables = {table: read_staged(layout, run_id, table) for table in (*SHARED_TABLES, *RUN_TABLES)}
+    # Staged last, so a run that lacks it never came to its end.
+    tables = {table: read_staged(layout, run_id, table) for table in ("execution", "run")}
+    known = _schema_number(tables["run"])
+    for name, described in result_tables().items():
+        if described.since > known:
+            tables[name] = rows_of(name, pl.DataFrame(), [])
+        elif name not in tables:
+            tables[name] = read_staged(layout, run_id, name)
     default = tables["layer_choice"].filter("is_default")
     answer = default.sort(["score", "layer"], descending=[True, False], maintain_order=True).head(1)
     for table in ("layer_choice", "audit"):
@@ -164,13 +178,19 @@ def collect(layout: Layout, run_id: str) -> dict[str, pl.DataFrame]:
     return tables
 
 
+def _schema_number(run: pl.DataFrame) -> int:
+    """The newest migration that the version knew which staged the run."""
+    number = run["schema_number"].item() if "schema_number" in run.columns else None
+    return FIRST_SCHEMA_NUMBER if number is None else int(number)
+
+
 def rebuild_database(layout: Layout) -> Rebuilt:
     """Write the results database anew from the staged rows of every run that has come to its end."""
     ended: list[tuple[str, str]] = []
     left_out: dict[str, str] = {}
-    tables: dict[str, dict[str, pl.DataFrame]] = {}
+    tables: dict[str, Tables] = {}
 
-    def runs() -> Iterator[tuple[str, dict[str, pl.DataFrame]]]:
+    def runs() -> Iterator[tuple[str, Tables]]:
         for run_id in list_folders(layout.staged_runs):
             try:
                 tables[run_id] = collect(layout, run_id)
@@ -187,9 +207,11 @@ def rebuild_database(layout: Layout) -> Rebuilt:
     return Rebuilt(tuple(run_id for _, run_id in sorted(ended)), left_out)
 
 
-@task(name="summarise", timeout_seconds=SHORT_S, **RETRIED)
-def summarise_task(layout: Layout, record: SweepRecord) -> None:
-    """Merge the run into the results database."""
+@task(name="summarise", timeout_seconds=SHORT_S, cache_policy=NO_CACHE, **RETRIED)
+def summarise_task(layout: Layout, record: SweepRecord) -> Tables:
+    """Merge the run into the results database; its tables, for whoever shows them."""
     stage_run(layout, record)
-    merge(layout.results, record.run.id, collect(layout, record.run.id))
+    tables = collect(layout, record.run.id)
+    merge(layout.results, record.run.id, tables)
     get_run_logger().info("Run %s is in %s", record.run.id, layout.results)
+    return tables

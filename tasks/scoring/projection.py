@@ -9,6 +9,7 @@ from scipy.linalg import eigh
 
 from storage.embeddings import read_layer
 from storage.files import exists
+from storage.layout import Layout
 from storage.staged import is_staged, keyed, stage
 from tasks.curves import LayerOfRun
 from tasks.numerics.cores import one_thread
@@ -59,7 +60,7 @@ def project(curve: list[LayerOfRun]) -> None:
     """
     first = curve[0]
     # The layers follow from the scores of the run, so a repeat has the same.
-    part = f"{first.pooling.value}-{first.norm_state.value}"
+    part = Layout.part(first.pooling, first.norm_state)
     if is_staged(first.layout, first.run_id, "projection", part) or not exists(first.shard_uris[0]):
         return
     frames = []

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from storage.layout import Layout
-from storage.results import RUN_TABLES, SHARED_TABLES, query
+from storage.migrations import result_tables
+from storage.results import query
 from tasks.reporting.run_record import rebuild_database
 from tests.faults.conftest import (
     MOMENTS,
@@ -58,7 +59,7 @@ def test_a_database_is_rebuilt_from_staged_rows_alone_and_runs_that_never_ended_
     assert in_a_process(sweep, small.at(tmp_path), str(small.cache), None, 0) == 0
     killed = small.at(tmp_path) | {"seed": 1}
     point = "rows are inserted into the database"
-    every = (*RUN_TABLES, *SHARED_TABLES)
+    every = result_tables()
     database = Layout(str(tmp_path)).results
     before = {table: query(database, f"SELECT * FROM {table} ORDER BY ALL") for table in every}
     # This one is killed while it scores, so that no row says that it ended.

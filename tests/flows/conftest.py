@@ -13,7 +13,8 @@ import pytest
 from moto.server import ThreadedMotoServer
 from pyarrow import fs
 
-from storage.results import RUN_TABLES, SHARED_TABLES, query
+from storage.migrations import result_tables
+from storage.results import query
 
 COMMAND = [sys.executable, "-m", "flows.cli"]
 # What may differ between two executions of one run.
@@ -38,7 +39,7 @@ def layerscout(
 def tables(storage: Path | str) -> dict[str, pl.DataFrame]:
     """Every result table without what may differ between executions, in a fixed order."""
     found = {}
-    for table in (*RUN_TABLES, *SHARED_TABLES):
+    for table in result_tables():
         frame = query(f"{storage}/results.duckdb", f"SELECT * FROM {table}")
         frame = frame.drop([name for name in frame.columns if name in TIMES])
         found[table] = frame.sort(frame.columns)

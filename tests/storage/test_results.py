@@ -11,7 +11,8 @@ from filelock import FileLock
 
 from storage import results
 from storage.errors import UserError
-from storage.results import merge, migrations, query
+from storage.migrations import migrations
+from storage.results import merge, query
 
 # A migration that has landed never changes: a database that has it would differ from a new one.
 PINNED = {

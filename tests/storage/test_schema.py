@@ -9,8 +9,9 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from storage import results
-from storage.results import RUN_TABLES, SHARED_TABLES, ImpossibleRowError, merge, migrate, migrations, query
+from storage import migrations as schema
+from storage.migrations import migrate, migrations, result_tables
+from storage.results import ImpossibleRowError, merge, query
 
 KEY = {"pooling": "mean", "norm_state": "as_returned"}
 NIGHT = datetime(2026, 3, 1, 22, 0, tzinfo=UTC)
@@ -166,6 +167,22 @@ def sweep_rows(
             }
         ],
         "audit": [KEY | {"run_id": run_id} | audit],
+        "curve_audit": [
+            KEY
+            | {"run_id": run_id, "metric": "cosine", "silhouette_direction": "up", "accuracy_direction": "up"}
+            | {"rank_correlation": 0.5, "rank_correlation_low": 0.2, "rank_correlation_high": 0.7}
+        ],
+        "zone_audit": [
+            KEY
+            | {"run_id": run_id, "zone": "early", "layer_share": 0.4, "best_inside": 1, "best_outside": 3}
+            | {"advantage": accuracy[1] - accuracy[3], "advantage_low": -0.3, "advantage_high": 0.1}
+            | {"p_value": 0.2}
+        ],
+        "score_audit": [
+            at[3]
+            | {"score": "criterion:ridge_loo", "regret": max(accuracy) - accuracy[3], "split_regret": 0.1}
+            | {"gain_over_last": accuracy[3] - last, "p_value": 0.2, "rank_correlation": 0.3}
+        ],
     }
     return {name: pl.DataFrame(found) for name, found in rows.items()}
 
@@ -197,6 +214,16 @@ def test_every_table_view_and_column_has_a_comment() -> None:
         ("audit", {"gain_over_last": 0.3}, "gain over last is not chosen minus last accuracy"),
         ("audit", {"chosen_layer": 1}, "audits another layer than rule turns_by_ridge_loo chose"),
         ("layer_choice", {"is_answer": False}, "has 0 answers, not one"),
+        (
+            "score_audit",
+            {"regret": 0.3},
+            "regret of criterion:ridge_loo is not best minus its layer's accuracy",
+        ),
+        ("score_audit", {"gain_over_last": -0.1}, "gain over last of criterion:ridge_loo is not its layer's"),
+        ("zone_audit", {"advantage": 0.1}, "advantage of early is not inside minus outside accuracy"),
+        ("zone_audit", {"advantage": None}, "advantage of early is not inside minus outside accuracy"),
+        ("zone_audit", {"best_outside": None}, "an advantage of early over no layer"),
+        ("curve_audit", {"rank_correlation_low": 0.8}, "rank correlation of cosine is turned round"),
     ],
 )
 def test_a_row_that_another_contradicts_is_refused_with_the_reason(
@@ -210,6 +237,39 @@ def test_a_row_that_another_contradicts_is_refused_with_the_reason(
         merge(database, "monday", rows)
     assert query(database, f"SELECT count(*) FROM {table}").item() == len(sweep_rows()[table])
     assert query(database, "SELECT * FROM impossible_row").is_empty()
+
+
+def layer_columns() -> list[tuple[str, str]]:
+    """Every column of a run's rows that holds a layer, whichever migration brings it."""
+    return [
+        (table.name, column)
+        for table in result_tables().values()
+        for column, kind in table.columns.items()
+        if table.belongs_to_run and kind.is_integer() and ("layer" in column or column.startswith("best_"))
+    ]
+
+
+@pytest.mark.parametrize(("table", "column"), layer_columns())
+def test_no_table_may_name_a_layer_that_the_model_does_not_have(
+    tmp_path: Path, table: str, column: str
+) -> None:
+    rows = sweep_rows()
+    beyond = {column: 99, "to_layer": 100} if column == "from_layer" else {column: 99}
+    rows[table] = rows[table].head(1).with_columns(**{name: pl.lit(layer) for name, layer in beyond.items()})
+    with pytest.raises(ImpossibleRowError, match=f"{table} at layer (99|100): the model has 4 layers"):
+        merge(str(tmp_path / "results.duckdb"), "monday", rows)
+
+
+def test_a_result_table_is_described_by_its_migration_alone() -> None:
+    found = result_tables()
+    assert set(sweep_rows()) == set(found)
+    assert {name for name, table in found.items() if not table.belongs_to_run} == {
+        *("run", "execution", "model", "dataset", "embedding_set")
+    }
+    assert {found[name].since for name in ("run", "audit")} == {1}
+    assert found["score_audit"].since == 4
+    assert found["silhouette"].columns["seconds"] == pl.Float64  # which a later migration added
+    assert found["trend"].key == ("run_id", "pooling", "norm_state", "curve", "segment")
 
 
 def test_the_views_answer(tmp_path: Path) -> None:
@@ -269,10 +329,11 @@ def test_a_database_of_the_first_version_is_upgraded_in_place_without_loss(
     old = {
         name: frame.drop("seconds") if name == "silhouette" else frame
         for name, frame in sweep_rows("old").items()
+        if result_tables()[name].since <= 2
     }
     with duckdb.connect(database) as connection:
         every = migrations()
-        monkeypatch.setattr(results, "migrations", lambda: every[:2])
+        monkeypatch.setattr(schema, "migrations", lambda: every[:2])
         migrate(connection)
         monkeypatch.undo()
         for name, frame in old.items():
@@ -300,7 +361,7 @@ def test_a_database_of_the_first_version_is_upgraded_in_place_without_loss(
         "old",
     ]
     assert query(database, "FROM impossible_row").is_empty()
-    assert set(old) <= set(RUN_TABLES + SHARED_TABLES)
+    assert set(old) <= set(result_tables())
 
 
 def test_the_same_file_opens_in_duckdb_polars_and_pandas(tmp_path: Path) -> None:

@@ -3,24 +3,33 @@
 import numpy as np
 import pytest
 
-from tasks.choosing.choice import DEFAULT_RULE, LayerEvidence, Rule, choose_layers
+from tasks.choosing.choice import LayerEvidence, choose_layers
+from tasks.choosing.inflection import measure_curve
+from tasks.choosing.rules import DEFAULT_RULE, RULES
 
 LAYERS, ROWS = 25, 1500
 
 
-def evidence(
-    silhouette, accuracy, *, seed=0, rows=ROWS, last_is_normed=False, metric="cosine", **criteria: np.ndarray
-):
-    """Rows around planted curves; a row is right in all layers whose accuracy exceeds its own difficulty, and
-    flips in 4 % of cases, so that layers are as strongly paired as real ones."""
+def planted(silhouette, accuracy, *, seed=0, rows=ROWS):
+    """Influence [L, rows] and hits [L, rows] around planted curves; a row is right in all layers whose accuracy exceeds
+    its own difficulty, and flips in 4 % of cases, so that layers are as strongly paired as real ones."""
     rng = np.random.default_rng(seed)
     silhouette, accuracy = np.asarray(silhouette, dtype=float), np.asarray(accuracy, dtype=float)
     shared = 0.3 * rng.standard_normal(rows)
     influence = silhouette[:, None] + shared + 0.05 * rng.standard_normal((len(silhouette), rows))
     correct = rng.random(rows) < accuracy[:, None]
     correct ^= rng.random(correct.shape) < 0.04
+    return influence, correct
+
+
+def evidence(
+    silhouette, accuracy, *, seed=0, rows=ROWS, last_is_normed=False, metric="cosine", **criteria: np.ndarray
+):
+    """What a rule sees of planted curves."""
+    influence, correct = planted(silhouette, accuracy, seed=seed, rows=rows)
     scores = {name: np.asarray(score, dtype=float) for name, score in criteria.items()}
-    return LayerEvidence({metric: (influence.mean(axis=1), influence)}, scores, correct, last_is_normed)
+    measured = measure_curve(influence.mean(axis=1), influence, last_is_normed=last_is_normed)
+    return LayerEvidence({metric: measured}, scores, correct, last_is_normed)
 
 
 def choose_layer(given, rule=DEFAULT_RULE):
@@ -40,16 +49,16 @@ BEST_AT_15 = through((0, 0.5), (6, 0.6), (12, 0.65), (15, 0.92), (18, 0.8), (24,
 @pytest.mark.parametrize(
     ("rule", "layer"),
     [
-        (Rule.TURNS_BY_RIDGE_LOO, 18),
-        (Rule.TURNS_BY_LOGME, 12),
-        (Rule.TURNS_BY_WHITENED_SILHOUETTE, 6),
-        (Rule.SILHOUETTE_PEAK, 6),
-        (Rule.LAST_TURN, 18),
-        (Rule.RIDGE_LOO_MAXIMUM, 15),
-        (Rule.LOGME_MAXIMUM, 14),
-        (Rule.SILHOUETTE_MAXIMUM, 6),
-        (Rule.MIDDLE_LAYER, 12),
-        (Rule.LAST_LAYER, 24),
+        ("turns_by_ridge_loo", 18),
+        ("turns_by_logme", 12),
+        ("turns_by_whitened_silhouette", 6),
+        ("silhouette_peak", 6),
+        ("last_turn", 18),
+        ("ridge_loo_maximum", 15),
+        ("logme_maximum", 14),
+        ("silhouette_maximum", 6),
+        ("middle_layer", 12),
+        ("last_layer", 24),
     ],
 )
 def test_every_rule_on_a_planted_curve(rule, layer):
@@ -72,7 +81,7 @@ def test_both_ends_are_candidates(best, last_is_normed):
     accuracy = np.full(LAYERS, 0.5)
     accuracy[best] = 0.9
     given = evidence(TWO_PEAKS, accuracy, logme=accuracy, last_is_normed=last_is_normed)
-    for rule in (DEFAULT_RULE, Rule.TURNS_BY_RIDGE_LOO, Rule.TURNS_BY_LOGME):
+    for rule in (DEFAULT_RULE, "turns_by_ridge_loo", "turns_by_logme"):
         assert choose_layer(given, rule).layer == best
 
 
@@ -80,17 +89,17 @@ def test_both_ends_are_candidates(best, last_is_normed):
 def test_no_layer_but_turns_and_ends_is_a_candidate(layer, found):
     accuracy = np.full(LAYERS, 0.5)
     accuracy[layer] = 0.9
-    assert (choose_layer(evidence(TWO_PEAKS, accuracy), Rule.TURNS_BY_RIDGE_LOO).layer == layer) is found
+    assert (choose_layer(evidence(TWO_PEAKS, accuracy), "turns_by_ridge_loo").layer == layer) is found
 
 
 def test_the_end_of_the_trend_is_a_candidate_beside_the_normed_last_layer():
     rising = through((0, 0.0), (24, 1.0))
     accuracy = np.full(LAYERS, 0.5)
     accuracy[LAYERS - 2] = 0.9
-    normed = choose_layer(evidence(rising, accuracy, last_is_normed=True), Rule.TURNS_BY_RIDGE_LOO)
+    normed = choose_layer(evidence(rising, accuracy, last_is_normed=True), "turns_by_ridge_loo")
     assert normed.layer == LAYERS - 2
     assert "(0, 23, 24)" in normed.reason
-    assert choose_layer(evidence(rising, accuracy), Rule.TURNS_BY_RIDGE_LOO).layer != LAYERS - 2
+    assert choose_layer(evidence(rising, accuracy), "turns_by_ridge_loo").layer != LAYERS - 2
 
 
 def turns_that_tie(better_by=1):
@@ -103,15 +112,15 @@ def turns_that_tie(better_by=1):
 
 
 def test_the_shallowest_of_a_tie_is_chosen_and_said():
-    choice = choose_layer(turns_that_tie(), Rule.TURNS_BY_RIDGE_LOO)
+    choice = choose_layer(turns_that_tie(), "turns_by_ridge_loo")
     assert choice.layer == 6
     assert "ties with 12, 18; the shallowest" in choice.reason
     assert choice.confidence == 1.0
-    assert choose_layer(turns_that_tie(), Rule.RIDGE_LOO_MAXIMUM).layer == 18
+    assert choose_layer(turns_that_tie(), "ridge_loo_maximum").layer == 18
 
 
 def test_layer_beyond_noise_is_no_tie():
-    choice = choose_layer(turns_that_tie(better_by=40), Rule.TURNS_BY_RIDGE_LOO)
+    choice = choose_layer(turns_that_tie(better_by=40), "turns_by_ridge_loo")
     assert choice.layer == 18
     assert "ties" not in choice.reason
 
@@ -121,12 +130,12 @@ def test_a_tie_is_one_paired_standard_error_wide(gained, lost, layer):
     """4 rows of 36 that differ are two thirds of an error, 10 of 42 one and a half."""
     given = turns_that_tie(better_by=gained)
     given.ridge_correct[18, np.flatnonzero(given.ridge_correct[6])[:lost]] = False
-    assert choose_layer(given, Rule.TURNS_BY_RIDGE_LOO).layer == layer
+    assert choose_layer(given, "turns_by_ridge_loo").layer == layer
 
 
 def test_all_rules_at_once_choose_as_each_alone():
     given = evidence(TWO_PEAKS, BEST_AT_15, logme=BEST_AT_15, whitened_silhouette=TWO_PEAKS)
-    assert choose_layers(given) == [choose_layer(given, rule) for rule in Rule]
+    assert choose_layers(given) == [choose_layer(given, rule) for rule in RULES]
 
 
 def test_where_silhouettes_cannot_tell_the_deepest_stands():
@@ -134,36 +143,38 @@ def test_where_silhouettes_cannot_tell_the_deepest_stands():
     influence = 0.2 + 0.3 * rng.standard_normal((LAYERS, 300))
     values = influence.mean(axis=1)
     values[0] += max(values) - values[0] + 0.001
-    given = LayerEvidence({"cosine": (values, influence)}, {}, rng.random((LAYERS, 300)) < 0.5, False)
-    choice = choose_layer(given, Rule.SILHOUETTE_PEAK)
+    measured = measure_curve(values, influence)
+    given = LayerEvidence({"cosine": measured}, {}, rng.random((LAYERS, 300)) < 0.5, False)
+    choice = choose_layer(given, "silhouette_peak")
     assert choice.layer == LAYERS - 1
     assert "ties with 0; where silhouettes cannot tell" in choice.reason
-    assert choose_layer(given, Rule.SILHOUETTE_MAXIMUM).layer == 0
+    assert choose_layer(given, "silhouette_maximum").layer == 0
 
 
 def test_no_turn_leaves_the_last_layer_to_last_turn():
-    choice = choose_layer(evidence(np.full(LAYERS, 0.1), BEST_AT_15), Rule.LAST_TURN)
+    choice = choose_layer(evidence(np.full(LAYERS, 0.1), BEST_AT_15), "last_turn")
     assert choice.layer == LAYERS - 1
     assert "no inflection point" in choice.reason
 
 
 def test_false_turn_of_the_final_norm_is_not_chosen():
     falling = through((0, 0.5), (4, 0.7), (23, 0.1), (24, 0.9))
-    assert choose_layer(evidence(falling, BEST_AT_15, last_is_normed=True), Rule.LAST_TURN).layer == 4
-    assert choose_layer(evidence(falling, BEST_AT_15), Rule.LAST_TURN).layer == 23
+    assert choose_layer(evidence(falling, BEST_AT_15, last_is_normed=True), "last_turn").layer == 4
+    assert choose_layer(evidence(falling, BEST_AT_15), "last_turn").layer == 23
 
 
-def bootstrap_confidence(given, rule, layer, draws=150):
+def bootstrap_confidence(given, influence, rule, layer, draws=150):
     """Rows drawn with replacement, everything computed anew: what the normal errors stand for."""
     rng = np.random.default_rng(1)
-    values, influence = given.silhouettes["cosine"]
+    values = given.silhouettes["cosine"].values
     correct = given.ridge_correct
     right = correct.astype(float)
     agreeing = 0
     for _ in range(draws):
         a, b = rng.integers(0, ROWS, ROWS), rng.integers(0, ROWS, ROWS)
+        shifted = values + (influence[:, a].mean(axis=1) - influence.mean(axis=1))
         drawn = LayerEvidence(
-            {"cosine": (values + (influence[:, a].mean(axis=1) - influence.mean(axis=1)), influence[:, a])},
+            {"cosine": measure_curve(shifted, influence[:, a], last_is_normed=given.last_is_normed)},
             given.criteria,
             correct[:, b],
             given.last_is_normed,
@@ -174,53 +185,62 @@ def bootstrap_confidence(given, rule, layer, draws=150):
     return agreeing / draws
 
 
-@pytest.mark.parametrize("rule", [Rule.RIDGE_LOO_MAXIMUM, Rule.SILHOUETTE_MAXIMUM])
+@pytest.mark.parametrize("rule", ["ridge_loo_maximum", "silhouette_maximum"])
 def test_confidence_is_that_of_a_bootstrap(rule):
     """Two peaks of the silhouette and of the accuracy that chance can swap, with accuracies far apart between them."""
     silhouette = through((0, 0.0), (6, 0.41), (12, 0.2), (18, 0.4125), (24, 0.0))
     accuracy = through((0, 0.3), (6, 0.72), (12, 0.5), (18, 0.74), (24, 0.3))
-    given = evidence(silhouette, accuracy, rows=ROWS)
+    given = evidence(silhouette, accuracy)
+    influence, _ = planted(silhouette, accuracy)
     choice = choose_layer(given, rule)
-    assert choice.confidence == pytest.approx(bootstrap_confidence(given, rule, choice.layer), abs=0.12)
+    assert choice.confidence == pytest.approx(
+        bootstrap_confidence(given, influence, rule, choice.layer), abs=0.12
+    )
 
 
 def test_confidence_falls_when_the_rows_decide_little():
-    sure = choose_layer(evidence(TWO_PEAKS, BEST_AT_15), Rule.SILHOUETTE_MAXIMUM)
+    sure = choose_layer(evidence(TWO_PEAKS, BEST_AT_15), "silhouette_maximum")
     close = through((0, 0.1), (6, 0.4), (12, 0.2), (18, 0.402), (24, 0.0))
-    unsure = choose_layer(evidence(close, BEST_AT_15), Rule.SILHOUETTE_MAXIMUM)
+    unsure = choose_layer(evidence(close, BEST_AT_15), "silhouette_maximum")
     assert sure.confidence > 0.95
     assert 0.2 < unsure.confidence < 0.9
 
 
 def test_rows_of_silhouette_and_ridge_may_differ_in_number():
     given = evidence(TWO_PEAKS, BEST_AT_15)
-    values, influence = given.silhouettes["cosine"]
-    fewer = LayerEvidence({"cosine": (values, influence[:, :200])}, {}, given.ridge_correct, False)
-    assert choose_layer(fewer, Rule.RIDGE_LOO_MAXIMUM).layer == 15
+    influence, _ = planted(TWO_PEAKS, BEST_AT_15)
+    measured = measure_curve(given.silhouettes["cosine"].values, influence[:, :200])
+    fewer = LayerEvidence({"cosine": measured}, {}, given.ridge_correct, False)
+    assert choose_layer(fewer, "ridge_loo_maximum").layer == 15
 
 
 def test_cosine_is_read_first_and_another_metric_where_it_is_missing():
     given = evidence(TWO_PEAKS, BEST_AT_15)
     other = evidence(through((0, 0), (5, 1), (24, 0)), BEST_AT_15, metric="euclidean")
     both = LayerEvidence({**other.silhouettes, **given.silhouettes}, {}, given.ridge_correct, False)
-    assert choose_layer(both, Rule.SILHOUETTE_MAXIMUM).layer == 6
-    assert choose_layer(other, Rule.SILHOUETTE_MAXIMUM).layer == 5
-    assert "euclidean" in choose_layer(other, Rule.SILHOUETTE_MAXIMUM).reason
+    assert choose_layer(both, "silhouette_maximum").layer == 6
+    assert choose_layer(other, "silhouette_maximum").layer == 5
+    assert "euclidean" in choose_layer(other, "silhouette_maximum").reason
 
 
 @pytest.mark.parametrize("layers", [1, 2])
-@pytest.mark.parametrize("rule", Rule)
+@pytest.mark.parametrize("rule", RULES)
 def test_shallow_models(rule, layers):
     scores = {name: np.arange(layers) for name in ("logme", "whitened_silhouette")}
     silhouette, accuracy = np.linspace(0.1, 0.5, layers), np.linspace(0.4, 0.9, layers)
     given = evidence(silhouette, accuracy, last_is_normed=True, **scores)
-    assert choose_layer(given, rule).layer == (0 if rule is Rule.MIDDLE_LAYER else layers - 1)
+    assert choose_layer(given, rule).layer == (0 if rule == "middle_layer" else layers - 1)
+
+
+def test_a_rule_whose_score_is_not_there_is_left_out():
+    found = {choice.rule for choice in choose_layers(evidence(TWO_PEAKS, BEST_AT_15, logme=BEST_AT_15))}
+    assert set(RULES) - found == {"turns_by_whitened_silhouette"}
 
 
 def test_evidence_that_does_not_fit_is_refused():
     given = evidence(TWO_PEAKS, BEST_AT_15)
     with pytest.raises(ValueError, match="reads the criterion logme"):
-        choose_layer(given, Rule.LOGME_MAXIMUM)
+        choose_layer(given, "logme_maximum")
     with pytest.raises(ValueError, match="differ in layers: \\[5, 25\\]"):
         choose_layer(LayerEvidence(given.silhouettes, {}, given.ridge_correct[:5], False))
     with pytest.raises(ValueError, match="no silhouette among \\['dot'\\]"):

@@ -4,7 +4,7 @@ import polars as pl
 import pytest
 
 from storage.layout import Layout
-from storage.results import RUN_TABLES, SHARED_TABLES
+from storage.migrations import newest_migration, result_tables
 from storage.staged import stage
 from tasks.reporting.run_record import collect, rebuild_database
 
@@ -18,8 +18,8 @@ def test_the_answer_is_the_default_choice_with_the_best_train_only_score(tmp_pat
         ("max", "default", 3, 0.80, True),
         ("last", "other", 7, 0.95, False),
     ]
-    for table in (*SHARED_TABLES, *RUN_TABLES):
-        rows = pl.DataFrame({"run_id": ["run"]})
+    for table in result_tables():
+        rows = pl.DataFrame({"run_id": ["run"], "schema_number": [newest_migration()]})
         if table in ("layer_choice", "audit"):
             rows = pl.DataFrame(
                 [

@@ -14,8 +14,8 @@ from storage.embeddings import write_shard
 from storage.errors import UserError
 from storage.layout import Layout
 from storage.staged import is_staged, read_staged
-from tasks.choosing.choice import DEFAULT_RULE
 from tasks.choosing.curve_choice import audit, choose
+from tasks.choosing.rules import DEFAULT_RULE
 from tasks.curves import CurveOfRun, LayerOfRun
 from tasks.data.dataset import Dataset
 from tasks.scoring.layer_scores import is_scored, on_idle_cores, score_layer
@@ -162,13 +162,14 @@ def test_choice_reads_no_test_row_and_the_audit_reads_them(
     curve = CurveOfRun(first.layout, "run", Pooling.MEAN, NormState.AS_RETURNED, False, 0)
     folder = Path(first.layout.staged_table("run", "prediction"))
     folder.rename(folder.with_name("hidden"))
-    assert choose(curve).layer == 2
+    chosen = choose(curve)
+    assert chosen.default.layer == 2
     folder.with_name("hidden").rename(folder)
-    audit(curve)
+    audit(curve, chosen)
     audits = read_staged(first.layout, "run", "audit")
     default = audits.filter("is_default").row(0, named=True)
     accuracy = read_staged(first.layout, "run", "probe").sort("layer")["accuracy"]
-    assert default["rule"] == DEFAULT_RULE.value
+    assert default["rule"] == DEFAULT_RULE
     assert (default["chosen_layer"], default["chosen_accuracy"]) == (2, accuracy[2])
     assert default["regret"] == pytest.approx(accuracy.max() - accuracy[2])
     assert default["gain_low"] <= default["gain_over_last"] <= default["gain_high"]

@@ -1,0 +1,93 @@
+"""A storage that version 0.1.0 wrote is still queried, reported, compared and rebuilt, and loses nothing by it."""
+
+import shutil
+import tarfile
+from dataclasses import replace
+from pathlib import Path
+
+import duckdb
+import polars as pl
+import pytest
+from polars.testing import assert_frame_equal
+
+from storage.layout import Layout
+from storage.migrations import migrations, result_tables
+from storage.results import query
+from tasks.reporting.artifacts import write_report
+from tasks.reporting.grid_comparison import write_comparison
+from tasks.reporting.run_record import collect, rebuild_database
+from tests.flows.conftest import environment, layerscout
+
+ARCHIVE = Path(__file__).parents[2] / "fixtures" / "storage-0.1.0.tar.xz"
+"""`layerscout sweep --model wheel:minilm-l6 --dataset path:text --max-length 32 --dtype float32 --no-keep-embeddings`
+with 60 train and 30 test rows of `tests.conftest.labelled_text` (seeds 1 and 2), as version 0.1.0 left it."""
+
+
+@pytest.fixture
+def old(tmp_path: Path) -> tuple[Layout, str]:
+    """The storage and the id of its one run."""
+    with tarfile.open(ARCHIVE) as archive:
+        archive.extractall(tmp_path, filter="data")
+    layout = Layout(str(tmp_path / "storage-0.1.0"))
+    return layout, query(layout.results, "SELECT run_id FROM run").item()
+
+
+def database_tables(layout: Layout) -> dict[str, pl.DataFrame]:
+    """Every result table of the database, the columns of 0.1.0, in a fixed order."""
+    found = {}
+    with duckdb.connect(layout.results, read_only=True) as connection:
+        for table in result_tables().values():
+            if table.since <= 4:
+                frame = connection.sql(f"FROM {table.name}").pl().drop("schema_number", strict=False)
+                found[table.name] = frame.sort(table.key)
+    return found
+
+
+def test_it_is_rebuilt_with_equal_tables(old: tuple[Layout, str]) -> None:
+    layout, run_id = old
+    before = database_tables(layout)
+    assert all(len(frame) for name, frame in before.items() if name != "inflection_point")
+    Path(layout.results).unlink()
+    rebuilt = rebuild_database(layout)
+    assert (rebuilt.runs, rebuilt.left_out) == ((run_id,), {})
+    after = database_tables(layout)
+    for name, frame in before.items():
+        assert_frame_equal(after[name], frame, check_exact=True)
+    newest = query(layout.results, "SELECT max(number) FROM schema_migration").item()
+    assert newest == migrations()[-1][0] > 4
+
+
+def test_it_is_reported_and_compared(old: tuple[Layout, str]) -> None:
+    layout, run_id = old
+    page = Path(write_report(layout, run_id, collect(layout, run_id)).html).read_text()
+    assert "Take layer 0 of 6" in page
+    assert "turns by whitened silhouette" in page
+    files, compared = write_comparison(layout, [run_id])
+    assert compared["leaderboard"]["chosen_layer"].to_list() == [0]
+    assert compared["criterion_quality"].height > 10
+    assert "wheel:minilm-l6" in Path(files.html).read_text()
+
+
+def test_the_commands_serve_it(old: tuple[Layout, str]) -> None:
+    layout, run_id = old
+    at = ["--storage", layout.root]
+    asked = layerscout("sql", "SELECT chosen_layer, chosen_accuracy FROM leaderboard", *at, env=environment())
+    assert asked.stdout.split() == ["chosen_layer", "chosen_accuracy", "0", "0.9333"]
+    for command in (["rebuild"], ["report", run_id[:6]], ["report", "--all"]):
+        done = layerscout(*command, *at, env=environment())
+        assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_table_that_came_later_is_empty_and_one_that_is_missing_is_told(
+    old: tuple[Layout, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layout, run_id = old
+    later = {**result_tables(), "score_audit": replace(result_tables()["score_audit"], since=5)}
+    shutil.rmtree(layout.staged_table(run_id, "score_audit"))
+    with pytest.raises(FileNotFoundError, match="score_audit"):
+        collect(layout, run_id)
+    monkeypatch.setattr("tasks.reporting.run_record.result_tables", lambda: later)
+    found = collect(layout, run_id)["score_audit"]
+    assert found.is_empty()
+    assert found.columns == list(later["score_audit"].columns)
+    assert rebuild_database(layout).runs == (run_id,)
