@@ -81,7 +81,7 @@ def render_report(
             recalls=recalls(counts, classes) if counts else [],
             scatter=scatter(projection, answer) if projection is not None and len(projection) else None,
             cost=_cost(tables, answer.run, described),
-            provenance=_provenance(answer.run, described),
+            provenance=_provenance(tables, answer.run, described),
             command=_command(answer.run),
             data={
                 "groups": [drawn(tables, each) for each in curves],
@@ -165,7 +165,7 @@ def _cost(tables: Tables, run: Row, described: Mapping[str, Row]) -> Row | None:
     }
 
 
-def _provenance(run: Row, described: Mapping[str, Row]) -> list[tuple[str, str]]:
+def _provenance(tables: Tables, run: Row, described: Mapping[str, Row]) -> list[tuple[str, str]]:
     """Every id and version that a repeat needs, as (name, value)."""
     model, dataset, embedded, execution = (
         described[name] for name in ("model", "dataset", "embedding_set", "execution")
@@ -193,6 +193,10 @@ def _provenance(run: Row, described: Mapping[str, Row]) -> list[tuple[str, str]]
         ),
         ("embedding set", run["embedding_set_id"]),
         ("token budget of a batch", embedded and f"{embedded['token_budget']:,} tokens"),
+        (
+            "result rows",
+            ", ".join(f"{name} {len(tables[name]):,}" for name in sorted(tables) if len(tables[name])),
+        ),
         ("scoring code", run["code_version"]),
         *sorted(json.loads(run["versions"]).items()),
     ]
