@@ -132,7 +132,7 @@ def _tab_split(name: str) -> str:
 def _from_hugging_face(
     function: Literal["load_dataset", "load_from_disk"], folder: Path, spec: str, revision: str = ""
 ) -> Read:
-    import datasets  # 0.4 s, which plain files need not wait for
+    import datasets  # slow, and plain files need not wait for it
 
     bars = datasets.utils.logging.is_progress_bar_enabled()
     datasets.disable_progress_bars()
