@@ -99,7 +99,7 @@ def read_dataset(
         UserError: no such data set or column, an empty text, a missing label, one class only, or a class that
             `test` has and `train` has not.
     """
-    source = parse_source(spec)
+    source = parse_source(spec, "dataset")
     read = read_source(source)
     columns = _columns(read)
     text = _find_column("text", text_column or read.text_column, TEXT_COLUMNS, columns, spec)
@@ -122,7 +122,7 @@ def read_dataset(
     fingerprint = fingerprint_table(table, classes)
     found = Dataset(
         id=spec,
-        source=source.kind,
+        source=source.scheme,
         fingerprint=fingerprint,
         revision=read.revision,
         uri=layout.dataset(fingerprint),
