@@ -74,7 +74,9 @@ def test_short_names_say_what_it_is_called(spec: str, name: str) -> None:
     ],
 )
 def test_the_hubs_things_have_a_page(spec: str, kind: Kind, page: str | None) -> None:
-    assert parse_source(spec).page(kind) == page
+    source = parse_source(spec)
+    assert source.page(kind) == page
+    assert source.hub_id == (source.location if page else None)
 
 
 def test_only_the_hub_keeps_older_states() -> None:
