@@ -21,6 +21,7 @@ from storage.find_run import find_run
 from storage.layout import Layout
 from storage.manifest import read_manifest
 from storage.results import query
+from storage.sources.grammar import parse_source
 from storage.staged import read_staged
 from tasks.choosing.comparison import compare
 from tasks.data.dataset import Dataset, read_table
@@ -241,9 +242,7 @@ def _find_run(layout: Layout, run_id: str) -> _Run:
 
 def _same_model(row: Mapping[str, Any], trust_remote_code: bool) -> ModelFolder:
     """The run's model, of the very revision that it saw."""
-    spec = row["model_id"]
-    if spec.startswith("hf:"):
-        spec = f"{spec.split('@')[0]}@{row['model_revision']}"
+    spec = parse_source(row["model_id"]).pinned(row["model_revision"])
     with working("Finding the model"):
         model = resolve_model(spec, trust_remote_code=trust_remote_code)
     if model.revision != row["model_revision"]:

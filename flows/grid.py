@@ -1,9 +1,6 @@
 """Many models × many data sets: one sweep a pair, then one comparison."""
 
-import os
-import tempfile
 from dataclasses import dataclass
-from pathlib import Path
 from uuid import UUID
 
 from prefect import flow, get_run_logger
@@ -17,8 +14,7 @@ from flows.running.tags import tag_flow_run
 from storage.errors import UserError
 from storage.layout import Layout
 from storage.sources.grammar import parse_source
-from storage.sources.wheels import built_in
-from tasks.data.dataset import prepare_dataset
+from tasks.data.dataset import read_dataset
 from tasks.embedding.model import resolve_model
 from tasks.reporting.grid_comparison import ComparisonFiles, compare_runs_task
 
@@ -90,29 +86,16 @@ def _asked_rows(pair: SweepParameters) -> tuple[object, ...]:
 
 
 def _examine_model(spec: str) -> str:
-    source = parse_source(spec)
-    if source.kind == "hf":
-        return "from the hub"
-    if source.kind == "wheel":
-        return built_in(source.location, "model").about
-    place = Path(source.location).expanduser()
-    if not place.exists():
-        raise UserError(
-            f"The model {spec} is not there: {os.path.abspath(place)} does not exist. Write the path of a model that "
-            "exists."
-        )
-    if source.kind == "gguf":
-        return f"{place.stat().st_size / 2**20:,.0f} MiB of GGUF"
+    told = parse_source(spec, "model").describe("model")
+    if told is not None:
+        return told
     model = resolve_model(spec)
     return f"{model.family}, {model.layers} blocks of width {model.hidden_size:,}"
 
 
 def _examine_dataset(pair: SweepParameters) -> str:
-    source = parse_source(pair.dataset)
-    if source.kind == "hf":
-        return "from the hub"
-    if source.kind == "wheel":
-        return built_in(source.location, "dataset").about
-    with tempfile.TemporaryDirectory(prefix="layerscout-") as scratch:
-        found = prepare_dataset(pair.dataset, Layout(scratch), **pair.rows_asked)
+    told = parse_source(pair.dataset, "dataset").describe("dataset")
+    if told is not None:
+        return told
+    found, _ = read_dataset(pair.dataset, Layout(""), **pair.rows_asked)
     return f"{found.train_rows:,} train and {found.test_rows:,} test rows of {len(found.classes)} classes"

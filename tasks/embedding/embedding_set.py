@@ -220,7 +220,7 @@ def embed_shard(
 
     if done := finished():
         return done
-    table = read_table(dataset.uri)[shard.start : shard.stop]
+    table = read_table(dataset.uri, range(shard.start, shard.stop))
     loaded = _load(model, settings)
     # Outside the lock: while one shard computes, the next is tokenised.
     tokens = tokenise(loaded.tokenizer, table["text"].to_list(), settings.max_length)

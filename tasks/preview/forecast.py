@@ -14,8 +14,6 @@ from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding, AutoTo
 from storage.files import exists
 from storage.layout import Layout
 from storage.manifest import read_manifest
-from storage.sources.grammar import parse_source
-from storage.sources.hub import fetch_snapshot
 from tasks.data.dataset import Dataset
 from tasks.embedding.embedding_set import (
     BATCHES_PER_SHARD,
@@ -24,7 +22,7 @@ from tasks.embedding.embedding_set import (
     embedding_set_id,
     kept_calibration,
 )
-from tasks.embedding.model import HUB_FILES, ModelFolder, resolve_model
+from tasks.embedding.model import ModelFolder
 from tasks.embedding.shards import plan_shards
 from tasks.embedding.tokens import tokenise
 from tasks.scoring.criteria import score_criteria
@@ -59,30 +57,6 @@ class Forecast:
     bytes: int
     parameters: int
     """Of the headless model, its embedding tables included."""
-
-
-def describe_model(spec: str, *, trust_remote_code: bool = False) -> ModelFolder:
-    """`resolve_model`, but of a hub model the configuration and the tokenizer alone are fetched.
-
-    Raises:
-        UserError: as `resolve_model`.
-    """
-    source = parse_source(spec)
-    if source.kind != "hf":
-        return resolve_model(spec, trust_remote_code=trust_remote_code)
-    small = [each for each in HUB_FILES if "safetensors" not in each]
-    folder, commit = fetch_snapshot(source.location, source.revision, "model", small)
-    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=trust_remote_code)
-    text = config.get_text_config(encoder=True) if config.is_encoder_decoder else config.get_text_config()
-    return ModelFolder(
-        id=spec,
-        source="hf",
-        folder=str(folder),
-        revision=commit,
-        family=str(text.model_type),
-        layers=int(text.num_hidden_layers),
-        hidden_size=int(text.hidden_size),
-    )
 
 
 def count_tokens(

@@ -18,11 +18,18 @@ from prefect.settings import get_current_settings
 
 from storage.files import write_file
 from storage.layout import Layout
+from storage.sources.grammar import parse_source
+from storage.sources.source import Kind
 from storage.staged import is_staged, read_staged
 from tasks.reporting.answer import Tables, answer_markdown, answer_sentence, layer_table
 from tasks.reporting.figure import answer_svg, save_figure
 from tasks.reporting.report import render_report
 from tasks.retries import RETRIED, SHORT_S
+
+_SOURCES: tuple[tuple[str, str, Kind], ...] = (
+    ("Model", "model_id", "model"),
+    ("Data set", "dataset_id", "dataset"),
+)
 
 
 @dataclass(frozen=True)
@@ -99,8 +106,8 @@ def answer_page(tables: Tables, layout: Layout, files: ReportFiles, api_url: str
         ("Database", f"`{layout.results}`"),
         *(
             (name, f"[{run[column]}]({address})")
-            for name, column, prefix in (("Model", "model_id", ""), ("Data set", "dataset_id", "datasets/"))
-            if (address := hub_address(run[column], prefix))
+            for name, column, kind in _SOURCES
+            if (address := parse_source(run[column]).page(kind))
         ),
     ]
     return "\n\n".join(
@@ -122,13 +129,6 @@ def own_server(layout: Layout) -> str | None:
         # Also where a server ends at this moment: it takes its record with it.
         return None
     return f"{json.loads(record)['url']}/api"
-
-
-def hub_address(spec: str, prefix: str) -> str | None:
-    """The page of a hub's model or data set; None for sources that have none."""
-    if not spec.startswith("hf:"):
-        return None
-    return f"https://huggingface.co/{prefix}{spec.removeprefix('hf:').split('@')[0]}"
 
 
 # Hashing the tables for a cache of results, which nobody reads, would cost more than passing them.
