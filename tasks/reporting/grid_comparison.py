@@ -68,9 +68,9 @@ def write_comparison(
     """Write the comparison of these runs in the place of the last one."""
     compared = compare_runs(layout, run_ids)
     for view in COMPARED:
-        write_atomically(f"{layout.comparison}/{view}.csv", partial(_write_csv, compared[view]))
+        write_atomically(layout.comparison_table(view), partial(_write_csv, compared[view]))
     png, svg = save_figure(answer_tables(layout, run_ids), layout.comparison)
-    html = f"{layout.comparison}/report.html"
+    html = layout.page(layout.comparison)
     write_file(html, render_grid(compared, read_bytes(svg)).encode())
     return ComparisonFiles(layout.comparison, html, png, svg), compared
 
