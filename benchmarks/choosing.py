@@ -178,7 +178,7 @@ def end_to_end() -> list[Bar]:
             csv
         )
         started = time.perf_counter()
-        with local_server(Path(scratch) / "prefect") as url:
+        with local_server(Layout(scratch).server) as url:
             server = time.perf_counter() - started
             for number in range(REPEATS):
                 for name, more in asked.items():

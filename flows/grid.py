@@ -9,7 +9,7 @@ from flows.grid_parameters import GridParameters
 from flows.layer_sweep import SweepOutcome, layer_sweep
 from flows.parameters import SweepParameters
 from flows.running.failure import failing_in_words
-from flows.running.progress import console, working
+from flows.running.progress import tell, working
 from flows.running.tags import tag_flow_run
 from storage.errors import UserError
 from storage.layout import Layout
@@ -46,7 +46,7 @@ def grid(parameters: GridParameters) -> GridOutcome:
     failed: dict[str, BaseException] = {}
     for number, pair in enumerate(pairs, start=1):
         name = f"{pair.model} × {pair.dataset}"
-        console.print(f"{number} of {len(pairs)}: {name}")
+        tell(f"{number} of {len(pairs)}: {name}")
         try:
             done.append(layer_sweep(pair))
         except Exception as error:

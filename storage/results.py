@@ -5,7 +5,6 @@ kernel frees when its holder dies, and replaces the file atomically: a reader ke
 nobody, and is blocked by nobody.
 """
 
-import hashlib
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -17,9 +16,9 @@ import duckdb
 import polars as pl
 from filelock import FileLock, Timeout
 
-from storage.cache import cache_folder
 from storage.errors import UserError
 from storage.files import exists, read_bytes, write_atomically
+from storage.layout import writer_lock
 from storage.migrations import migrate, result_tables
 
 # A merge takes seconds; a writer that is stopped must not stop every later run for ever, without a word.
@@ -82,12 +81,7 @@ def _copy_to_write(database: str, *, begin_empty: bool) -> Iterator[duckdb.DuckD
 
 @contextmanager
 def _writer_lock(database: str) -> Iterator[FileLock]:
-    """Beside a local file, so that users of one disk share it; else this user's, on this machine."""
-    if "://" in database:
-        name = hashlib.sha256(database.encode()).hexdigest()[:16]
-        place = cache_folder() / "locks" / f"results-{name}.lock"
-    else:
-        place = Path(database).with_suffix(".lock")
+    place = writer_lock(database)
     place.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(place, timeout=WRITER_SECONDS)
     try:

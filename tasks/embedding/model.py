@@ -4,16 +4,25 @@ import hashlib
 import struct
 import tempfile
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
 from filelock import FileLock
 from prefect import task
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding, AutoTokenizer
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForTextEncoding,
+    AutoTokenizer,
+    modeling_gguf_pytorch_utils,
+)
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from storage.cache import cache_folder
@@ -111,16 +120,15 @@ def _load(folder: str, dtype: str, device: str, trust_remote_code: bool) -> Load
     config = _text_config(Path(folder), folder, trust_remote_code)
     # An encoder-decoder is used for its encoder alone; everything else by its headless model.
     auto = AutoModelForTextEncoding if config.is_encoder_decoder else AutoModel
-    bars = transformers.utils.logging.is_progress_bar_enabled()
-    transformers.utils.logging.disable_progress_bar()  # a second of work needs no bar of its own
     try:
-        model = auto.from_pretrained(
-            folder,
-            dtype=getattr(torch, dtype),
-            local_files_only=True,
-            use_safetensors=True,
-            trust_remote_code=trust_remote_code,
-        )
+        with without_bars():
+            model = auto.from_pretrained(
+                folder,
+                dtype=getattr(torch, dtype),
+                local_files_only=True,
+                use_safetensors=True,
+                trust_remote_code=trust_remote_code,
+            )
         tokenizer = AutoTokenizer.from_pretrained(
             folder, local_files_only=True, trust_remote_code=trust_remote_code
         )
@@ -130,12 +138,26 @@ def _load(folder: str, dtype: str, device: str, trust_remote_code: bool) -> Load
             "*.safetensors and a tokenizer that transformers "
             f"{transformers.__version__} knows."
         ) from error
-    finally:
-        if bars:
-            transformers.utils.logging.enable_progress_bar()
     loaded = LoadedModel(find_backbone(model.to(device)), tokenizer)
     hand_back_freed_memory()
     return loaded
+
+
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """Without the progress bars of transformers: whoever waits for a model is told so by the stage that loads it."""
+    logging = transformers.utils.logging
+    # The reader of GGUF files makes its bar itself, and asks nobody whether one is wanted.
+    reader: Any = modeling_gguf_pytorch_utils
+    bars, own = logging.is_progress_bar_enabled(), reader.tqdm
+    logging.disable_progress_bar()
+    reader.tqdm = partial(own, disable=True)
+    try:
+        yield
+    finally:
+        reader.tqdm = own
+        if bars:
+            logging.enable_progress_bar()
 
 
 def _check_folder(folder: Path, spec: str, *, weights: bool) -> None:
@@ -168,7 +190,8 @@ def _from_gguf(file: Path, spec: str) -> tuple[Path, str]:
 
 def _dequantise(file: Path, into: Path, spec: str) -> None:
     try:
-        model = AutoModel.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
+        with without_bars():
+            model = AutoModel.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
         tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
     except (OSError, ValueError, ImportError, KeyError, struct.error) as error:
         raise UserError(
@@ -180,7 +203,8 @@ def _dequantise(file: Path, into: Path, spec: str) -> None:
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
     model.hf_quantizer = None
-    model.save_pretrained(into)
+    with without_bars():
+        model.save_pretrained(into)
     tokenizer.save_pretrained(into)
 
 

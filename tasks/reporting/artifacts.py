@@ -5,7 +5,6 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -50,7 +49,7 @@ def write_report(layout: Layout, run_id: str, tables: Tables) -> ReportFiles:
         confusion=confusions(layout, run_id, tables),
         projection=projection(layout, run_id, tables),
     )
-    html = f"{folder}/report.html"
+    html = layout.page(folder)
     write_file(html, page.encode())
     return ReportFiles(html, png, svg)
 
@@ -121,10 +120,10 @@ def answer_page(tables: Tables, layout: Layout, files: ReportFiles, api_url: str
 
 def own_server(layout: Layout) -> str | None:
     """The API of the Prefect server that lives in this storage folder; None where none does."""
-    if "://" in layout.root:
+    if layout.is_remote:
         return None
     try:
-        record = Path(layout.root, "prefect", "server.json").read_text()
+        record = layout.server.record.read_text()
     except FileNotFoundError:
         # Also where a server ends at this moment: it takes its record with it.
         return None

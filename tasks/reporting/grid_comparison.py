@@ -73,9 +73,9 @@ def write_comparison(
     runs = {run_id: collect(layout, run_id) for run_id in run_ids}
     compared = compare_runs(runs)
     for view in COMPARED:
-        write_atomically(f"{layout.comparison}/{view}.csv", partial(_write_csv, compared[view]))
+        write_atomically(layout.comparison_table(view), partial(_write_csv, compared[view]))
     png, svg = save_figure(answer_tables(runs), layout.comparison)
-    html = f"{layout.comparison}/report.html"
+    html = layout.page(layout.comparison)
     write_file(html, render_grid(compared, read_bytes(svg)).encode())
     return ComparisonFiles(layout.comparison, html, png, svg), compared
 

@@ -55,7 +55,7 @@ def test_inspect_as_a_command(reviews: Path) -> None:
     done = layerscout(
         *("inspect", "--dataset", f"path:{reviews}", "--label-column", "stars"), env=environment()
     )
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, done.stderr) == (0, "Reading the data set\n")
     assert "characters" in done.stdout
 
 
