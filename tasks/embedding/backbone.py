@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 
 from storage.errors import UserError
-from tasks.embedding.cpu_weights import pack_weights
+from tasks.embedding.cpu_weights import pack_weights, packs_bfloat16
 from tasks.embedding.families import FAMILIES, family_row
 from tasks.embedding.packed_attention import (
     PACKED,
@@ -86,7 +86,7 @@ def find_backbone(model: nn.Module) -> Backbone:
     if backbone.packed:
         AttentionInterface.register(PACKED, attend)
         body.set_attn_implementation(PACKED)
-    if backbone.device.type == "cpu" and backbone.dtype == torch.bfloat16:
+    if backbone.device.type == "cpu" and backbone.dtype == torch.bfloat16 and packs_bfloat16():
         pack_weights(blocks)
     return backbone
 

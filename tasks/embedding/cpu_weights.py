@@ -9,8 +9,20 @@ from torch import Tensor, nn
 from transformers.activations import SiLUActivation
 
 
+def packs_bfloat16() -> bool:
+    """Whether torch has oneDNN here, and oneDNN bfloat16 products on this CPU.
+
+    Without them torch computes bfloat16 all the same, but slower than float32.
+    """
+    return (
+        torch.backends.mkldnn.is_available()
+        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+        and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    )
+
+
 def pack_weights(blocks: nn.ModuleList) -> None:
-    """Lay the weights of bfloat16 blocks out for oneDNN, in place.
+    """Lay the weights of bfloat16 blocks out for oneDNN, in place. Only where `packs_bfloat16`.
 
     A gated MLP also gets its activation and its product computed where the matrix product writes. The plain weights
     are freed: two copies would double the memory of a model. The operators are those that torch.compile emits.

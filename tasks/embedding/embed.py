@@ -15,6 +15,7 @@ from torch import Tensor
 
 from storage.errors import UserError
 from tasks.embedding.backbone import Backbone, capturing, forward_layers
+from tasks.embedding.cpu_weights import packs_bfloat16
 from tasks.embedding.packed_attention import LengthGroup
 from tasks.embedding.pooling import pool
 from tasks.embedding.tokens import Tokens, tokenise
@@ -45,14 +46,15 @@ class EmbeddedTexts:
 
 
 def choose_dtype(device: torch.device) -> torch.dtype:
-    """What `auto` means: bfloat16 where the device multiplies it natively, else float32.
+    """What `auto` means: bfloat16 where the device multiplies it natively and torch lets it, else float32.
 
     Never float16: it overflows inside Gemma and Qwen2.
     """
     if device.type == "cuda":
         native = torch.cuda.is_bf16_supported(including_emulation=False)
     elif device.type == "cpu":
-        native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        has_products = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        native = has_products and packs_bfloat16()
     else:
         native = True
     return torch.bfloat16 if native else torch.float32
