@@ -61,7 +61,7 @@ def test_without_onednn_auto_is_float32(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_a_processor_whose_bfloat16_products_onednn_lacks() -> None:
-    """oneDNN held to AVX2, as on a processor of 2013 to 2018, refuses to lay bfloat16 weights out."""
+    """oneDNN held to AVX2, as on a processor without AVX-512, refuses to lay bfloat16 weights out."""
     code = (
         "from tests.tasks.embedding.test_cpu_weights import *\n"
         "exact = mean_of_every_layer(find_backbone(small_model()))\n"
