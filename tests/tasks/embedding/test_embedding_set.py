@@ -18,7 +18,8 @@ from storage.layout import Layout
 from storage.manifest import read_manifest
 from tasks.data.dataset import Dataset, prepare_dataset, read_table
 from tasks.embedding import embedding_set
-from tasks.embedding.embed import budgets_of, embed_tokens
+from tasks.embedding.calibration import budgets_of
+from tasks.embedding.embed import embed_tokens
 from tasks.embedding.embedding_set import (
     EmbeddingSet,
     Settings,
@@ -54,7 +55,7 @@ def test_a_set_is_calibrated_once_it_is_worth_it(
     assert small.token_budget == min(budgets_of(torch.device("cpu")))
     assert kept_calibration(small.id) is None
     budgets = (small.tokens // 400, small.tokens // 200)
-    monkeypatch.setattr("tasks.embedding.embed._CPU_BUDGETS", budgets)
+    monkeypatch.setattr("tasks.embedding.calibration._CPU_BUDGETS", budgets)
     measured = plan_embedding_set(Layout(str(tmp_path / "first")), dataset, model, SETTINGS)
     kept = kept_calibration(measured.id)
     assert kept is not None
