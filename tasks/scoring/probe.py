@@ -12,7 +12,6 @@ import numpy as np
 import torch
 
 from storage.errors import UserError
-from tasks.numerics.cores import cores
 from tasks.numerics.matrix_rows import as_labels, as_rows, check_finite
 from tasks.numerics.softmax_regression import Fit, fit_path
 from tasks.scoring.features import Features
@@ -139,29 +138,6 @@ def fit_probe_on(
         fit = replace(fit, weights=fit.weights @ along.axes.double())
     logits = ((test - mean) / scale).double() @ fit.weights.T + fit.intercepts
     return _evaluate(logits.cpu().numpy(), train.labels, codes, y_test, fit, penalty, mean, scale)
-
-
-def fit_probes(
-    layers: Sequence[tuple[np.ndarray | torch.Tensor, np.ndarray | torch.Tensor]],
-    y_train: np.ndarray,
-    y_test: np.ndarray,
-    *,
-    protocol: Protocol = Protocol.LOGISTIC,
-    seed: int = 0,
-    device: str = "cpu",
-) -> list[Probe]:
-    """`fit_probe` of each (X_train, X_test) on the same labels.
-
-    Within a layer the products of all penalties are one already; layers share no product, so each is fitted on a
-    core of its own, which beats splitting every operation of one layer between the cores.
-    """
-
-    def fit(layer: tuple[np.ndarray | torch.Tensor, np.ndarray | torch.Tensor]) -> Probe:
-        train, test = layer
-        return fit_probe(train, y_train, test, y_test, protocol=protocol, seed=seed, device=device)
-
-    with cores(torch.device(device)) as shared:
-        return shared.map(fit, layers)
 
 
 def _choose_penalty(

@@ -5,7 +5,6 @@ smallest mean distance to the rows of another class (Rousseeuw 1987, doi 10.1016
 lies in [−1, 1]. As in scikit-learn a class of one row scores 0, and so does a row with a = b = 0.
 """
 
-from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -73,40 +72,8 @@ def silhouette(
     if metric is Metric.EUCLIDEAN:
         samples, influence = all_pairs(rows, codes, space, precision, seed)
     else:
-        samples, influence = closed_form(lambda: [rows], codes, len(labels), metric, space, rows.device)
+        samples, influence = closed_form(rows, codes, len(labels), metric, space)
     return _result(samples.cpu().numpy(), influence.cpu().numpy(), labels, codes, picked, total)
-
-
-def silhouette_streamed(
-    blocks: Callable[[], Iterable[tuple[np.ndarray, np.ndarray]]],
-    metric: Metric,
-    *,
-    space: Space = Space.RAW,
-    device: str = "cpu",
-) -> Silhouette:
-    """The same for rows that do not fit in memory: `blocks()` gives (X, y) blocks, the same ones each time.
-
-    For `sqeuclidean` and `cosine` only. The blocks are read four times, once more where a centre is needed (all but
-    cosine in the raw space), and once more for deviations; what stays in memory is a few numbers a row and K·D sums.
-    """
-    if metric is Metric.EUCLIDEAN:
-        raise UserError(
-            "The metric 'euclidean' needs every pair of rows and cannot be streamed; "
-            "use 'sqeuclidean' or 'cosine', or silhouette() with `sample`."
-        )
-    y = np.concatenate([as_labels(labels, len(X)) for X, labels in blocks()])
-    labels, codes = np.unique(y, return_inverse=True)
-    _check_classes(labels, len(y))
-
-    def rows() -> Iterator[torch.Tensor]:
-        for X, _ in blocks():
-            block = as_rows(X).to(device)
-            check_finite(block, "score")
-            yield block
-
-    samples, influence = closed_form(rows, codes, len(labels), metric, space, torch.device(device))
-    every = np.arange(len(y), dtype=np.int64)
-    return _result(samples.cpu().numpy(), influence.cpu().numpy(), labels, codes, every, len(y))
 
 
 def difference_error(a: Silhouette, b: Silhouette) -> float:

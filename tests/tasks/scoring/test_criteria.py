@@ -308,7 +308,7 @@ def test_what_criteria_share_is_found_once():
 def test_adding_one_is_one_function(monkeypatch):
     monkeypatch.setattr(criteria, "CRITERIA", dict(CRITERIA))
 
-    @criterion(higher_is_better=None)
+    @criterion
     def rows(features: Features) -> float:
         return features.n or np.nan
 
