@@ -21,6 +21,8 @@ from tasks.vocabulary import Metric, Space
 RIDGE_PENALTIES = (10.0, 3.16, 1.0, 0.316, 0.1, 0.0316, 0.01, 0.001)
 """λ of ‖y − Zw‖²/n + λ‖w‖²; standardised features have a mean eigenvalue of 1."""
 TOP_DIMENSIONS = 3
+# Criteria that look at the nearest rows: finding these takes longest, and leaves a core to the decomposition.
+OF_NEIGHBOURS = frozenset({"knn_loo", "intrinsic_dimension"})
 # A share of the targets that float32 products leave unexplained by rounding alone; up to 7e-6 has been seen.
 FIT_SHARE = 1e-5
 # Two distances are equal but for rounding up to this log ratio.
@@ -39,6 +41,15 @@ def criterion(score: Callable[[Features], float]) -> Callable[[Features], float]
     return score
 
 
+def check_criteria(names: Sequence[str]) -> None:
+    """Raise UserError, with those there are, where a name is not in the registry."""
+    for name in names:
+        if name not in CRITERIA:
+            raise UserError(
+                f"There is no criterion '{name}'. Those known are: {', '.join(sorted(CRITERIA))}."
+            )
+
+
 def score_criteria(
     X: np.ndarray | torch.Tensor | Features,
     y: np.ndarray | torch.Tensor | None = None,
@@ -49,15 +60,12 @@ def score_criteria(
     Ask for several at once, or hand over one `Features`, and what they share is computed once. Raises UserError
     where a name is unknown, or where a value comes out that is not a finite number.
     """
+    asked = tuple(CRITERIA) if names is None else names
+    check_criteria(asked)
     features = _features(X, y)
-    if names is None:
-        features.prepare_all()
+    prepare_criteria(features, asked)
     values = {}
-    for name in CRITERIA if names is None else names:
-        if name not in CRITERIA:
-            raise UserError(
-                f"There is no criterion '{name}'. Those known are: {', '.join(sorted(CRITERIA))}."
-            )
+    for name in asked:
         value = CRITERIA[name](features)
         if not np.isfinite(value):
             raise UserError(
@@ -66,6 +74,13 @@ def score_criteria(
             )
         values[name] = value
     return values
+
+
+def prepare_criteria(features: Features, names: Sequence[str]) -> None:
+    """Compute what several of these criteria share, where some of them look at neighbours and others do not."""
+    of_neighbours = OF_NEIGHBOURS.intersection(names)
+    if of_neighbours and len(of_neighbours) < len(set(names)):
+        features.prepare()
 
 
 def _features(X: np.ndarray | torch.Tensor | Features, y: np.ndarray | torch.Tensor | None) -> Features:

@@ -124,8 +124,8 @@ class Features:
     def _eigen(self) -> tuple[torch.Tensor, torch.Tensor]:
         return decompose(self.standardised)
 
-    def prepare_all(self) -> None:
-        """Compute what criteria share, the decomposition by one core beside the distances."""
+    def prepare(self) -> None:
+        """Compute what criteria share: neighbours, and by one core beside their distances the decomposition."""
         if "neighbours" in vars(self):
             return
         small, large = sorted(self.rows.shape)
