@@ -23,7 +23,7 @@ RIDGE_PENALTIES = (10.0, 3.16, 1.0, 0.316, 0.1, 0.0316, 0.01, 0.001)
 TOP_DIMENSIONS = 3
 # Criteria that look at the nearest rows: finding these takes longest, and leaves a core to the decomposition.
 OF_NEIGHBOURS = frozenset({"knn_loo", "intrinsic_dimension"})
-# A share of the targets that float32 products leave unexplained by rounding alone; up to 7e-6 has been seen.
+# A share of the targets that float32 products leave unexplained by rounding alone.
 FIT_SHARE = 1e-5
 # Two distances are equal but for rounding up to this log ratio.
 EQUAL_DISTANCES = 1e-6

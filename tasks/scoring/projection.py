@@ -39,9 +39,9 @@ def plane(X: npt.NDArray[np.floating], y: npt.NDArray[np.integer]) -> tuple[npt.
     scaled = torch.where(deviation > 0, (rows - mean) / deviation, 0.0).numpy()
     if not scaled.any():  # the first token's state before any block: the same for every text
         return np.zeros((len(scaled), 2)), 0.0
-    # scikit-learn's PCA finds the same; importing it would cost every sweep most of a second.
+    # scikit-learn's PCA finds the same; importing it would delay every sweep.
     tall = len(scaled) > scaled.shape[1]
-    # With a second BLAS thread this took five times as long.
+    # A second BLAS thread would wait for a core beside other layers, and cost more than it does.
     with one_thread():
         products = scaled.T @ scaled if tall else scaled @ scaled.T
         squares, directions = eigh(products, subset_by_index=(len(products) - 2, len(products) - 1))
