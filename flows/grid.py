@@ -17,6 +17,7 @@ from storage.sources.grammar import parse_source
 from tasks.data.dataset import read_dataset
 from tasks.embedding.model import resolve_model
 from tasks.reporting.grid_comparison import ComparisonFiles, compare_runs_task
+from tasks.scoring.criteria import check_criteria
 
 
 @dataclass(frozen=True)
@@ -72,9 +73,11 @@ def examine_pairs(parameters: GridParameters) -> list[tuple[SweepParameters, str
     """Each pair, what its model is, and what its data set is, as far as that can be told without the hub.
 
     Raises:
-        UserError: a source that should be on this machine is not, or cannot be read.
+        UserError: a source that should be on this machine is not, or cannot be read; a criterion that there is not.
     """
     pairs = parameters.pairs()
+    for pair in pairs:
+        check_criteria(pair.criterion)
     models = {pair.model: _examine_model(pair.model) for pair in pairs}
     # A table a data set and its row limits; it is read as a sweep reads it.
     datasets = {_asked_rows(pair): _examine_dataset(pair) for pair in pairs}

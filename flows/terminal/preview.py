@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from flows.layer_sweep import CRITERIA, settings_of
+from flows.layer_sweep import scoring_of, settings_of
 from flows.parameters import SweepParameters
 from flows.running.progress import duration, working
 from storage.layout import Layout
@@ -16,6 +16,7 @@ from tasks.embedding.embedding_set import resolve_settings
 from tasks.embedding.model import resolve_model
 from tasks.preview.forecast import Forecast, count_tokens, forecast_scoring, forecast_sweep
 from tasks.preview.inspection import Inspection, inspect_table, warnings_of
+from tasks.scoring.criteria import check_criteria
 
 MOST_CLASSES_SHOWN = 30
 
@@ -42,6 +43,7 @@ def show_inspection(
 
 def show_plan(parameters: SweepParameters) -> None:
     """Print what a sweep with these parameters would do and cost, and run nothing."""
+    check_criteria(parameters.criterion)
     layout = Layout(parameters.storage)
     trust = parameters.trust_remote_code
     with working("Reading the data set and the model's configuration"):
@@ -54,7 +56,7 @@ def show_plan(parameters: SweepParameters) -> None:
     layers = (parameters.max_layer or model.layers) + 1
     scored = layers * len(settings.poolings) * len(settings.norm_states)
     with working("Scoring a made-up layer to see how long it takes"):
-        scoring = forecast_scoring(dataset, model.hidden_size, scored, parameters.metric, CRITERIA)
+        scoring = forecast_scoring(dataset, model.hidden_size, scored, scoring_of(parameters))
     console = Console(highlight=False)
     _rows(
         console,

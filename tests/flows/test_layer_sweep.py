@@ -1,6 +1,7 @@
 """A whole sweep as a user runs it: the small model for what must be quick, SmolLM2 for what must be real."""
 
 import json
+import shutil
 import signal
 import subprocess
 from pathlib import Path
@@ -122,6 +123,26 @@ def test_embeddings_that_are_not_kept_are_deleted_and_a_repeat_needs_none(
     assert query(f"{tmp_path}/results.duckdb", "SELECT sum(shards_computed) FROM execution").item() == 1
 
 
+def test_other_criteria_make_another_run_of_the_same_embeddings(
+    tiny_sweep: tuple[list[str], Path, dict[str, Any]], tmp_path: Path, served: dict[str, str]
+) -> None:
+    arguments, finished, answer = tiny_sweep
+    storage = shutil.copytree(finished, tmp_path / "out")  # the other tests compare the one run of theirs
+    before = _written(storage / "embeddings")
+    more = [word for name in ("logme", "whitened_silhouette", "knn_loo") for word in ("--criterion", name)]
+    more += ["--probe-protocol", "sgd"]
+    done = layerscout(*arguments, *more, "--storage", str(storage), env=served)
+    assert done.returncode == 0, done.stderr
+    run = json.loads(done.stdout)["run_id"]
+    assert run != answer["run_id"]
+    assert _written(storage / "embeddings") == before
+    asked = f"FROM criterion WHERE run_id = '{run}' ORDER BY name"
+    found = query(f"{storage}/results.duckdb", f"SELECT DISTINCT name {asked}")["name"].to_list()
+    assert found == ["knn_loo", "logme", "ridge_loo", "whitened_silhouette"]
+    probes = query(f"{storage}/results.duckdb", f"SELECT DISTINCT protocol FROM probe WHERE run_id = '{run}'")
+    assert probes["protocol"].to_list() == ["sgd"]
+
+
 def test_first_blocks_alone_score_as_they_do_in_the_whole_model(
     tiny_sweep: tuple[list[str], Path, dict[str, Any]], tmp_path: Path, served: dict[str, str]
 ) -> None:
@@ -172,6 +193,8 @@ def test_the_server_records_every_task_run_and_artifact(
         (["--text-column", "words"], "no column 'words'"),
         (["--device", "cuda:7"], "no device 'cuda:7'"),
         (["--pooling", "median"], "--pooling median"),
+        (["--criterion", "nonesuch"], "no criterion 'nonesuch'"),
+        (["--probe-protocol", "svm"], "--probe-protocol svm"),
         (["--max-train-rows", "0"], "--max-train-rows 0"),
     ],
 )
