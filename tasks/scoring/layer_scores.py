@@ -18,6 +18,7 @@ from storage.embeddings import read_layer
 from storage.staged import is_staged, keyed, read_part, stage
 from tasks.curves import LayerOfRun
 from tasks.numerics.cores import side_by_side, use_threads
+from tasks.numerics.distances import FLOAT64_ROWS
 from tasks.retries import LONG_S, RETRIED
 from tasks.scoring.criteria import prepare_criteria, ridge_leave_one_out, score_criteria
 from tasks.scoring.features import Features
@@ -126,7 +127,8 @@ def silhouette_of(
 def _precision(metric: Metric, found: Silhouette, rows: int, settings: ScoringSettings) -> str:
     """`exact`, `fast`, `sampled 50,000 of 120,000` or `fast, sampled 50,000 of 120,000`."""
     fast = metric is Metric.EUCLIDEAN and settings.silhouette_precision is Precision.FAST
-    said = [Precision.FAST.value] if fast else []
+    # Few rows are computed in float64 in any case.
+    said = [Precision.FAST.value] if fast and found.n > FLOAT64_ROWS else []
     if found.n < rows:
         said.append(f"sampled {found.n:,} of {rows:,}")
     return ", ".join(said) or Precision.EXACT.value

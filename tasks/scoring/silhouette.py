@@ -16,6 +16,9 @@ from tasks.scoring.all_pairs_silhouette import all_pairs
 from tasks.scoring.closed_form_silhouette import closed_form
 from tasks.vocabulary import Metric, Precision, Space
 
+# A class of one row has silhouette 0, whatever its distances.
+LEAST_ROWS_PER_CLASS = 2
+
 
 @dataclass(frozen=True)
 class Silhouette:
@@ -131,21 +134,16 @@ def _within_range(rows: torch.Tensor) -> torch.Tensor:
 
 
 def _stratified(y: np.ndarray, sample: int | None, seed: int) -> np.ndarray:
-    """Row numbers of a draw of `sample` rows, each class by its share (largest remainders), increasing."""
+    """Row numbers of a draw of `sample` rows, increasing: each class by its share, and at least two where they fit."""
     if sample is None or sample >= len(y):
         return np.arange(len(y), dtype=np.int64)
     if sample < 2:
         raise UserError(
             f"A silhouette cannot be taken of sample={sample} rows; give at least 2, or leave it out."
         )
-    _, codes = np.unique(y, return_inverse=True)
-    counts = np.bincount(codes)
-    share = counts * (sample / len(y))
-    take = np.floor(share).astype(np.int64)
-    rest = sample - int(take.sum())
-    take[np.argsort(take - share, kind="stable")[:rest]] += 1
-    draw = np.random.default_rng(seed)
-    picked = [
-        draw.choice(np.flatnonzero(codes == c), size=take[c], replace=False) for c in range(len(counts))
-    ]
-    return np.sort(np.concatenate(picked))
+    shuffled = np.random.default_rng(seed).permutation(len(y))
+    by_class = shuffled[np.argsort(y[shuffled], kind="stable")]
+    _, first, counts = np.unique(y[by_class], return_index=True, return_counts=True)
+    rank = np.arange(len(y)) - np.repeat(first, counts)
+    quantile = (rank + 0.5) / np.repeat(counts, counts)
+    return np.sort(by_class[np.lexsort((quantile, rank >= LEAST_ROWS_PER_CLASS))[:sample]])

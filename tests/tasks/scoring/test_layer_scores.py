@@ -147,8 +147,14 @@ def test_every_criterion_is_staged(scored: tuple[list[LayerOfRun], np.ndarray, n
     ],
 )
 def test_a_euclidean_silhouette_says_how_exact_it_is(
-    scored: tuple[list[LayerOfRun], np.ndarray, np.ndarray], changed: dict[str, Any], said: str
+    scored: tuple[list[LayerOfRun], np.ndarray, np.ndarray],
+    changed: dict[str, Any],
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    # So few rows would be computed in float64.
+    for module in ("numerics.distances", "scoring.layer_scores"):
+        monkeypatch.setattr(f"tasks.{module}.FLOAT64_ROWS", 50)
     layer = replace(scored[0][2], run_id=said)
     score_layer(layer, replace(SETTINGS, **changed))
     found = read_staged(layer.layout, said, "silhouette").sort("metric")
@@ -163,6 +169,14 @@ def test_a_euclidean_silhouette_says_how_exact_it_is(
     assert found["standard_error"][1] == pytest.approx(by_row["influence"].std(ddof=0) / rows**0.5)
 
 
+def test_few_rows_are_exact_whatever_was_asked(
+    scored: tuple[list[LayerOfRun], np.ndarray, np.ndarray],
+) -> None:
+    layer = replace(scored[0][2], run_id="few")
+    score_layer(layer, replace(SETTINGS, silhouette_precision=Precision.FAST))
+    assert set(read_staged(layer.layout, "few", "silhouette")["precision"]) == {"exact"}
+
+
 def test_a_sampled_silhouette_is_read_as_a_curve(
     scored: tuple[list[LayerOfRun], np.ndarray, np.ndarray],
 ) -> None:
@@ -173,8 +187,9 @@ def test_a_sampled_silhouette_is_read_as_a_curve(
     curve = CurveOfRun(layout, "sampled", Pooling.MEAN, NormState.AS_RETURNED, False, 0)
     rows = read_staged(layout, "sampled", "silhouette_row").filter(metric="euclidean")
     assert rows.group_by("row_id").len()["len"].to_list() == [LAYERS] * 100  # the same rows of every layer
-    assert choose(curve).layer == 2
-    audit(curve)
+    chosen = choose(curve)
+    assert chosen.default.layer == 2
+    audit(curve, chosen)
     trends = read_staged(layout, "sampled", "trend")["curve"].unique().sort().to_list()
     assert trends == ["accuracy", "silhouette:cosine", "silhouette:euclidean"]
     assert "silhouette:euclidean" in read_staged(layout, "sampled", "score_audit")["score"].to_list()

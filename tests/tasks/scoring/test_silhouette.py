@@ -283,6 +283,13 @@ def test_a_sample_is_stratified_paired_and_as_exact_as_it_says(metric):
     assert (whole.n, whole.mean) == (1_200, full)
 
 
+def test_a_sample_keeps_two_rows_of_a_rare_class():
+    X, y = clouds(1_200, 6, 2)
+    y[[5, 700, 1_100]], y[9] = 7, 8
+    part = silhouette(X, y, sample=100)
+    assert (part.n, part.by_class[7][1], part.by_class[8][1]) == (100, 2, 1)
+
+
 @pytest.mark.parametrize("metric", [Metric.SQEUCLIDEAN, Metric.COSINE])
 @pytest.mark.parametrize("space", Space)
 def test_samples_alone_are_the_same(metric, space):
