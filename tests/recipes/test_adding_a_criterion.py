@@ -1,23 +1,15 @@
-"""The recipe of CONTRIBUTING.md: one function under the decorator, and every sweep can have it."""
-
-from pathlib import Path
+"""CONTRIBUTING.md, "A criterion": one function under the decorator, and every sweep can have it."""
 
 import pytest
-from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from flows.layer_sweep import layer_sweep
-from flows.parameters import SweepParameters
 from tasks.reporting.report_parts import named
 from tasks.scoring import criteria
 from tasks.scoring.features import Features
+from tests.recipes.conftest import Sweep, page
 
 
 def test_a_criterion_is_one_function_and_reaches_tables_and_report(
-    tiny_model: Path,
-    tiny_dataset: Path,
-    tmp_path: Path,
-    prefect_server: str,
-    monkeypatch: pytest.MonkeyPatch,
+    sweep: Sweep, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(criteria, "CRITERIA", dict(criteria.CRITERIA))
     of_the_product = tuple(criteria.CRITERIA)
@@ -27,16 +19,7 @@ def test_a_criterion_is_one_function_and_reaches_tables_and_report(
         """Distance of the class means from the mean of all rows, standardised."""
         return float(features.class_means.square().sum(1).mean())
 
-    with temporary_settings({PREFECT_API_URL: prefect_server}):
-        outcome = layer_sweep(
-            SweepParameters(
-                model=f"path:{tiny_model}",
-                dataset=f"path:{tiny_dataset}",
-                pooling=("mean",),
-                criterion=(*of_the_product, "toy_score"),
-                storage=str(tmp_path),
-            )
-        )
+    outcome = sweep(criterion=(*of_the_product, "toy_score"))
     scores = outcome.tables["criterion"]
     assert sorted(scores["name"].unique()) == sorted([*of_the_product, "toy_score"])
     toy = scores.filter(name="toy_score").sort("layer")
@@ -45,7 +28,7 @@ def test_a_criterion_is_one_function_and_reaches_tables_and_report(
     assert toy["value"].to_list() == sorted(toy["value"], reverse=True)
     audited = outcome.tables["score_audit"]["score"].to_list()
     assert {f"criterion:{name}" for name in [*of_the_product, "toy_score"]} <= set(audited)
-    page = (tmp_path / "reports" / outcome.run_id / "report.html").read_text()
+    shown = page(outcome)
     for name in (*of_the_product, "toy_score"):
-        assert f'<th scope="row">{named(name)}</th>' in page, name
-    assert ">toy score</th>" in page
+        assert f'<th scope="row">{named(name)}</th>' in shown, name
+    assert ">toy score</th>" in shown

@@ -1,20 +1,18 @@
-"""Follows CONTRIBUTING's recipe for a model family with a toy one: a row, a small model in the tests, a sweep."""
+"""CONTRIBUTING.md, "A model family": a row, a small model in the tests, a sweep."""
 
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from prefect.settings import PREFECT_API_URL, PREFECT_LOGGING_TO_API_ENABLED, temporary_settings
 from torch import nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer, LlamaConfig, LlamaModel
 
-from flows.layer_sweep import layer_sweep
-from flows.parameters import SweepParameters
 from tasks.embedding.backbone import find_backbone
 from tasks.embedding.families import FAMILIES, Family
 from tasks.embedding.model import load_model
-from tasks.vocabulary import NormState, Pooling
+from tasks.vocabulary import NormState
+from tests.recipes.conftest import Sweep, page
 from tests.tasks.embedding.test_backbone import GROUPED, hugging_face_layers, our_layers, some_ids
 
 
@@ -59,28 +57,20 @@ def test_with_its_row_its_layers_are_hugging_faces_and_its_texts_are_packed() ->
 
 
 @pytest.mark.usefixtures("row")
-def test_a_sweep_of_it_stands_in_tables_and_report(
-    tiny_model: Path, tiny_dataset: Path, tmp_path: Path, prefect_server: str
-) -> None:
+def test_a_sweep_of_it_stands_in_tables_and_report(tiny_model: Path, tmp_path: Path, sweep: Sweep) -> None:
     # A real family comes with transformers, which knows its classes; only the toy has to be made known.
     AutoConfig.register("toy_decoder", ToyConfig, exist_ok=True)
     AutoModel.register(ToyConfig, ToyModel, exist_ok=True)
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     tokenizer.save_pretrained(tmp_path / "toy")
     toy_model(vocab_size=len(tokenizer)).save_pretrained(tmp_path / "toy")
-    parameters = SweepParameters(
+    outcome = sweep(
         model=f"path:{tmp_path / 'toy'}",
-        dataset=f"path:{tiny_dataset}",
-        pooling=(Pooling.MEAN,),
         norm_state=(NormState.AS_RETURNED, NormState.FINAL_NORM),
         dtype="float32",
-        storage=str(tmp_path / "out"),
     )
-    # The log of this process would still be on its way when the server has gone.
-    with temporary_settings({PREFECT_API_URL: prefect_server, PREFECT_LOGGING_TO_API_ENABLED: False}):
-        outcome = layer_sweep(parameters)
     assert outcome.tables["model"]["family"].to_list() == ["toy_decoder"]
     assert outcome.tables["probe"].height == 4 * 2  # layers × norm states
     assert outcome.tables["probe"]["accuracy"].max() > 0.5  # of three classes
-    assert "toy_decoder, 3 layers" in Path(outcome.files.html).read_text()
+    assert "toy_decoder, 3 layers" in page(outcome)
     assert load_model(str(tmp_path / "toy"), "float32", "cpu").backbone.packed

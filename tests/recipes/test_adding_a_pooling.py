@@ -1,4 +1,4 @@
-"""Follows CONTRIBUTING's recipe for a pooling with a toy one: a word, a function and its record, a sweep.
+"""CONTRIBUTING.md, "A pooling": a word, a function and its record, a sweep.
 
 A StrEnum with members takes no more, and the command line reads them while it is imported. So the toy's word is set
 before anything else is imported, where a line in tasks/vocabulary.py would stand: in a process of its own.

@@ -1,4 +1,4 @@
-"""A source from outside, as CONTRIBUTING says it is added: one class, entered in the registry, and a sweep reads it."""
+"""CONTRIBUTING.md, "A source": one class, entered in the registry, and a sweep reads it."""
 
 import shutil
 from collections.abc import Mapping, Sequence
@@ -6,21 +6,17 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
-from prefect.settings import PREFECT_API_URL, PREFECT_LOGGING_TO_API_ENABLED, temporary_settings
 
 from flows.grid import examine_pairs
 from flows.grid_parameters import GridBlock, GridParameters
-from flows.layer_sweep import layer_sweep
-from flows.parameters import SweepParameters
 from storage.cache import cache_folder
 from storage.errors import UserError
 from storage.layout import Layout
-from storage.results import query
 from storage.sources.grammar import SOURCES, parse_source, ways_to_name
 from storage.sources.source import Fetched, Kind, Source
 from tasks.data.dataset import read_dataset
 from tasks.reporting.artifacts import answer_page
-from tasks.vocabulary import Metric, Pooling
+from tests.recipes.conftest import Sweep, page, rows
 
 MODEL, DATASET = "toy:tiny-llama", "toy:sea-sky-land"
 
@@ -65,34 +61,27 @@ def shelf(
 
 
 def test_a_sweep_takes_its_model_and_its_data_set_from_a_new_source(
-    shelf: dict[str, Path], tmp_path: Path, prefect_server: str
+    shelf: dict[str, Path], tmp_path: Path, sweep: Sweep
 ) -> None:
-    storage = str(tmp_path / "out")
-    asked = SweepParameters(
-        model=MODEL, dataset=DATASET, pooling=(Pooling.MEAN,), metric=(Metric.COSINE,), storage=storage
-    )
-    with temporary_settings({PREFECT_API_URL: prefect_server, PREFECT_LOGGING_TO_API_ENABLED: False}):
-        outcome = layer_sweep(asked)
-
-    database = f"{storage}/results.duckdb"
-    assert query(database, "SELECT model_id, dataset_id FROM run").rows() == [(MODEL, DATASET)]
+    outcome = sweep(model=MODEL, dataset=DATASET)
+    assert rows(outcome, "SELECT model_id, dataset_id FROM run").rows() == [(MODEL, DATASET)]
     # The files are the source's; what it calls their state is kept beside them.
-    plain, _ = read_dataset(f"path:{shelf[DATASET]}", Layout(storage))
-    assert query(database, "SELECT id, source, fingerprint FROM dataset").rows() == [
+    plain, _ = read_dataset(f"path:{shelf[DATASET]}", outcome.layout)
+    assert rows(outcome, "SELECT id, source, fingerprint FROM dataset").rows() == [
         (DATASET, "toy", plain.fingerprint)
     ]
-    assert query(database, "SELECT id, source, revision, family FROM model").rows() == [
+    assert rows(outcome, "SELECT id, source, revision, family FROM model").rows() == [
         (MODEL, "toy", "v1", "llama")
     ]
     assert sorted(each.name for each in (tmp_path / "cache" / "toys").iterdir()) == sorted(
         spec.removeprefix("toy:") for spec in shelf
     )
 
-    report = Path(outcome.files.html).read_text()
-    page = answer_page(outcome.tables, outcome.layout, outcome.files, None)
+    report = page(outcome)
+    answer = answer_page(outcome.tables, outcome.layout, outcome.files, None)
     for spec, kind in ((MODEL, "model"), (DATASET, "dataset")):
         assert spec in report
-        assert f"[{spec}](https://toys.example/{kind}/{spec.removeprefix('toy:')})" in page
+        assert f"[{spec}](https://toys.example/{kind}/{spec.removeprefix('toy:')})" in answer
 
 
 def test_people_are_told_of_it_and_a_grid_says_what_it_is_without_fetching(
