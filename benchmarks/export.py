@@ -10,7 +10,8 @@ from pathlib import Path
 from benchmarks.bars import Bar, bar
 from benchmarks.scoring import emotion
 from tasks.embedding.model import resolve_model
-from tasks.exporting.cut import load_plain, measure_rates, save_cut
+from tasks.exporting.cut import save_cut
+from tasks.exporting.exported_check import load_plain, measure_rates
 
 # A quarter of the depth and more: below it, what every model pays once is a larger share.
 CUTS = {"wheel:smollm2-135m": (8, 15, 22), "wheel:minilm-l6": (2, 3, 4)}

@@ -204,7 +204,8 @@ def export(
 
     Example: layerscout export 1a2b3c4d --out my-model
     """
-    from flows.export import export_model, show_export
+    from flows.export import export_model
+    from flows.terminal.show_export import show_export
 
     show_export(export_model(Layout(storage), run, out, layer=layer), out)
 

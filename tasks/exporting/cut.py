@@ -5,23 +5,15 @@ What it puts out has passed the model's final norm, where it has one: the norm s
 """
 
 import json
-import statistics
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import torch
 import transformers
-from numpy.typing import NDArray
-from torch import nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer
-from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from storage.errors import UserError
-from tasks.embedding.pooling import POOLINGS, pool
+from tasks.embedding.pooling import POOLINGS
 from tasks.vocabulary import Pooling
 
 SENTENCE_TRANSFORMERS_POOLING = {
@@ -30,26 +22,6 @@ SENTENCE_TRANSFORMERS_POOLING = {
     if record.sentence_transformers is not None
 }
 """The poolings that sentence-transformers has too, and its flags for them."""
-
-_BATCH = 16
-_REPEATS = 5
-
-
-@dataclass(frozen=True)
-class Size:
-    """What a headless model weighs."""
-
-    parameters: int
-    bytes: int
-    """Of the safetensors files in its folder."""
-
-
-@dataclass(frozen=True)
-class Rates:
-    """Tokens per second of a plain forward pass, float32: medians of alternating repeats on the same texts."""
-
-    whole: float
-    cut: float
 
 
 def cut_config(config: transformers.PretrainedConfig, layer: int) -> transformers.PretrainedConfig:
@@ -91,7 +63,7 @@ def save_cut(folder: Path, layer: int, into: Path, *, trust_remote_code: bool = 
     """
     config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=trust_remote_code)
     cut_config(config, layer)
-    with _quiet():
+    with quiet():
         try:
             model = AutoModel.from_pretrained(
                 folder,
@@ -143,86 +115,8 @@ def write_sentence_transformers(into: Path, pooling: Pooling, hidden_size: int, 
         (into / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
-def load_plain(
-    folder: Path, device: str = "cpu", *, trust_remote_code: bool = False
-) -> tuple[nn.Module, PreTrainedTokenizerBase]:
-    """Model and tokenizer as anybody loads them: AutoModel in float32, nothing of ours."""
-    with _quiet():
-        model = AutoModel.from_pretrained(
-            folder, dtype=torch.float32, local_files_only=True, trust_remote_code=trust_remote_code
-        )
-        tokenizer = AutoTokenizer.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=trust_remote_code
-        )
-    return model.eval().to(device), tokenizer
-
-
-def plain_embeddings(
-    model: nn.Module,
-    tokenizer: PreTrainedTokenizerBase,
-    texts: Sequence[str],
-    pooling: Pooling,
-    max_length: int,
-) -> NDArray[np.float32]:
-    """float32 [N, D]: the model's last states of padded batches, pooled with the mask."""
-    found = []
-    for start in range(0, len(texts), _BATCH):
-        batch = _inputs(model, tokenizer, texts[start : start + _BATCH], max_length)
-        with torch.inference_mode():
-            states = model(**batch).last_hidden_state
-        found.append(pool(states, batch["attention_mask"], pooling).cpu())
-    return torch.cat(found).numpy()
-
-
-def measure_rates(
-    whole: nn.Module,
-    cut: nn.Module,
-    tokenizer: PreTrainedTokenizerBase,
-    texts: Sequence[str],
-    max_length: int,
-) -> Rates:
-    """Time whole and cut model in turns on one batch of texts, tokens without padding counted."""
-    batch = _inputs(whole, tokenizer, texts, max_length)
-    tokens = int(batch["attention_mask"].sum())
-    seconds: dict[nn.Module, list[float]] = {whole: [], cut: []}
-    for repeat in range(_REPEATS + 1):
-        for model, times in seconds.items():
-            started = time.perf_counter()
-            with torch.inference_mode():
-                model(**batch).last_hidden_state.sum().item()  # `item` waits for a GPU
-            if repeat:  # the first of each warms up
-                times.append(time.perf_counter() - started)
-    return Rates(tokens / statistics.median(seconds[whole]), tokens / statistics.median(seconds[cut]))
-
-
-def size_of(model: nn.Module, folder: Path) -> Size:
-    """Parameters of the model and bytes of its weights on disk."""
-    return Size(
-        sum(each.numel() for each in model.parameters()),
-        sum(file.stat().st_size for file in folder.glob("*.safetensors")),
-    )
-
-
-def _inputs(
-    model: nn.Module, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_length: int
-) -> dict[str, torch.Tensor]:
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(0)
-    encoded = tokenizer(
-        list(texts),
-        padding=True,
-        padding_side="right",
-        truncation=True,
-        max_length=max_length,
-        return_tensors="pt",
-    )
-    device = next(model.parameters()).device
-    # Token types of a single text are all 0, which every model takes for granted.
-    return {name: encoded[name].to(device) for name in ("input_ids", "attention_mask")}
-
-
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without transformers' progress bars, and without its remark that the weights of later blocks are left."""
     logging = transformers.utils.logging
     bars, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()

@@ -1,11 +1,15 @@
 """The README.md of an exported model: what it is, the evidence, how to use it, and what it was made of."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from storage.sources.grammar import parse_source
-from tasks.reporting.answer import p_value, percent, points
+from tasks.exporting.cut import SENTENCE_TRANSFORMERS_POOLING
+from tasks.exporting.exported_check import ExportedCheck
+from tasks.exporting.recorded_run import Cut, RecordedRun, probe_row
+from tasks.reporting.answer import answer_sentence, p_value, percent, points
+from tasks.scoring.probe import Probe
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,37 @@ class Evidence:
     tokens_per_second: tuple[float, float]
     device: str
     has_sentence_transformers: bool
+
+
+def evidence_of(
+    run: RecordedRun,
+    cut: Cut,
+    head: Probe,
+    difference: tuple[float, float, float, float],
+    check: ExportedCheck,
+) -> Evidence:
+    """All that the export found, in one record. difference: of `linear_head.audit_again`."""
+    answer = run.answer
+    by_hand = f"Layer {cut.layer} was named by hand in place of the chosen layer {answer['layer']}."
+    return Evidence(
+        run=run.row,
+        dataset=run.tables["dataset"].row(0, named=True),
+        answer=answer_sentence(run.tables),
+        reason=answer["reason"] if cut.layer == answer["layer"] else by_hand,
+        layer=cut.layer,
+        layers=run.model.layers,
+        pooling=cut.pooling.value,
+        chosen_as=cut.chosen_as.value,
+        norm_state=cut.norm_state.value,
+        audited_accuracy=probe_row(run, cut)["accuracy"],
+        accuracy=head.accuracy,
+        accuracy_low=head.accuracy_low,
+        accuracy_high=head.accuracy_high,
+        difference=difference,
+        device=run.settings.device,
+        has_sentence_transformers=cut.pooling in SENTENCE_TRANSFORMERS_POOLING,
+        **asdict(check),
+    )
 
 
 def write_model_card(found: Evidence) -> str:

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,13 @@ import pytest
 from sentence_transformers import SentenceTransformer
 from transformers import AutoModel
 
-from flows.export import _refuse_worse, export_model, show_export
+from flows.export import export_model
+from flows.terminal.show_export import show_export
 from storage.errors import UserError
 from storage.layout import Layout
 from storage.results import query
 from tasks.exporting.predict_script import embed, load_classifier
 from tasks.reporting.run_record import collect
-from tasks.vocabulary import NormState
 from tests.conftest import labelled_text
 from tests.flows.conftest import environment, layerscout
 
@@ -59,7 +60,7 @@ def answering(monkeypatch: pytest.MonkeyPatch, pooling: str) -> None:
             name: tables[name].with_columns(is_answer=answer) for name in ("layer_choice", "audit")
         }
 
-    monkeypatch.setattr("flows.export.collect", collected)
+    monkeypatch.setattr("tasks.exporting.recorded_run.collect", collected)
 
 
 def test_the_chosen_layer_is_audited_again_behind_the_norm_and_exported(
@@ -167,7 +168,26 @@ def test_what_cannot_be_exported_says_why_and_leaves_nothing(
     shutil.rmtree(tmp_path / "taken")
 
 
-def test_a_choice_that_is_worse_behind_the_norm_is_refused_with_two_ways_out() -> None:
-    with pytest.raises(UserError, match=r"−3\.0 points.*--norm-state final_norm.*--layer 7"):
-        _refuse_worse(7, NormState.AS_RETURNED, NormState.FINAL_NORM, 0.9, (-0.03, -0.05, -0.01, 0.002))
-    _refuse_worse(7, NormState.AS_RETURNED, NormState.FINAL_NORM, 0.9, (-0.03, -0.07, 0.01, 0.2))
+def test_a_run_of_version_0_1_0_is_exported_from_its_storage(tmp_path: Path) -> None:
+    with tarfile.open(Path(__file__).parents[1] / "fixtures" / "storage-0.1.0.tar.xz") as packed:
+        packed.extractall(tmp_path, filter="data")
+    layout = Layout(str(tmp_path / "storage-0.1.0"))
+    (run_id,) = query(layout.results, "SELECT run_id FROM run")["run_id"]
+    out = tmp_path / "model"
+    found = export_model(layout, run_id, out)
+    # MiniLM has no final norm, so that the exported layer is the audited one, embedded anew.
+    asked = "SELECT layer, pooling, accuracy FROM probe JOIN layer_choice USING (run_id, pooling, norm_state, layer)"
+    audited = query(layout.results, f"{asked} WHERE is_answer").row(0, named=True)
+    assert (found.layer, found.pooling) == (audited["layer"], audited["pooling"])
+    assert found.accuracy == found.audited_accuracy == audited["accuracy"]
+    assert found.difference == (0, 0, 0, 1)
+    assert AutoModel.from_pretrained(out).config.num_hidden_layers == found.layer
+    run, dataset = (
+        query(layout.results, f"SELECT * FROM {name}").row(0, named=True) for name in ("run", "dataset")
+    )
+    rows = pl.read_parquet(layout.dataset(run["dataset_fingerprint"]))[dataset["train_rows"] :]
+    names = [dataset["classes"][label] for label in rows["label"]]
+    right = load_classifier(out).predict(embed(out, rows["text"].to_list())) == np.array(names)
+    assert right.mean() == audited["accuracy"]
+    # Nothing of the new embeddings stays in the storage.
+    assert not list(Path(layout.root, "embeddings").rglob("*.parquet"))

@@ -16,13 +16,10 @@ from tasks.embedding.model import load_model, resolve_model
 from tasks.exporting.cut import (
     SENTENCE_TRANSFORMERS_POOLING,
     cut_config,
-    load_plain,
-    measure_rates,
-    plain_embeddings,
     save_cut,
-    size_of,
     write_sentence_transformers,
 )
+from tasks.exporting.exported_check import load_plain, plain_embeddings, size_of
 from tasks.vocabulary import NormState, Pooling
 from tests.tasks.embedding.test_backbone import MODELS, WITHOUT_FINAL_NORM, small_model
 from tests.tasks.embedding.test_embed import TEXTS, word_tokenizer
@@ -156,19 +153,3 @@ def test_a_cut_model_before_its_last_layer_is_normed(tmp_path: Path) -> None:
         found = plain_embeddings(model, tokenizer, TEXTS, Pooling.MEAN, 16)
         raw = by_our_engine(str(folder), TEXTS, 2, Pooling.MEAN, normed=False)
         assert (largest_deviation(found, raw) < 1e-5) == (name in WITHOUT_FINAL_NORM)
-
-
-def test_rates_count_the_same_tokens_of_both(tmp_path: Path) -> None:
-    folder = whole_model("llama", tmp_path / "whole")
-    save_cut(folder, 1, tmp_path / "cut")
-    whole, tokenizer = load_plain(folder)
-    cut, _ = load_plain(tmp_path / "cut")
-    seen: list[int] = []
-    for model in (whole, cut):
-        model.register_forward_pre_hook(
-            lambda _, args, kwargs: seen.append(int(kwargs["attention_mask"].sum())), with_kwargs=True
-        )
-    rates = measure_rates(whole, cut, tokenizer, TEXTS, 6)
-    assert min(rates.whole, rates.cut) > 0
-    assert set(seen) == {sum(min(len(text.split()), 6) for text in TEXTS)}
-    assert len(seen) == 12

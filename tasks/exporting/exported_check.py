@@ -1,0 +1,211 @@
+"""The exported folder, loaded as anybody would, held against the whole model: embeddings, labels, size and pace."""
+
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from transformers import AutoModel, AutoTokenizer
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+
+from storage.errors import UserError
+from tasks.embedding.embed import embed_texts
+from tasks.embedding.model import LoadedModel
+from tasks.embedding.pooling import pool
+from tasks.exporting.cut import quiet
+from tasks.exporting.predict_script import load_classifier
+from tasks.exporting.recorded_run import Cut, RecordedRun, texts_of_test
+from tasks.scoring.probe import Probe
+from tasks.vocabulary import NormState, Pooling
+
+# Rows that the exported model embeds for the comparison with the whole one: what takes seconds, not minutes.
+CHECKED_ROWS = 256
+TIMED_ROWS = 16
+# Of the largest value: rounding stays far below it, a wrong block far above.
+TOLERANCE = 1e-4
+
+_BATCH = 16
+_REPEATS = 5
+
+
+@dataclass(frozen=True)
+class CheckedRows:
+    """Test rows on which whole and exported model must agree."""
+
+    rows: NDArray[np.integer]
+    """int [C], counted from the first test row, increasing."""
+    expected: NDArray[np.float32]
+    """float32 [C, D]: the whole model's embeddings of them."""
+
+
+@dataclass(frozen=True)
+class ExportedCheck:
+    """What the comparison found. Pairs are of the cut and of the whole model."""
+
+    checked_rows: int
+    deviation: float
+    """Largest difference of an embedding from the whole model's, over the largest value of those."""
+    agreement: float
+    """Share of the checked rows that the exported model and the head's own embeddings label alike, 0–1."""
+    parameters: tuple[int, int]
+    bytes: tuple[int, int]
+    """Of the safetensors files."""
+    tokens_per_second: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Size:
+    """What a headless model weighs."""
+
+    parameters: int
+    bytes: int
+    """Of the safetensors files in its folder."""
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Tokens per second of a plain forward pass, float32: medians of alternating repeats on the same texts."""
+
+    whole: float
+    cut: float
+
+
+def exported_norm_state(whole: LoadedModel, layer: int, asked: NormState) -> NormState:
+    """What a model that ends there puts out: the same as asked where nothing, or only the last layer, is normed."""
+    same = whole.backbone.final_norm is None or layer == whole.backbone.layers
+    return asked if same else NormState.FINAL_NORM
+
+
+def whole_model_embeddings(run: RecordedRun, whole: LoadedModel, cut: Cut) -> CheckedRows:
+    """Draw the rows to check by the run's seed, and embed them with the whole model."""
+    count = min(CHECKED_ROWS, run.dataset.test_rows)
+    rows = np.sort(np.random.default_rng(run.seed).permutation(run.dataset.test_rows)[:count])
+    embedded = embed_texts(
+        whole.backbone,
+        whole.tokenizer,
+        texts_of_test(run, rows),
+        poolings=[cut.pooling],
+        norm_states=[cut.norm_state],
+        max_length=run.settings.max_length,
+        token_budget=run.settings.token_budget or 2_048,
+        max_layer=cut.layer,
+    )
+    return CheckedRows(rows, embedded.states[cut.norm_state, cut.pooling][cut.layer])
+
+
+def check_exported(
+    run: RecordedRun, cut: Cut, folder: Path, probe: Probe, checked: CheckedRows
+) -> ExportedCheck:
+    """Load the folder as anybody would, and hold its embeddings and labels against the whole model's.
+
+    Raises:
+        UserError: the embeddings are not those of the whole model.
+    """
+    device, trust = run.settings.device, run.settings.trust_remote_code
+    texts = texts_of_test(run, checked.rows)
+    model, tokenizer = load_plain(folder, device, trust_remote_code=trust)
+    embedded = plain_embeddings(model, tokenizer, texts, cut.pooling, run.settings.max_length)
+    deviation = float(np.abs(embedded - checked.expected).max() / np.abs(checked.expected).max())
+    if not deviation <= TOLERANCE:
+        raise UserError(
+            f"The {run.model.family!r} model cut after layer {cut.layer} does not give the whole model's embeddings: "
+            f"they differ by {deviation:.1e} of the largest value, so this family cannot be cut there. Nothing was "
+            "written."
+        )
+    names = [run.dataset.classes[label] for label in probe.classes.tolist()]
+    predicted = load_classifier(folder).predict(embedded.astype(np.float64))
+    fitted = np.array(names)[np.searchsorted(probe.classes, probe.predictions[checked.rows])]
+    original, _ = load_plain(Path(run.model.folder), device, trust_remote_code=trust)
+    sizes = size_of(model, folder), size_of(original, Path(run.model.folder))
+    rates = measure_rates(original, model, tokenizer, texts[:TIMED_ROWS], run.settings.max_length)
+    return ExportedCheck(
+        checked_rows=len(checked.rows),
+        deviation=deviation,
+        agreement=float((predicted == fitted).mean()),
+        parameters=(sizes[0].parameters, sizes[1].parameters),
+        bytes=(sizes[0].bytes, sizes[1].bytes),
+        tokens_per_second=(rates.cut, rates.whole),
+    )
+
+
+def load_plain(
+    folder: Path, device: str = "cpu", *, trust_remote_code: bool = False
+) -> tuple[nn.Module, PreTrainedTokenizerBase]:
+    """Model and tokenizer as anybody loads them: AutoModel in float32, nothing of ours."""
+    with quiet():
+        model = AutoModel.from_pretrained(
+            folder, dtype=torch.float32, local_files_only=True, trust_remote_code=trust_remote_code
+        )
+        tokenizer = AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=trust_remote_code
+        )
+    return model.eval().to(device), tokenizer
+
+
+def plain_embeddings(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    pooling: Pooling,
+    max_length: int,
+) -> NDArray[np.float32]:
+    """float32 [N, D]: the model's last states of padded batches, pooled with the mask."""
+    found = []
+    for start in range(0, len(texts), _BATCH):
+        batch = _inputs(model, tokenizer, texts[start : start + _BATCH], max_length)
+        with torch.inference_mode():
+            states = model(**batch).last_hidden_state
+        found.append(pool(states, batch["attention_mask"], pooling).cpu())
+    return torch.cat(found).numpy()
+
+
+def measure_rates(
+    whole: nn.Module,
+    cut: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    max_length: int,
+) -> Rates:
+    """Time whole and cut model in turns on one batch of texts, tokens without padding counted."""
+    batch = _inputs(whole, tokenizer, texts, max_length)
+    tokens = int(batch["attention_mask"].sum())
+    seconds: dict[nn.Module, list[float]] = {whole: [], cut: []}
+    for repeat in range(_REPEATS + 1):
+        for model, times in seconds.items():
+            started = time.perf_counter()
+            with torch.inference_mode():
+                model(**batch).last_hidden_state.sum().item()  # `item` waits for a GPU
+            if repeat:  # the first of each warms up
+                times.append(time.perf_counter() - started)
+    return Rates(tokens / statistics.median(seconds[whole]), tokens / statistics.median(seconds[cut]))
+
+
+def size_of(model: nn.Module, folder: Path) -> Size:
+    """Parameters of the model and bytes of its weights on disk."""
+    return Size(
+        sum(each.numel() for each in model.parameters()),
+        sum(file.stat().st_size for file in folder.glob("*.safetensors")),
+    )
+
+
+def _inputs(
+    model: nn.Module, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_length: int
+) -> dict[str, torch.Tensor]:
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(0)
+    encoded = tokenizer(
+        list(texts),
+        padding=True,
+        padding_side="right",
+        truncation=True,
+        max_length=max_length,
+        return_tensors="pt",
+    )
+    device = next(model.parameters()).device
+    # Token types of a single text are all 0, which every model takes for granted.
+    return {name: encoded[name].to(device) for name in ("input_ids", "attention_mask")}
