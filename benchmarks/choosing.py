@@ -28,7 +28,7 @@ from threadpoolctl import threadpool_limits
 from benchmarks.bars import Bar, bar
 from benchmarks.plain_sweep import in_threads
 from benchmarks.scoring import MODEL, emotion
-from flows.layer_sweep import CRITERIA, describe_run, settings_of
+from flows.layer_sweep import describe_run, scoring_of, settings_of
 from flows.parameters import SweepParameters
 from flows.running.server import local_server
 from storage.layout import Layout
@@ -41,6 +41,7 @@ from tasks.machine import CORES
 from tasks.numerics.cores import side_by_side
 from tasks.scoring.features import Features
 from tasks.scoring.layer_scores import (
+    ScoringSettings,
     on_idle_cores,
     read_rows,
     score_silhouettes,
@@ -87,7 +88,8 @@ def cost() -> list[Bar]:
         peer: dict[str, list[float]] = {name: [] for name in PROBES}
         for _ in range(TURNS):
             for what, asked in metrics.items():
-                ours[what].append(_choosing(*run_with(asked), asked))
+                scoring = scoring_of(parameters.model_copy(update={"metric": asked}))
+                ours[what].append(_choosing(*run_with(asked), scoring))
             for name, chosen in PROBES.items():
                 peer[name].append(_probing(layers, chosen, threads[name]))
     return [
@@ -128,20 +130,20 @@ def _extracted(
     return run_with
 
 
-def _choosing(layers: list[LayerOfRun], curve: CurveOfRun, metrics: tuple[Metric, ...]) -> float:
+def _choosing(layers: list[LayerOfRun], curve: CurveOfRun, settings: ScoringSettings) -> float:
     """Seconds of silhouettes, criteria and choice."""
     started = time.perf_counter()
-    in_threads([partial(_score, at, metrics) for at in on_idle_cores(layers, CORES)])
+    in_threads([partial(_score, layer, settings) for layer in on_idle_cores(layers, CORES)])
     choose(curve)
     return time.perf_counter() - started
 
 
-def _score(at: LayerOfRun, metrics: tuple[Metric, ...]) -> None:
-    train, _ = read_rows(at)
+def _score(layer: LayerOfRun, settings: ScoringSettings) -> None:
+    train, _ = read_rows(layer)
     side_by_side(
-        at.threads,
-        partial(score_silhouettes, at, train, metrics),
-        partial(score_with_criteria, at, train, Features(train.X, train.y), CRITERIA),
+        layer.threads,
+        partial(score_silhouettes, layer, train, settings),
+        partial(score_with_criteria, layer, train, Features(train.X, train.y), settings.criteria),
     )
 
 
@@ -149,8 +151,8 @@ def _probing(layers: list[LayerOfRun], chosen: bool, threads: int | None) -> flo
     """Seconds of a logistic regression a layer, fitted on standardised train rows and measured on test rows."""
     started = time.perf_counter()
     with threadpool_limits(threads, user_api="blas"):
-        for at in layers:
-            train, test = read_rows(at)
+        for layer in layers:
+            train, test = read_rows(layer)
             probe: BaseEstimator = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1_000))
             if chosen:
                 inverse = [1.0 / (penalty * len(train.y)) for penalty in PENALTIES]
@@ -178,7 +180,7 @@ def end_to_end() -> list[Bar]:
             csv
         )
         started = time.perf_counter()
-        with local_server(Path(scratch) / "prefect") as url:
+        with local_server(Layout(scratch).server) as url:
             server = time.perf_counter() - started
             for number in range(REPEATS):
                 for name, more in asked.items():

@@ -27,7 +27,8 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 from benchmarks.bars import Bar, bar
 from storage.embeddings import read_layer, write_shard
-from tasks.embedding.embed import EmbeddedTexts, calibrate, embed_texts
+from tasks.embedding.calibration import calibrate
+from tasks.embedding.embed import EmbeddedTexts, embed_texts
 from tasks.embedding.model import load_model, resolve_model
 from tasks.embedding.tokens import tokenise
 from tasks.vocabulary import NormState, Pooling

@@ -24,7 +24,8 @@ from transformers import AutoConfig, AutoModel
 
 from storage.embeddings import write_shard
 from tasks.embedding.backbone import Backbone, find_backbone
-from tasks.embedding.embed import calibrate, embed_texts
+from tasks.embedding.calibration import calibrate
+from tasks.embedding.embed import embed_texts
 from tasks.embedding.tokens import tokenise
 from tasks.scoring.silhouette import silhouette
 from tasks.vocabulary import Metric, NormState, Pooling, Precision

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import TypeVar
 
-from flows.layer_sweep import CRITERIA, describe_run, settings_of
+from flows.layer_sweep import describe_run, scoring_of, settings_of
 from flows.parameters import SweepParameters
 from storage.layout import Layout
 from storage.results import merge
@@ -41,7 +41,8 @@ def plain_sweep(parameters: SweepParameters, execution_id: str = "plain", *, rep
     )
     curves = curves_of(layout, run.id, planned, parameters.pooling, parameters.norm_state, parameters.seed)
     layers = layers_of(curves, planned, dataset, range((parameters.max_layer or model.layers) + 1))
-    in_threads([partial(score_layer, at, parameters.metric, CRITERIA) for at in on_idle_cores(layers, CORES)])
+    scoring = scoring_of(parameters)
+    in_threads([partial(score_layer, layer, scoring) for layer in on_idle_cores(layers, CORES)])
     chosen = in_threads([lambda curve=curve: choose(curve) for curve in curves])
     in_threads(
         [

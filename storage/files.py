@@ -57,13 +57,6 @@ def remove_file(uri: str) -> None:
         system.delete_file(path)
 
 
-def remove_tree(uri: str) -> None:
-    """Delete a folder and what is in it; an absent one is no error."""
-    system, path = filesystem(uri)
-    with suppress(FileNotFoundError):
-        system.delete_dir(path)
-
-
 def write_file(uri: str, content: bytes) -> None:
     """Write a file that appears at `uri` whole or not at all."""
     write_atomically(uri, lambda sink: _write(sink, content))

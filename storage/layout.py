@@ -1,6 +1,42 @@
 """Every path of a storage folder, in one frozen object."""
 
+import hashlib
 from dataclasses import dataclass
+from pathlib import Path
+
+from storage.cache import cache_folder
+
+
+@dataclass(frozen=True)
+class ServerHome:
+    """The folder of a local Prefect server: always on this machine, since it is locked and SQLite writes into it."""
+
+    folder: Path
+
+    @property
+    def record(self) -> Path:
+        """The URL and the process id of the server that runs; absent where none does."""
+        return self.folder / "server.json"
+
+    @property
+    def log(self) -> Path:
+        """What the server says."""
+        return self.folder / "server.log"
+
+    @property
+    def start_lock(self) -> Path:
+        """Held by the one command that looks for a server and starts it."""
+        return self.folder / "start.lock"
+
+    @property
+    def clients_lock(self) -> Path:
+        """Shared by every command that needs the server; the server ends when nobody holds it."""
+        return self.folder / "clients.lock"
+
+    @property
+    def reports(self) -> Path:
+        """The reports of the storage folder that it lies in, which the server shows."""
+        return self.folder.parent / "reports"
 
 
 @dataclass(frozen=True)
@@ -60,10 +96,46 @@ class Layout:
 
     @property
     def comparison(self) -> str:
-        """The folder of the last grid's comparison: its tables as CSV, and its figure."""
+        """The folder of the last grid's comparison: its page, its tables as CSV, and its figure."""
         return self._join("comparison")
+
+    @staticmethod
+    def page(folder: str) -> str:
+        """The page in the folder of a report or a comparison."""
+        return f"{folder}/report.html"
+
+    @staticmethod
+    def figure(folder: str, kind: str) -> str:
+        """The figure in the folder of a report or a comparison; `kind` is png or svg."""
+        return f"{folder}/figure.{kind}"
+
+    def comparison_table(self, view: str) -> str:
+        """One of the comparison's tables."""
+        return self._join("comparison", f"{view}.csv")
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether it lies on an object store, where nothing can be locked."""
+        return "://" in self.root
+
+    @property
+    def server(self) -> ServerHome:
+        """Where its own Prefect server keeps its records: with the results, or in the cache for a remote storage."""
+        place = cache_folder() if self.is_remote else Path(self.root).absolute()
+        return ServerHome(place / "prefect")
 
     @property
     def results(self) -> str:
         """The DuckDB file."""
         return self._join("results.duckdb")
+
+
+def writer_lock(database: str) -> Path:
+    """The lock of who writes a results database.
+
+    Beside a local file, so that users of one disk share it; else this user's, on this machine.
+    """
+    if "://" not in database:
+        return Path(database).with_suffix(".lock")
+    name = hashlib.sha256(database.encode()).hexdigest()[:16]
+    return cache_folder() / "locks" / f"results-{name}.lock"

@@ -37,6 +37,14 @@ def is_staged(layout: Layout, run_id: str, table: str, part: str) -> bool:
     return exists(layout.staged(run_id, table, part))
 
 
+def read_part(layout: Layout, run_id: str, table: str, part: str) -> pl.DataFrame | None:
+    """The rows of one part; None where they are not there."""
+    try:
+        return pl.read_parquet(BytesIO(read_bytes(layout.staged(run_id, table, part))))
+    except FileNotFoundError:
+        return None
+
+
 def read_staged(layout: Layout, run_id: str, table: str, prefix: str = "") -> pl.DataFrame:
     """The rows of every part of a table whose name begins with `prefix`, in the order of the names.
 

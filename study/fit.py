@@ -15,6 +15,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from storage.layout import Layout
+from storage.sources.grammar import parse_source
 from storage.staged import read_staged
 from tasks.choosing.audit import audit_score
 from tasks.choosing.inflection import error_covariance, find_inflection_points, paired_errors
@@ -75,8 +76,8 @@ def _read_curve(layout: Layout, run: dict[str, Any], pooling: str, norm_state: s
         points[metric] = sorted({0, int(end), len(values) - 1} | {point.layer for point in shape.points})
     right = _by_layer(ridge, "correct")
     return Curve(
-        model=_short(run["model_id"]),
-        dataset=_short(run["dataset_id"]),
+        model=parse_source(run["model_id"]).short_name,
+        dataset=parse_source(run["dataset_id"]).short_name,
         pooling=pooling,
         norm_state=norm_state,
         silhouettes=silhouettes,
@@ -92,10 +93,6 @@ def _read_curve(layout: Layout, run: dict[str, Any], pooling: str, norm_state: s
 def _by_layer(rows: pl.DataFrame, column: str) -> NDArray[Any]:
     order = ["layer", "row_id"] if "row_id" in rows.columns else ["layer"]
     return rows.sort(order)[column].to_numpy().reshape(rows["layer"].n_unique(), -1)
-
-
-def _short(spec: str) -> str:
-    return spec.rsplit("/", 1)[-1].rsplit(":", 1)[-1].removesuffix(".gguf")
 
 
 def families() -> dict[str, dict[str, Rule]]:

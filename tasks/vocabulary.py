@@ -1,4 +1,4 @@
-"""The words of a sweep: poolings, norm states, metrics. A command line knows them without what computes them."""
+"""The words of a sweep: poolings, norm states, metrics, probes. A command line needs nothing that computes."""
 
 from enum import StrEnum
 
@@ -51,3 +51,12 @@ class Precision(StrEnum):
 
     EXACT = "exact"
     FAST = "fast"
+
+
+class ProbeProtocol(StrEnum):
+    """How the linear layer is trained: to the optimum with a chosen penalty, or the way deep learning does it."""
+
+    LOGISTIC = "logistic"
+    SGD = "sgd"
+    """Adam on mini-batches for a fixed number of epochs, without a penalty: closer to what papers mean by "we train a
+    linear layer", and farther from a number that only depends on the data."""

@@ -86,6 +86,7 @@ def tiny_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The API address of a real Prefect server on 127.0.0.1 that lives as long as the test run."""
     from flows.running.server import local_server
+    from storage.layout import Layout
 
-    with local_server(tmp_path_factory.mktemp("prefect")) as url:
+    with local_server(Layout(str(tmp_path_factory.mktemp("served"))).server) as url:
         yield f"{url}/api"

@@ -29,7 +29,8 @@ QUIET_DASK = {
     "distributed.worker.profile.enabled": False,
     "distributed.admin.system-monitor.interval": "5s",
 }
-"""Looking at its own stack and load as often as it comes takes a Dask worker a twentieth of the core it computes on."""
+"""Looking at its own stack and load as often as it comes takes from the core that a Dask worker computes on: see the
+bars of two Dask workers in docs/performance.md, Service (`python -m benchmarks.service dask`)."""
 
 T = TypeVar("T")
 

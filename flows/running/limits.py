@@ -18,7 +18,7 @@ def limited(task: Task[..., Any], place: str) -> Task[..., Any]:
     """The task with the tag of what it occupies, if the server has a limit for it.
 
     Every task run with a tag asks for its place, limit or none, in a transaction that writes: behind the records of
-    other task runs the answer takes up to two seconds. This question writes nothing.
+    other task runs the answer takes its time (docs/performance.md, Choosing). This question writes nothing.
     """
     with get_client(sync_client=True) as client:
         try:

@@ -6,8 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from contextlib import ExitStack, contextmanager, suppress
 from types import FrameType
 from typing import Any, Protocol, TypeVar
 from uuid import UUID
@@ -25,9 +24,10 @@ from prefect.settings import PREFECT_API_URL, PREFECT_HOME, get_current_settings
 from prefect.states import Cancelled
 
 from flows.running.engines import in_environment
-from flows.running.progress import console
+from flows.running.progress import console, working
 from flows.running.server import local_server
 from storage.errors import UserError
+from storage.layout import ServerHome
 
 EXIT_SERVER_GONE = 1
 EXIT_CANCELLED = 130
@@ -54,19 +54,19 @@ T = TypeVar("T", bound=Outcome)
 
 
 @contextmanager
-def recording_server(home: Path) -> Iterator[str]:
+def recording_server(home: ServerHome) -> Iterator[str]:
     """The API's UI address: of the server that is configured, else of a local one that lives as long as this block."""
     configured = get_current_settings().api.url
     if configured:
         yield configured.removesuffix("/api")
         return
-    with (
-        local_server(home) as url,
-        temporary_settings({PREFECT_API_URL: f"{url}/api", PREFECT_HOME: home}),
+    with ExitStack() as serving:
+        with working("Starting the Prefect server"):
+            url = serving.enter_context(local_server(home))
+        serving.enter_context(temporary_settings({PREFECT_API_URL: f"{url}/api", PREFECT_HOME: home.folder}))
         # What Prefect does in a worker process outside a task sees the environment alone, and without an address
         # would start a server of its own, which outlives a killed sweep.
-        in_environment("PREFECT_API_URL", f"{url}/api"),
-    ):
+        serving.enter_context(in_environment("PREFECT_API_URL", f"{url}/api"))
         yield url
 
 
@@ -228,7 +228,7 @@ def _wait_for_records(flow_run_id: UUID, task_run_ids: Collection[UUID]) -> None
     console.print(f"[yellow]The server has not recorded every task run after {RECORD_SECONDS} s.")
 
 
-def serve_ui(home: Path) -> None:
+def serve_ui(home: ServerHome) -> None:
     """Keep a server up and say where its UI is, until Ctrl-C or SIGTERM."""
     stop = threading.Event()
     for each in (signal.SIGINT, signal.SIGTERM):

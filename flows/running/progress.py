@@ -1,5 +1,6 @@
-"""Progress on the terminal, silent where there is none, and as an artifact of the run in the Prefect UI."""
+"""Progress on the terminal, line by line where there is none, and as an artifact of the run in the Prefect UI."""
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -23,31 +24,12 @@ from rich.progress import (
 
 # Standard output is for answers, so that `--json` can be piped.
 console = Console(stderr=True)
-# An update is a request of about 10 ms; a reader of the UI sees no difference between one a second and many.
+# A log's line is whole, however long it is; a terminal's is broken between words.
+console.soft_wrap = not console.is_terminal
+# Each update is a request; a reader of the UI sees no difference between one a second and many.
 SECONDS_PER_UPDATE = 1.0
-# The page of an artifact shows what it was when it was opened; the page of a run's log follows.
+# The page of an artifact shows what it was when it was opened; the page of a run's log follows, and so does a log file.
 SECONDS_PER_LOG = 15.0
-
-
-@contextmanager
-def progress_bar(label: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar of `total` steps, moved on by calling what this yields with a number of steps."""
-    columns = (
-        TextColumn("{task.description:<10}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        bar = progress.add_task(label, total=total)
-        yield lambda steps: progress.advance(bar, steps)
-
-
-def working(label: str) -> AbstractContextManager[Any]:
-    """A spinner for work of a few seconds whose length is not known beforehand."""
-    return console.status(label)
 
 
 class Advance(Protocol):
@@ -56,19 +38,79 @@ class Advance(Protocol):
     def __call__(self, steps: int, *, tokens: int = 0, reused: bool = False) -> None: ...
 
 
+def working(label: str) -> AbstractContextManager[Any]:
+    """A spinner for work whose length is not known; a line now and one every 15 s where there is no terminal."""
+    if console.is_terminal:
+        return console.status(label)
+    started = time.monotonic()
+    return _telling(label, lambda now: f"{label}: {duration(now - started)} so far")
+
+
 @contextmanager
 def stage_progress(label: str, total: int, unit: str | None = None) -> Iterator[Advance]:
-    """A bar on the terminal; with a `unit`, such as rows, also an artifact of the flow run: pace and time left."""
-    artifact = ProgressArtifact(Pace(label, unit, total)) if unit else None
-    with progress_bar(label, total) as move_bar:
+    """The progress of a flow's stage; with a `unit`, such as rows, also an artifact of the flow run."""
+    pace = Pace(label, unit, total)
+    artifact = ProgressArtifact(pace) if unit else None
+    with progress_bar(pace) as move_bar:
 
         def advance(steps: int, *, tokens: int = 0, reused: bool = False) -> None:
-            move_bar(steps)
+            move_bar(steps, tokens=tokens, reused=reused)
             if artifact:
-                artifact.pace.advance(steps, tokens=tokens, reused=reused)
                 artifact.show()
 
         yield advance
+
+
+@contextmanager
+def progress_bar(pace: "Pace") -> Iterator[Advance]:
+    """A bar that moves with the pace; lines that tell it where there is no terminal, the last when all is done."""
+    if console.is_terminal:
+        columns = (
+            TextColumn("{task.description:<10}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=console) as progress:
+            bar = progress.add_task(pace.label, total=pace.total)
+
+            def advance(steps: int, *, tokens: int = 0, reused: bool = False) -> None:
+                pace.advance(steps, tokens=tokens, reused=reused)
+                progress.advance(bar, steps)
+
+            yield advance
+        return
+    # A stage that counts nothing worth a unit is over in a moment, and has one line.
+    with _telling(pace.line(time.monotonic()) if pace.unit else pace.label, pace.line):
+        yield pace.advance
+    if pace.unit and pace.done == pace.total:
+        tell(pace.line(time.monotonic()))
+
+
+def tell(line: str) -> None:
+    """One whole line on standard error."""
+    console.print(line, markup=False, highlight=False)
+
+
+@contextmanager
+def _telling(first: str, told: Callable[[float], str]) -> Iterator[None]:
+    """Tell a line now, and every 15 s of this block, whatever it waits for, what `told` says of that moment."""
+    tell(first)
+    ended = threading.Event()
+
+    def repeat() -> None:
+        while not ended.wait(SECONDS_PER_LOG):
+            tell(told(time.monotonic()))
+
+    teller = threading.Thread(target=repeat, daemon=True)
+    teller.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        teller.join()
 
 
 @dataclass
@@ -76,7 +118,7 @@ class Pace:
     """How far a stage of a run is, and how fast. Only what this run computed itself says how fast it is."""
 
     label: str
-    unit: str
+    unit: str | None
     total: int
     done: int = 0
     computed: int = 0
@@ -98,7 +140,7 @@ class Pace:
 
     def told(self, now: float) -> str:
         """Such as `1,200 of 6,444 rows, 4,980 tokens/s, about 2 min left`; `now` in monotonic seconds."""
-        words = [f"{self.done:,} of {self.total:,} {self.unit}"]
+        words = [" ".join([f"{self.done:,} of {self.total:,}", *([self.unit] if self.unit else [])])]
         elapsed = now - self.started
         if self.tokens and elapsed > 0:
             words.append(f"{self.tokens / elapsed:,.0f} tokens/s")
@@ -106,9 +148,15 @@ class Pace:
             words.append(f"finished in {duration(elapsed)}")
         elif self.computed:
             words.append(f"about {duration(elapsed * (self.total - self.done) / self.computed)} left")
+        elif elapsed >= SECONDS_PER_LOG:
+            words.append(f"{duration(elapsed)} so far")
         if reused := self.done - self.computed:
             words.append(f"{reused:,} of an earlier run")
         return ", ".join(words)
+
+    def line(self, now: float) -> str:
+        """What is told, behind the stage's name."""
+        return f"{self.label}: {self.told(now)}"
 
 
 class ProgressArtifact:
@@ -130,7 +178,7 @@ class ProgressArtifact:
             self._send()
         if finished or now - self._logged >= SECONDS_PER_LOG:
             self._logged = now
-            get_run_logger().info("%s: %s", self.pace.label, self.pace.told(now))
+            get_run_logger().info("%s", self.pace.line(now))
 
     def _send(self) -> None:
         self._updated = time.monotonic()

@@ -7,14 +7,16 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from flows.layer_sweep import CRITERIA, settings_of
+from flows.layer_sweep import scoring_of, settings_of
 from flows.parameters import SweepParameters
 from flows.running.progress import duration, working
 from storage.layout import Layout
 from tasks.data.dataset import Dataset, read_dataset
 from tasks.embedding.embedding_set import resolve_settings
-from tasks.preview.forecast import Forecast, count_tokens, describe_model, forecast_scoring, forecast_sweep
+from tasks.embedding.model import resolve_model
+from tasks.preview.forecast import Forecast, count_tokens, forecast_scoring, forecast_sweep
 from tasks.preview.inspection import Inspection, inspect_table, warnings_of
+from tasks.scoring.criteria import check_criteria
 
 MOST_CLASSES_SHOWN = 30
 
@@ -30,7 +32,9 @@ def show_inspection(
     """Print classes, lengths, duplicates and leaks of a data set, and what to mend before a sweep."""
     with working("Reading the data set"):
         found, table = read_dataset(dataset, Layout(""), text_column=text_column, label_column=label_column)
-        tokens = None if model is None else count_tokens(describe_model(model), table["text"].to_list())
+        tokens = None
+        if model is not None:
+            tokens = count_tokens(resolve_model(model, weights=False), table["text"].to_list())
         seen = inspect_table(table, found.classes, token_counts=tokens, max_length=max_length)
     console = Console(highlight=False)
     _show_dataset(console, found, seen)
@@ -39,11 +43,12 @@ def show_inspection(
 
 def show_plan(parameters: SweepParameters) -> None:
     """Print what a sweep with these parameters would do and cost, and run nothing."""
+    check_criteria(parameters.criterion)
     layout = Layout(parameters.storage)
     trust = parameters.trust_remote_code
     with working("Reading the data set and the model's configuration"):
         dataset, table = read_dataset(parameters.dataset, layout, **parameters.rows_asked)
-        model = describe_model(parameters.model, trust_remote_code=trust)
+        model = resolve_model(parameters.model, trust_remote_code=trust, weights=False)
         tokens = count_tokens(model, table["text"].to_list(), trust_remote_code=trust)
         settings = resolve_settings(settings_of(parameters))
         plan = forecast_sweep(layout, dataset, model, settings, tokens)
@@ -51,7 +56,7 @@ def show_plan(parameters: SweepParameters) -> None:
     layers = (parameters.max_layer or model.layers) + 1
     scored = layers * len(settings.poolings) * len(settings.norm_states)
     with working("Scoring a made-up layer to see how long it takes"):
-        scoring = forecast_scoring(dataset, model.hidden_size, scored, parameters.metric, CRITERIA)
+        scoring = forecast_scoring(dataset, model.hidden_size, scored, scoring_of(parameters))
     console = Console(highlight=False)
     _rows(
         console,

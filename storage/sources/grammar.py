@@ -1,45 +1,46 @@
-"""The short grammar that names a model or a data set: `hf:`, `path:`, `gguf:`, `wheel:`."""
-
-from dataclasses import dataclass
-from typing import Literal, get_args
+"""The short grammar that names a model or a data set, and the registry of its sources."""
 
 from storage.errors import UserError
+from storage.sources.gguf import GgufSource
+from storage.sources.hub import HubSource
+from storage.sources.path import PathSource
+from storage.sources.source import Kind, Source
+from storage.sources.wheels import WheelSource
 
-Kind = Literal["hf", "path", "gguf", "wheel"]
-KINDS: dict[str, Kind] = {kind: kind for kind in get_args(Kind)}
+SOURCES: dict[str, type[Source]] = {
+    each.scheme: each for each in (HubSource, PathSource, GgufSource, WheelSource)
+}
+"""Every source by what stands before the colon: a class that is entered here can be named in every spec."""
 
-GRAMMAR = (
-    "hf:OWNER/NAME[@REVISION] (Hugging Face hub), path:FOLDER (a local folder), "
-    "gguf:FILE (a model file), wheel:NAME (built in)"
-)
-
-
-@dataclass(frozen=True)
-class Source:
-    """One parsed spec. `location` is a hub id, a path or a registry name; only `hf` has a revision."""
-
-    kind: Kind
-    location: str
-    revision: str | None = None
-
-    @property
-    def spec(self) -> str:
-        """The spec as the user would write it."""
-        at = f"@{self.revision}" if self.revision else ""
-        return f"{self.kind}:{self.location}{at}"
+_NOUNS: dict[Kind, str] = {"model": "model", "dataset": "data set"}
 
 
-def parse_source(spec: str) -> Source:
-    """Split `KIND:LOCATION[@REVISION]`; `UserError` when it is not of the grammar."""
+def parse_source(spec: str, kind: Kind | None = None) -> Source:
+    """Split `SCHEME:LOCATION`, as each source reads it.
+
+    Args:
+        spec: as a person wrote it.
+        kind: what it has to name; None takes either.
+
+    Raises:
+        UserError: it is not of the grammar, or its source brings no such kind of thing.
+    """
     name, _, location = spec.strip().partition(":")
-    kind = KINDS.get(name)
-    if kind is None or not location:
-        raise UserError(f"{spec!r} is not a source. Write one of: {GRAMMAR}.")
-    if kind != "hf":
-        return Source(kind, location)
-    repository, at, revision = location.partition("@")
-    if at and not revision:
-        raise UserError(
-            f"{spec!r} ends in '@' without a revision. Write hf:OWNER/NAME@REVISION, or leave out '@'."
-        )
-    return Source("hf", repository, revision or None)
+    found = SOURCES.get(name)
+    if found is None or not location:
+        raise UserError(f"{spec!r} is not a source. Write one of: {_grammar()}.")
+    source = found.parse(location)
+    if kind is not None and kind not in source.ways:
+        raise UserError(f"{spec} is {source.about}. A {_NOUNS[kind]} is {ways_to_name(kind)}.")
+    return source
+
+
+def ways_to_name(kind: Kind) -> str:
+    """How a model or a data set may be written: `hf:OWNER/NAME[@REVISION], path:FOLDER, … or wheel:NAME`."""
+    *most, last = (each.ways[kind] for each in SOURCES.values() if kind in each.ways)
+    return f"{', '.join(most)} or {last}" if most else last
+
+
+def _grammar() -> str:
+    # The first way of each is the plain one.
+    return ", ".join(f"{next(iter(each.ways.values()))} ({each.about})" for each in SOURCES.values())

@@ -1,27 +1,73 @@
-"""Snapshots of hub repositories, in the hub's own cache on this machine."""
+"""`hf:`: repositories of the Hugging Face hub, as snapshots in the hub's own cache on this machine."""
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
-
-from huggingface_hub import snapshot_download
-from huggingface_hub.constants import HF_HUB_OFFLINE
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HfHubHTTPError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
+from typing import ClassVar, Self
 
 from storage.errors import UnreachableError, UserError
+from storage.sources.source import Fetched, Kind, Source
 
 TOKEN_HELP = "set HF_TOKEN (or the Prefect Secret block `hf-token`) to a token of an account that may read it"
 
 
-def fetch_snapshot(
-    name: str, revision: str | None, kind: Literal["model", "dataset"], patterns: list[str]
-) -> tuple[Path, str]:
+@dataclass(frozen=True)
+class HubSource(Source):
+    """`location` is `OWNER/NAME`; no revision is the main branch."""
+
+    scheme = "hf"
+    about = "Hugging Face hub"
+    ways: ClassVar[Mapping[Kind, str]] = {
+        "model": "hf:OWNER/NAME[@REVISION]",
+        "dataset": "hf:OWNER/NAME[@REVISION]",
+    }
+
+    revision: str | None = None
+
+    @classmethod
+    def parse(cls, location: str) -> Self:
+        """Part the revision from the name."""
+        repository, at, revision = location.partition("@")
+        if at and not revision:
+            raise UserError(
+                f"'hf:{location}' ends in '@' without a revision. Write hf:OWNER/NAME@REVISION, or leave out '@'."
+            )
+        return cls(repository, revision or None)
+
+    @property
+    def spec(self) -> str:
+        """With its revision, where one was named."""
+        return f"hf:{self.location}@{self.revision}" if self.revision else f"hf:{self.location}"
+
+    @property
+    def hub_id(self) -> str:
+        """The repository's name."""
+        return self.location
+
+    def fetch(self, kind: Kind, patterns: Sequence[str]) -> Fetched:
+        """A snapshot, and its commit."""
+        folder, commit = fetch_snapshot(self.location, self.revision, kind, patterns)
+        return Fetched(folder, commit, is_repository=True)
+
+    def describe(self, kind: Kind) -> str:
+        """The hub is not asked."""
+        return "from the hub"
+
+    def page(self, kind: Kind) -> str:
+        """The repository on the hub."""
+        return f"https://huggingface.co/{'datasets/' if kind == 'dataset' else ''}{self.location}"
+
+    def pinned(self, revision: str) -> str:
+        """The commit in the place of a branch."""
+        return f"hf:{self.location}@{revision}"
+
+    def below(self, root: Path) -> str:
+        """A folder with the repository's name stands for it."""
+        local = root / self.location.rsplit("/", 1)[-1]
+        return f"path:{local}" if local.is_dir() else self.spec
+
+
+def fetch_snapshot(name: str, revision: str | None, kind: Kind, patterns: Sequence[str]) -> tuple[Path, str]:
     """Bring one repository's files here, and say which commit they are.
 
     A snapshot that is already in the cache is used without asking the hub when `HF_HUB_OFFLINE=1`.
@@ -35,9 +81,22 @@ def fetch_snapshot(
     Raises:
         UserError: no such repository or revision, no access (401, 403), or no network.
     """
-    page = f"https://huggingface.co/{'datasets/' if kind == 'dataset' else ''}{name}"
+    # Half a second, which every other source and command need not wait for.
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    page = HubSource(name).page(kind)
     try:
-        folder = Path(snapshot_download(name, revision=revision, repo_type=kind, allow_patterns=patterns))
+        folder = Path(
+            snapshot_download(name, revision=revision, repo_type=kind, allow_patterns=list(patterns))
+        )
     except GatedRepoError as error:
         raise UserError(f"hf:{name} is gated. Ask for access at {page}, then {TOKEN_HELP}.") from error
     except RevisionNotFoundError as error:
@@ -57,6 +116,9 @@ def fetch_snapshot(
 
 def _unanswered(name: str, page: str, error: Exception) -> UserError:
     """What a refusal, a failing hub or no hub at all means for the user."""
+    from huggingface_hub.constants import HF_HUB_OFFLINE
+    from huggingface_hub.errors import HfHubHTTPError
+
     # Where nothing lies in the cache either, the hub's client wraps what the hub answered.
     answered = error if isinstance(error, HfHubHTTPError) else error.__cause__
     if not isinstance(answered, HfHubHTTPError):

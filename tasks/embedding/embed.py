@@ -1,13 +1,11 @@
 """One forward pass over some texts → every layer, every pooling."""
 
-import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cache
-from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -16,23 +14,21 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from storage.errors import UserError
-from tasks.embedding.backbone import Backbone, Run, capturing, forward_layers
+from tasks.embedding.backbone import Backbone, capturing, forward_layers
+from tasks.embedding.cpu_weights import packs_bfloat16
+from tasks.embedding.packed_attention import LengthGroup
 from tasks.embedding.pooling import pool
 from tasks.embedding.tokens import Tokens, tokenise
-from tasks.numerics.cores import hand_back_freed_memory, keep_freed_memory
+from tasks.numerics.cores import keep_freed_memory
 from tasks.numerics.matrix_rows import all_finite
 from tasks.vocabulary import NormState, Pooling
 
 EMBED_VERSION = 3
-"""Raised by hand whenever a change here, in `backbone` or in `pooling` changes a number."""
+"""Raised by hand whenever a change in this room changes a number."""
 
 Key = tuple[NormState, Pooling]
 _Pooled = tuple[dict[Key, Tensor], torch.cuda.Event | None]
 
-_CALIBRATION_TEXTS = 4096
-_CPU_BUDGETS = (1024, 2048, 4096)
-_GPU_BUDGETS = (8192, 16384, 32768, 65536, 131072)
-_CALIBRATION_BATCH_S = 1.5
 _MOST_WORKERS = 4
 
 
@@ -49,23 +45,16 @@ class EmbeddedTexts:
     seconds: float
 
 
-@dataclass(frozen=True)
-class Calibration:
-    """How many tokens a batch should hold on this machine, and the tokens per second it then makes."""
-
-    token_budget: int
-    tokens_per_second: float
-
-
 def choose_dtype(device: torch.device) -> torch.dtype:
-    """What `auto` means: bfloat16 where the device multiplies it natively, else float32.
+    """What `auto` means: bfloat16 where the device multiplies it natively and torch lets it, else float32.
 
     Never float16: it overflows inside Gemma and Qwen2.
     """
     if device.type == "cuda":
         native = torch.cuda.is_bf16_supported(including_emulation=False)
     elif device.type == "cpu":
-        native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        has_products = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        native = has_products and packs_bfloat16()
     else:
         native = True
     return torch.bfloat16 if native else torch.float32
@@ -116,7 +105,7 @@ def embed_tokens(
     """`embed_texts` after tokenising, which needs no model: the next texts' can go on while these are computed."""
     started = time.perf_counter()
     layers = _check_layers(backbone, norm_states, max_layer) + 1
-    _check_positions(backbone, tokens)
+    check_positions(backbone, tokens)
     keys = [(norm_state, pooling) for norm_state in norm_states for pooling in poolings]
     states = {
         key: np.empty((layers, len(tokens.ids), backbone.hidden_size), dtype=np.float32) for key in keys
@@ -125,7 +114,7 @@ def embed_tokens(
     batches = plan_batches(tokens.counts[distinct], token_budget, backbone.packed)
     total = int(tokens.counts[distinct].sum())
     done = 0
-    for members, pooled in _pooled_batches(backbone, tokens, distinct, batches, keys, layers):
+    for members, pooled in pooled_batches(backbone, tokens, distinct, batches, keys, layers):
         for key, values in pooled.items():
             _scatter(values, [rows_of[member] for member in members], states[key], key)
         done += int(tokens.counts[distinct[members]].sum())
@@ -160,71 +149,7 @@ def plan_batches(
     return [np.array(batch, dtype=np.int64) for batch in batches]
 
 
-def calibrate(
-    backbone: Backbone,
-    tokenizer: Any,
-    texts: Sequence[str],
-    max_length: int,
-    most_tokens: float = math.inf,
-) -> Calibration | None:
-    """Find the token budget of a batch on this machine, in a few seconds, on some of the texts.
-
-    The smallest budget that is within 3 % of the fastest: a small batch needs less memory. Budgets stop growing
-    when a batch takes more than 1.5 s, memory runs out or more than `most_tokens` would be computed in all; None where
-    the smallest is more. Every thread that a sweep has computes a batch at a time: small batches, fast where a thread
-    is alone, make threads wait for Python's lock.
-    """
-    # Each thread computes a batch of each, and one of the smallest to warm up.
-    budgets = budgets_of(backbone.device)
-    spent = [_workers(backbone) * (budgets[0] + each) for each in accumulate(budgets)]
-    budgets = [budget for budget, tokens in zip(budgets, spent, strict=True) if tokens <= most_tokens]
-    if not budgets:
-        return None
-    tokens = tokenise(tokenizer, texts[:_CALIBRATION_TEXTS], max_length)
-    _check_positions(backbone, tokens)
-    rates: dict[int, float] = {}
-    _timed_batch(backbone, tokens, budgets[0])
-    for budget in budgets:
-        try:
-            rates[budget], seconds = _timed_batch(backbone, tokens, budget)
-        except torch.OutOfMemoryError:
-            break
-        if seconds > _CALIBRATION_BATCH_S:
-            break
-    hand_back_freed_memory()
-    if not rates:
-        raise UserError(
-            f"A batch of {budgets[0]} tokens does not fit into the memory of {backbone.device}. Choose a smaller "
-            "model or a shorter max_length."
-        )
-    budget = min(each for each in rates if rates[each] >= 0.97 * max(rates.values()))
-    return Calibration(budget, rates[budget])
-
-
-def budgets_of(device: torch.device) -> Sequence[int]:
-    """The token budgets that a calibration tries, smallest first."""
-    return _CPU_BUDGETS if device.type == "cpu" else _GPU_BUDGETS
-
-
-def _timed_batch(backbone: Backbone, tokens: Tokens, budget: int) -> tuple[float, float]:
-    """Tokens per second, and seconds, of a batch of about `budget` tokens on each thread, texts repeated as needed."""
-    order = np.argsort(tokens.counts, kind="stable")
-    middle = order[np.argsort(np.abs(np.arange(len(order)) - len(order) // 2), kind="stable")]
-    repeated = np.resize(middle, max(budget, 1))
-    batch = repeated[: max(int(np.searchsorted(np.cumsum(tokens.counts[repeated]), budget, "right")), 1)]
-    if not backbone.packed:
-        batch = batch[tokens.counts[batch] == tokens.counts[batch[0]]]
-    batch = batch[np.argsort(-tokens.counts[batch], kind="stable")]
-    key = (NormState.AS_RETURNED, Pooling.MEAN)
-    batches = [np.arange(len(batch))] * _workers(backbone)
-    start = time.perf_counter()
-    for _ in _pooled_batches(backbone, tokens, batch, batches, [key], backbone.layers + 1):
-        pass
-    seconds = time.perf_counter() - start
-    return float(len(batches) * tokens.counts[batch].sum() / seconds), seconds
-
-
-def _workers(backbone: Backbone) -> int:
+def workers_of(backbone: Backbone) -> int:
     """Threads that each compute a batch of their own."""
     return min(torch.get_num_threads(), _MOST_WORKERS) if backbone.device.type == "cpu" else 1
 
@@ -244,7 +169,8 @@ def _check_layers(backbone: Backbone, norm_states: Sequence[NormState], max_laye
     return last
 
 
-def _check_positions(backbone: Backbone, tokens: Tokens) -> None:
+def check_positions(backbone: Backbone, tokens: Tokens) -> None:
+    """`UserError` where a text has more tokens than the model has positions."""
     limit = backbone.positions
     longest = int(tokens.counts.max(initial=0))
     if limit is not None and longest > limit:
@@ -262,18 +188,18 @@ def _distinct(tokens: Tokens) -> tuple[NDArray[np.int64], list[list[int]]]:
     return np.array([rows[0] for rows in rows_of.values()], dtype=np.int64), list(rows_of.values())
 
 
-def _runs_of(counts: NDArray[np.int32]) -> list[Run]:
-    """Neighbours of one length make a run."""
-    runs: list[Run] = []
+def _length_groups(counts: NDArray[np.int32]) -> list[LengthGroup]:
+    """Neighbours of one length make a group."""
+    groups: list[LengthGroup] = []
     for count in counts.tolist():
-        if runs and runs[-1].length == count:
-            runs[-1] = Run(runs[-1].start, runs[-1].texts + 1, count)
+        if groups and groups[-1].length == count:
+            groups[-1] = LengthGroup(groups[-1].start, groups[-1].texts + 1, count)
         else:
-            runs.append(Run(runs[-1].stop if runs else 0, 1, count))
-    return runs
+            groups.append(LengthGroup(groups[-1].stop if groups else 0, 1, count))
+    return groups
 
 
-def _pooled_batches(
+def pooled_batches(
     backbone: Backbone,
     tokens: Tokens,
     distinct: NDArray[np.int64],
@@ -284,7 +210,7 @@ def _pooled_batches(
     """Each batch with its embeddings on the CPU, float32 [layers, texts of the batch, D] for each key.
 
     A GPU gets the next batch before the last one's embeddings are waited for. On a CPU each of a few threads has a
-    batch of its own: threads that split every operation among them wait for each other hundreds of times a batch.
+    batch of its own: threads that split every operation among them wait for each other at each.
     """
 
     def compute(members: NDArray[np.int64]) -> _Pooled:
@@ -292,7 +218,7 @@ def _pooled_batches(
 
     keep_freed_memory()
     threads = torch.get_num_threads()
-    workers = _workers(backbone)
+    workers = workers_of(backbone)
     executor = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(threads // workers,))
     torch.set_num_threads(threads // workers)
     waiting: deque[tuple[NDArray[np.int64], Future[_Pooled]]] = deque()
@@ -321,7 +247,7 @@ def _arrived(
 def _pool_batch(
     backbone: Backbone, ids: Sequence[NDArray[np.int32]], keys: Sequence[Key], layers: int
 ) -> _Pooled:
-    runs = _runs_of(np.array([len(each) for each in ids], dtype=np.int32))
+    groups = _length_groups(np.array([len(each) for each in ids], dtype=np.int32))
     pooled = {
         key: torch.empty(layers, len(ids), backbone.hidden_size, device=backbone.device) for key in keys
     }
@@ -334,22 +260,22 @@ def _pool_batch(
             of_state = backbone.final_norm(states) if again and backbone.final_norm else states
             for key, into in pooled.items():
                 if key[0] is norm_state:
-                    _pool_runs(of_state, runs, key[1], into[layer])
+                    _pool_groups(of_state, groups, key[1], into[layer])
 
     packed = torch.from_numpy(np.concatenate(ids).astype(np.int64))
     if backbone.device.type == "cuda":
         packed = packed.pin_memory().to(backbone.device, non_blocking=True)
-    forward_layers(backbone, packed.to(backbone.device), runs, take, layers - 1)
+    forward_layers(backbone, packed.to(backbone.device), groups, take, layers - 1)
     return _start_copy(pooled, backbone.device)
 
 
-def _pool_runs(states: Tensor, runs: Sequence[Run], pooling: Pooling, into: Tensor) -> None:
+def _pool_groups(states: Tensor, groups: Sequence[LengthGroup], pooling: Pooling, into: Tensor) -> None:
     """states: [T, D] → into: [B, D]."""
     row = 0
-    for run in runs:
-        texts = states[run.start : run.stop].unflatten(0, (run.texts, run.length))
-        into[row : row + run.texts] = pool(texts, None, pooling)
-        row += run.texts
+    for group in groups:
+        texts = states[group.start : group.stop].unflatten(0, (group.texts, group.length))
+        into[row : row + group.texts] = pool(texts, None, pooling)
+        row += group.texts
 
 
 def _start_copy(pooled: dict[Key, Tensor], device: torch.device) -> _Pooled:

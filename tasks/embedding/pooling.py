@@ -1,6 +1,7 @@
-"""From the hidden states of a text's tokens to one vector: five poolings, one pure function each."""
+"""From the hidden states of a text's tokens to one vector: one record and one pure function a pooling."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -47,12 +48,23 @@ def maximum(states: Tensor, mask: Tensor | None) -> Tensor:
     return states.amax(dim=1).float()
 
 
-_FUNCTIONS: dict[Pooling, Callable[[Tensor, Tensor | None], Tensor]] = {
-    Pooling.MEAN: mean,
-    Pooling.MEAN_TAIL: mean_tail,
-    Pooling.LAST: last,
-    Pooling.FIRST: first,
-    Pooling.MAX: maximum,
+@dataclass(frozen=True)
+class PoolingRecord:
+    """What computes a pooling, and what sentence-transformers calls it."""
+
+    function: Callable[[Tensor, Tensor | None], Tensor]
+    """See `pool` for shapes; a mask, where there is one, is bool."""
+    sentence_transformers: str | None
+    """The flag in `1_Pooling/config.json`. None: it has no such pooling without code of its own, which would need
+    `trust_remote_code`."""
+
+
+POOLINGS = {
+    Pooling.MEAN: PoolingRecord(mean, "pooling_mode_mean_tokens"),
+    Pooling.MEAN_TAIL: PoolingRecord(mean_tail, None),
+    Pooling.LAST: PoolingRecord(last, "pooling_mode_lasttoken"),
+    Pooling.FIRST: PoolingRecord(first, "pooling_mode_cls_token"),
+    Pooling.MAX: PoolingRecord(maximum, "pooling_mode_max_tokens"),
 }
 
 
@@ -63,7 +75,7 @@ def pool(states: Tensor, mask: Tensor | None, pooling: Pooling) -> Tensor:
     has at least one token, or its row is undefined. None: no padding at all. Returns float32 [B, D], accumulated
     in float32. Values at padding never matter, not even if they are not finite.
     """
-    return _FUNCTIONS[pooling](states, None if mask is None else mask.bool())
+    return POOLINGS[pooling].function(states, None if mask is None else mask.bool())
 
 
 def _first_index(mask: Tensor) -> Tensor:

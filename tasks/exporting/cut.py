@@ -21,16 +21,15 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from storage.errors import UserError
-from tasks.embedding.pooling import pool
+from tasks.embedding.pooling import POOLINGS, pool
 from tasks.vocabulary import Pooling
 
 SENTENCE_TRANSFORMERS_POOLING = {
-    Pooling.MEAN: "pooling_mode_mean_tokens",
-    Pooling.LAST: "pooling_mode_lasttoken",
-    Pooling.FIRST: "pooling_mode_cls_token",
-    Pooling.MAX: "pooling_mode_max_tokens",
+    pooling: record.sentence_transformers
+    for pooling, record in POOLINGS.items()
+    if record.sentence_transformers is not None
 }
-"""`mean_tail` has no counterpart there without code of its own, which would need `trust_remote_code`."""
+"""The poolings that sentence-transformers has too, and its flags for them."""
 
 _BATCH = 16
 _REPEATS = 5

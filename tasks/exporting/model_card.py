@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from storage.sources.grammar import parse_source
 from tasks.reporting.answer import p_value, percent, points
 
 
@@ -50,15 +51,16 @@ class Evidence:
 def write_model_card(found: Evidence) -> str:
     """The page in Markdown, with the head that the hub reads."""
     run = found.run
-    base = str(run["model_id"]).removeprefix("hf:").split("@")[0]
+    source = parse_source(run["model_id"])
+    base = source.hub_id or source.spec
     head = [
         "---",
         "library_name: " + _library(found),
         "pipeline_tag: feature-extraction",
         "tags: [layerscout]",
     ]
-    if str(run["model_id"]).startswith("hf:"):
-        head.append(f"base_model: {base}")
+    if source.hub_id:
+        head.append(f"base_model: {source.hub_id}")
     lines = [
         *head,
         "---",

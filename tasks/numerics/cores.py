@@ -123,7 +123,7 @@ def _libraries() -> ThreadpoolController:
 def keep_freed_memory() -> None:
     """Have the C library keep freed blocks of up to 32 MiB for the next operation, for the rest of the process.
 
-    glibc hands them back to the kernel at once, and clearing their pages anew took a seventh of the time.
+    glibc hands them back to the kernel at once, which then has to clear their pages anew for every operation.
     """
     mallopt = _of_c_library("mallopt")
     if mallopt is not None:
@@ -134,7 +134,7 @@ def keep_freed_memory() -> None:
 def hand_back_freed_memory() -> None:
     """Have the C library give the kernel what the process has freed, between two works that do not share threads.
 
-    What a thread has freed only that thread finds again: loading a model left a fifth of an extraction's peak behind.
+    What a thread has freed only that thread finds again: what loading a model freed would stay in the process.
     """
     malloc_trim = _of_c_library("malloc_trim")
     if malloc_trim is not None:

@@ -5,7 +5,8 @@ import torch
 
 # Up to this many rows of one factor, a float64 product is thin.
 THIN = 64
-# MKL's float32 product uses half of what AVX-512 gives on AMD processors; oneDNN's does not.
+# MKL's float32 product leaves much of AVX-512 unused on AMD processors; oneDNN's does not (`make bench ONLY=scoring`
+# has torch's own product, MKL's, beside it).
 _ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
@@ -13,14 +14,14 @@ def product(left: torch.Tensor, right: torch.Tensor, shift: torch.Tensor | None 
     """left [n, D] · right [m, D]ᵀ + shift [m]."""
     on_cpu = left.device.type == "cpu"
     if on_cpu and left.dtype == torch.float32 and left.numel() > 0 and _ONEDNN:
-        # With gaps between its rows the right factor gets oneDNN's reference kernel, a thousand times as slow.
+        # With gaps between its rows the right factor gets oneDNN's reference kernel, which is far slower.
         if not (right.is_contiguous() or right.T.is_contiguous()):
             right = right.contiguous()
         return torch.ops.mkldnn._linear_pointwise(left, right, shift, "none", [], "")
     if shift is not None:
         return torch.addmm(shift, left, right.T)
     if on_cpu and left.dtype == torch.float64 and min(len(left), len(right)) <= THIN:
-        # OpenBLAS takes a quarter of MKL's time where one factor has a few rows only.
+        # NumPy's OpenBLAS is faster than MKL where one factor has a few rows only.
         return torch.from_numpy(left.numpy() @ right.numpy().T)
     return left @ right.T
 
@@ -36,7 +37,7 @@ def gram(rows: torch.Tensor) -> torch.Tensor:
 
 def eigh(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Eigenvalues [m], increasing, and eigenvectors [m, m] of a symmetric float32 or float64 matrix."""
-    # OpenBLAS takes two thirds of MKL's time on AMD processors. NumPy would compute float32 in float64.
+    # OpenBLAS is faster than MKL on AMD processors. NumPy would compute float32 in float64.
     if matrix.device.type == "cpu" and matrix.dtype == torch.float64:
         values, vectors = np.linalg.eigh(matrix.numpy())
         return torch.from_numpy(values), torch.from_numpy(vectors)

@@ -6,7 +6,7 @@ import torch
 from storage.errors import UserError
 from tasks.numerics.cores import cores
 
-# Values converted to float64 at a time: few enough that the copy stays in a cache (2 MiB; from 8 MiB on it got slower),
+# Values converted to float64 at a time: few enough that the copy stays in a cache (2 MiB),
 # many enough that what Python does for each block hardly counts; a GPU wants many.
 BLOCK_VALUES = 2**18
 DEVICE_VALUES = 2**25

@@ -9,7 +9,7 @@ from tasks.numerics.cores import cores, one_thread
 from tasks.numerics.matrix_products import eigh, gram, product
 
 # Up to this width the Gram matrix and its decomposition are done in float64. Beyond it float32
-# serves (a test says how well), and saves 26 of 62 ms for 4,000 rows of 576 features.
+# serves (a test says how well), and saves much of the time.
 FLOAT64_WIDTH = 256
 # Rows whose float32 products are added up in float64.
 GRAM_ROWS = 2_048

@@ -14,8 +14,6 @@ from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding, AutoTo
 from storage.files import exists
 from storage.layout import Layout
 from storage.manifest import read_manifest
-from storage.sources.grammar import parse_source
-from storage.sources.hub import fetch_snapshot
 from tasks.data.dataset import Dataset
 from tasks.embedding.embedding_set import (
     BATCHES_PER_SHARD,
@@ -24,14 +22,13 @@ from tasks.embedding.embedding_set import (
     embedding_set_id,
     kept_calibration,
 )
-from tasks.embedding.model import HUB_FILES, ModelFolder, resolve_model
+from tasks.embedding.model import ModelFolder
 from tasks.embedding.shards import plan_shards
 from tasks.embedding.tokens import tokenise
 from tasks.scoring.criteria import score_criteria
 from tasks.scoring.features import Features
+from tasks.scoring.layer_scores import ScoringSettings, silhouette_of
 from tasks.scoring.probe import fit_probe_on
-from tasks.scoring.silhouette import silhouette
-from tasks.vocabulary import Metric
 
 ASSUMED_SHARE = 0.5
 """Of what one large matrix product makes on this machine, where no calibration of the same set exists."""
@@ -59,30 +56,6 @@ class Forecast:
     bytes: int
     parameters: int
     """Of the headless model, its embedding tables included."""
-
-
-def describe_model(spec: str, *, trust_remote_code: bool = False) -> ModelFolder:
-    """`resolve_model`, but of a hub model the configuration and the tokenizer alone are fetched.
-
-    Raises:
-        UserError: as `resolve_model`.
-    """
-    source = parse_source(spec)
-    if source.kind != "hf":
-        return resolve_model(spec, trust_remote_code=trust_remote_code)
-    small = [each for each in HUB_FILES if "safetensors" not in each]
-    folder, commit = fetch_snapshot(source.location, source.revision, "model", small)
-    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=trust_remote_code)
-    text = config.get_text_config(encoder=True) if config.is_encoder_decoder else config.get_text_config()
-    return ModelFolder(
-        id=spec,
-        source="hf",
-        folder=str(folder),
-        revision=commit,
-        family=str(text.model_type),
-        layers=int(text.num_hidden_layers),
-        hidden_size=int(text.hidden_size),
-    )
 
 
 def count_tokens(
@@ -146,12 +119,11 @@ def forecast_sweep(
     )
 
 
-def forecast_scoring(
-    dataset: Dataset, width: int, layers: int, metrics: Sequence[Metric], criteria: Sequence[str]
-) -> float:
+def forecast_scoring(dataset: Dataset, width: int, layers: int, settings: ScoringSettings) -> float:
     """Seconds to score `layers` layers of the data set here, from one made-up layer of as many rows, or fewer.
 
-    Silhouettes and criteria look at pairs of train rows, and the probe at rows: so the time is scaled up.
+    Silhouettes and criteria look at pairs of train rows, and the probe at rows: so the time is scaled up, that of
+    silhouettes to no more rows than they take.
     """
     draw = np.random.default_rng(0)
     classes = len(dataset.classes)
@@ -160,22 +132,24 @@ def forecast_scoring(
     centres = 0.1 * draw.standard_normal((classes, width), dtype=np.float32)
     X = draw.standard_normal((train + test, width), dtype=np.float32) + centres[y]
 
-    def seconds(train: slice, test: slice) -> tuple[float, float]:
-        """Of what looks at pairs of rows, and of the probe."""
+    def seconds(train: slice, test: slice) -> tuple[float, float, float]:
+        """Of silhouettes, of criteria and of the probe."""
         started = time.perf_counter()
-        for metric in metrics:
-            silhouette(X[train], y[train], metric)
+        for metric in settings.metrics:
+            silhouette_of(X[train], y[train], metric, settings, seed=0)
+        silhouettes = time.perf_counter()
         features = Features(X[train], y[train])
-        score_criteria(features, names=criteria)
-        between = time.perf_counter()
-        fit_probe_on(features, X[test], y[test])
-        return between - started, time.perf_counter() - between
+        score_criteria(features, names=settings.criteria)
+        criteria = time.perf_counter()
+        fit_probe_on(features, X[test], y[test], protocol=settings.protocol)
+        return silhouettes - started, criteria - silhouettes, time.perf_counter() - criteria
 
     few = slice(0, max(2 * classes, min(train, _WARM_UP_ROWS)))
     seconds(few, few)  # the first one warms up
-    pairs, rows = seconds(slice(0, train), slice(train, None))
+    silhouettes, criteria, probe = seconds(slice(0, train), slice(train, None))
     larger = dataset.train_rows / train
-    return layers * (pairs * larger**2 + rows * larger)
+    sampled = min(dataset.train_rows, settings.silhouette_rows) / min(train, settings.silhouette_rows)
+    return layers * (silhouettes * sampled**2 + criteria * larger**2 + probe * larger)
 
 
 def _parameters(model: ModelFolder, trust_remote_code: bool) -> tuple[int, int]:

@@ -5,7 +5,6 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,11 +17,18 @@ from prefect.settings import get_current_settings
 
 from storage.files import write_file
 from storage.layout import Layout
+from storage.sources.grammar import parse_source
+from storage.sources.source import Kind
 from storage.staged import is_staged, read_staged
 from tasks.reporting.answer import Tables, answer_markdown, answer_sentence, layer_table
 from tasks.reporting.figure import answer_svg, save_figure
 from tasks.reporting.report import render_report
 from tasks.retries import RETRIED, SHORT_S
+
+_SOURCES: tuple[tuple[str, str, Kind], ...] = (
+    ("Model", "model_id", "model"),
+    ("Data set", "dataset_id", "dataset"),
+)
 
 
 @dataclass(frozen=True)
@@ -43,7 +49,7 @@ def write_report(layout: Layout, run_id: str, tables: Tables) -> ReportFiles:
         confusion=confusions(layout, run_id, tables),
         projection=projection(layout, run_id, tables),
     )
-    html = f"{folder}/report.html"
+    html = layout.page(folder)
     write_file(html, page.encode())
     return ReportFiles(html, png, svg)
 
@@ -99,8 +105,8 @@ def answer_page(tables: Tables, layout: Layout, files: ReportFiles, api_url: str
         ("Database", f"`{layout.results}`"),
         *(
             (name, f"[{run[column]}]({address})")
-            for name, column, prefix in (("Model", "model_id", ""), ("Data set", "dataset_id", "datasets/"))
-            if (address := hub_address(run[column], prefix))
+            for name, column, kind in _SOURCES
+            if (address := parse_source(run[column]).page(kind))
         ),
     ]
     return "\n\n".join(
@@ -114,21 +120,14 @@ def answer_page(tables: Tables, layout: Layout, files: ReportFiles, api_url: str
 
 def own_server(layout: Layout) -> str | None:
     """The API of the Prefect server that lives in this storage folder; None where none does."""
-    if "://" in layout.root:
+    if layout.is_remote:
         return None
     try:
-        record = Path(layout.root, "prefect", "server.json").read_text()
+        record = layout.server.record.read_text()
     except FileNotFoundError:
         # Also where a server ends at this moment: it takes its record with it.
         return None
     return f"{json.loads(record)['url']}/api"
-
-
-def hub_address(spec: str, prefix: str) -> str | None:
-    """The page of a hub's model or data set; None for sources that have none."""
-    if not spec.startswith("hf:"):
-        return None
-    return f"https://huggingface.co/{prefix}{spec.removeprefix('hf:').split('@')[0]}"
 
 
 # Hashing the tables for a cache of results, which nobody reads, would cost more than passing them.

@@ -16,6 +16,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from storage.errors import UserError
 from storage.files import write_file
+from storage.layout import Layout
 from tasks.reporting.answer import LayerCurves, SilhouetteCurve, Tables, answer_curves, layer_curves
 
 # Okabe and Ito's palette, which readers with any colour vision can tell apart; dashes tell it in grey as well.
@@ -90,7 +91,7 @@ def save_figure(tables: Tables, folder: str) -> tuple[str, str]:
     drawn = figure(tables)
     uris = []
     for kind in ("png", "svg"):
-        uri = f"{folder.rstrip('/')}/figure.{kind}"
+        uri = Layout.figure(folder, kind)
         write_file(uri, _encoded(drawn, kind))
         uris.append(uri)
     return uris[0], uris[1]

@@ -13,6 +13,7 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from storage.files import read_bytes, write_atomically, write_file
 from storage.layout import Layout
 from storage.results import merge, query
+from storage.sources.grammar import parse_source
 from tasks.reporting.answer import Tables
 from tasks.reporting.figure import save_figure
 from tasks.reporting.grid_report import SHOWN, claims_counted, render_grid
@@ -53,8 +54,12 @@ def answer_tables(runs: Mapping[str, Tables]) -> Tables:
                 frame = frame.filter(pooling=answer["pooling"], norm_state=answer["norm_state"])
             found.setdefault(name, []).append(frame)
     joined = {name: pl.concat(frames, how="diagonal_relaxed") for name, frames in found.items()}
-    short = pl.col("model_id", "dataset_id").str.extract(r"([^/:]+?)(?:@.*|\.gguf|\.csv|\.parquet)?$")
+    short = pl.col("model_id", "dataset_id").map_elements(_short_name, return_dtype=pl.String)
     return joined | {"run": joined["run"].with_columns(short)}
+
+
+def _short_name(spec: str) -> str:
+    return parse_source(spec).short_name
 
 
 def write_comparison(
@@ -68,9 +73,9 @@ def write_comparison(
     runs = {run_id: collect(layout, run_id) for run_id in run_ids}
     compared = compare_runs(runs)
     for view in COMPARED:
-        write_atomically(f"{layout.comparison}/{view}.csv", partial(_write_csv, compared[view]))
+        write_atomically(layout.comparison_table(view), partial(_write_csv, compared[view]))
     png, svg = save_figure(answer_tables(runs), layout.comparison)
-    html = f"{layout.comparison}/report.html"
+    html = layout.page(layout.comparison)
     write_file(html, render_grid(compared, read_bytes(svg)).encode())
     return ComparisonFiles(layout.comparison, html, png, svg), compared
 

@@ -13,6 +13,7 @@ _ARROWS = {"up": "↗", "down": "↘", "flat": "→"}
 # As many classes as the palette tells apart; the others share a grey.
 _COLOURS = 8
 _SPARK_WIDTH, _SPARK_HEIGHT = 150, 34
+_WORDS = {"loo": "leave-one-out", "logme": "LogME", "knn": "k-NN", "h": "H"}
 
 
 def group(tables: Tables, curves: LayerCurves) -> Row:
@@ -261,7 +262,8 @@ def _unit(values: npt.NDArray) -> list[float]:
 
 
 def named(name: str) -> str:
-    return name.replace("_", " ").replace("loo", "leave-one-out").replace("logme", "LogME")
+    """The name of a score or rule for people: `knn_loo` → `k-NN leave-one-out`."""
+    return " ".join(_WORDS.get(word, word) for word in name.split("_"))
 
 
 def silhouette_value(value: float) -> str:

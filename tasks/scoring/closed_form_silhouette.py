@@ -1,10 +1,10 @@
 """Silhouettes in O(N·K·D): for squared Euclidean and cosine a sum of distances to a class needs only its sums.
 
 Σ_j |x − x_j|² = n·|x|² − 2x·Σx_j + Σ|x_j|², and the cosine distance of two rows of length 1 is 1 − x·y. The sums of
-two sets of rows add up, so rows may come in blocks that never lie in memory together.
+two sets of rows add up, so the cores share the rows.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import reduce
 from operator import add
@@ -22,7 +22,6 @@ from tasks.vocabulary import Metric, Space
 # Values [rows, K] of one job.
 JOB_VALUES = 2**20
 
-Blocks = Callable[[], Iterable[torch.Tensor]]
 _R = TypeVar("_R")
 
 
@@ -42,18 +41,17 @@ class ClassSums:
 
 
 def closed_form(
-    blocks: Blocks, codes: np.ndarray, k: int, metric: Metric, space: Space, device: torch.device
+    rows: torch.Tensor, codes: np.ndarray, k: int, metric: Metric, space: Space
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """s(i) and influence, float64 [N], from blocks of rows [n, D] and all rows' class numbers below k.
+    """s(i) and influence, float64 [N], of float rows [N, D] and their class numbers [N] below k.
 
-    `blocks()` is called three to five times and gives the same rows each time. Beside the block at hand, a few
-    numbers a row and a few [K, D] stay in memory.
+    Beside the rows a few numbers a row and a few [K, D] lie in memory.
     """
-    own = torch.from_numpy(codes).to(device)
-    length = torch.empty(len(own), dtype=torch.float64, device=device)
-    with cores(device) as shared:
-        view = View.of(blocks, len(own), metric, space, shared)
-        sums = _sums_of_all(view, blocks, own, k, length, shared)
+    own = torch.from_numpy(codes).to(rows.device)
+    length = torch.empty(len(own), dtype=torch.float64, device=rows.device)
+    with cores(rows.device) as shared:
+        view = View.of(rows, metric, space, shared)
+        sums = _sums_of_all(view, rows, own, k, length, shared)
 
         def scored(job: _Job) -> _Scored:
             return _score(view, job.rows, own[job.at], length[job.at], sums)
@@ -61,7 +59,7 @@ def closed_form(
         zero = torch.zeros_like(sums.weight)
         gradient, shift = ClassSums(zero, torch.zeros_like(sums.vector), zero), zero
         samples, own_share = [], []
-        for part in _over(blocks, k, shared, scored):
+        for part in _over(rows, k, shared, scored):
             gradient, shift = gradient + part.gradient, shift + part.shift
             samples.append(part.s)
             own_share.append(part.own_share)
@@ -69,26 +67,26 @@ def closed_form(
         def moved(job: _Job) -> torch.Tensor:
             return _influence(view, job.rows, own[job.at], length[job.at], gradient, shift)
 
-        influence = torch.cat(list(_over(blocks, k, shared, moved)))
+        influence = torch.cat(_over(rows, k, shared, moved))
     # A row is no part of its own a: what the class sum subtracted for it comes back.
     s = torch.cat(samples)
     return s, s + influence + torch.cat(own_share)
 
 
 def closed_form_samples(
-    blocks: Blocks, codes: np.ndarray, k: int, metric: Metric, space: Space, device: torch.device
+    rows: torch.Tensor, codes: np.ndarray, k: int, metric: Metric, space: Space
 ) -> torch.Tensor:
-    """s(i) of `closed_form` alone, float64 [N]: one pass of the blocks less, and no sums of the influence."""
-    own = torch.from_numpy(codes).to(device)
-    length = torch.empty(len(own), dtype=torch.float64, device=device)
-    with cores(device) as shared:
-        view = View.of(blocks, len(own), metric, space, shared)
-        sums = _sums_of_all(view, blocks, own, k, length, shared)
+    """s(i) of `closed_form` alone, float64 [N]: one pass of the rows less, and no sums of the influence."""
+    own = torch.from_numpy(codes).to(rows.device)
+    length = torch.empty(len(own), dtype=torch.float64, device=rows.device)
+    with cores(rows.device) as shared:
+        view = View.of(rows, metric, space, shared)
+        sums = _sums_of_all(view, rows, own, k, length, shared)
 
         def scored(job: _Job) -> torch.Tensor:
             return _row_scores(view, job.rows, own[job.at], length[job.at], sums).s
 
-        return torch.cat(list(_over(blocks, k, shared, scored)))
+        return torch.cat(_over(rows, k, shared, scored))
 
 
 @dataclass(frozen=True)
@@ -99,30 +97,23 @@ class _Job:
 
 
 def _sums_of_all(
-    view: "View", blocks: Blocks, own: torch.Tensor, k: int, length: torch.Tensor, shared: Cores
+    view: "View", rows: torch.Tensor, own: torch.Tensor, k: int, length: torch.Tensor, shared: Cores
 ) -> ClassSums:
     """Of all rows and their classes; writes the rows' lengths into `length`."""
 
     def summed(job: _Job) -> ClassSums:
         return _class_sums(view, job.rows, own[job.at], k, length[job.at])
 
-    return reduce(add, _over(blocks, k, shared, summed))
+    return reduce(add, _over(rows, k, shared, summed))
 
 
-def _over(blocks: Blocks, k: int, shared: Cores, work: Callable[[_Job], _R]) -> Iterator[_R]:
-    """`work` of all rows, in order, as many at a time as there are cores; one block after the other."""
-    start = 0
-    for block in blocks():
-        step = max(1, min(-(-len(block) // shared.count), JOB_VALUES // k))
-        parts = block.split(step)
-        yield from shared.map(
-            work,
-            [
-                _Job(rows, slice(start + i * step, start + i * step + len(rows)))
-                for i, rows in enumerate(parts)
-            ],
-        )
-        start += len(block)
+def _over(rows: torch.Tensor, k: int, shared: Cores, work: Callable[[_Job], _R]) -> list[_R]:
+    """`work` of all rows, in order, as many at a time as there are cores."""
+    step = max(1, min(-(-len(rows) // shared.count), JOB_VALUES // k))
+    parts = rows.split(step)
+    return shared.map(
+        work, [_Job(part, slice(i * step, i * step + len(part))) for i, part in enumerate(parts)]
+    )
 
 
 @dataclass(frozen=True)
@@ -136,7 +127,7 @@ class View:
     """A row shorter than this equals the centre but for rounding, and has no direction."""
 
     @classmethod
-    def of(cls, blocks: Blocks, count: int, metric: Metric, space: Space, shared: Cores) -> "View":
+    def of(cls, rows: torch.Tensor, metric: Metric, space: Space, shared: Cores) -> "View":
         if space is Space.RAW and metric is Metric.COSINE:
             return cls(metric, None, None)
 
@@ -145,12 +136,12 @@ class View:
             def part(job: _Job) -> torch.Tensor:
                 return torch.stack([of(z) for _, z in view.pieces(job.rows)]).sum(0)
 
-            return reduce(torch.add, _over(blocks, 1, shared, part))
+            return reduce(torch.add, _over(rows, 1, shared, part))
 
-        centre = total(cls(metric, None, None), lambda z: z.sum(0)) / count
+        centre = total(cls(metric, None, None), lambda z: z.sum(0)) / len(rows)
         if space is not Space.STANDARDISED:
             return cls(metric, centre, None, 1e-13 * float(torch.linalg.vector_norm(centre)))
-        scale = (total(cls(metric, centre, None), lambda z: z.square_().sum(0)) / count).sqrt()
+        scale = (total(cls(metric, centre, None), lambda z: z.square_().sum(0)) / len(rows)).sqrt()
         scale = without_rounding(scale, centre)
         factor = torch.where(scale > 0, 1.0 / scale, 1.0)
         return cls(metric, centre, factor, 1e-13 * float(torch.linalg.vector_norm(centre * factor)))

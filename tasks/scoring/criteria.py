@@ -21,7 +21,9 @@ from tasks.vocabulary import Metric, Space
 RIDGE_PENALTIES = (10.0, 3.16, 1.0, 0.316, 0.1, 0.0316, 0.01, 0.001)
 """λ of ‖y − Zw‖²/n + λ‖w‖²; standardised features have a mean eigenvalue of 1."""
 TOP_DIMENSIONS = 3
-# A share of the targets that float32 products leave unexplained by rounding alone; up to 7e-6 has been seen.
+# Criteria that look at the nearest rows: finding these takes longest, and leaves a core to the decomposition.
+OF_NEIGHBOURS = frozenset({"knn_loo", "intrinsic_dimension"})
+# A share of the targets that float32 products leave unexplained by rounding alone.
 FIT_SHARE = 1e-5
 # Two distances are equal but for rounding up to this log ratio.
 EQUAL_DISTANCES = 1e-6
@@ -29,29 +31,23 @@ EQUAL_DISTANCES = 1e-6
 EQUAL_CLASSES = 1e-6
 
 
-@dataclass(frozen=True)
-class Criterion:
-    """One entry of the registry."""
-
-    name: str
-    score: Callable[[Features], float]
-    higher_is_better: bool | None
-    """None where the value describes the layer and ranks nothing."""
+CRITERIA: dict[str, Callable[[Features], float]] = {}
+"""Name → function. Those with labels are higher where classes separate better; those without describe the layer."""
 
 
-CRITERIA: dict[str, Criterion] = {}
-
-
-def criterion(
-    *, higher_is_better: bool | None
-) -> Callable[[Callable[[Features], float]], Callable[[Features], float]]:
+def criterion(score: Callable[[Features], float]) -> Callable[[Features], float]:
     """Enter a function into CRITERIA under its own name."""
+    CRITERIA[score.__name__] = score
+    return score
 
-    def enter(score: Callable[[Features], float]) -> Callable[[Features], float]:
-        CRITERIA[score.__name__] = Criterion(score.__name__, score, higher_is_better)
-        return score
 
-    return enter
+def check_criteria(names: Sequence[str]) -> None:
+    """Raise UserError, with those there are, where a name is not in the registry."""
+    for name in names:
+        if name not in CRITERIA:
+            raise UserError(
+                f"There is no criterion '{name}'. Those known are: {', '.join(sorted(CRITERIA))}."
+            )
 
 
 def score_criteria(
@@ -64,16 +60,13 @@ def score_criteria(
     Ask for several at once, or hand over one `Features`, and what they share is computed once. Raises UserError
     where a name is unknown, or where a value comes out that is not a finite number.
     """
+    asked = tuple(CRITERIA) if names is None else names
+    check_criteria(asked)
     features = _features(X, y)
-    if names is None:
-        features.prepare_all()
+    prepare_criteria(features, asked)
     values = {}
-    for name in CRITERIA if names is None else names:
-        if name not in CRITERIA:
-            raise UserError(
-                f"There is no criterion '{name}'. Those known are: {', '.join(sorted(CRITERIA))}."
-            )
-        value = CRITERIA[name].score(features)
+    for name in asked:
+        value = CRITERIA[name](features)
         if not np.isfinite(value):
             raise UserError(
                 f"The criterion '{name}' came out as {value} on {features.n} rows of {features.width} features in "
@@ -81,6 +74,13 @@ def score_criteria(
             )
         values[name] = value
     return values
+
+
+def prepare_criteria(features: Features, names: Sequence[str]) -> None:
+    """Compute what several of these criteria share, where some of them look at neighbours and others do not."""
+    of_neighbours = OF_NEIGHBOURS.intersection(names)
+    if of_neighbours and len(of_neighbours) < len(set(names)):
+        features.prepare()
 
 
 def _features(X: np.ndarray | torch.Tensor | Features, y: np.ndarray | torch.Tensor | None) -> Features:
@@ -96,7 +96,7 @@ def _features(X: np.ndarray | torch.Tensor | Features, y: np.ndarray | torch.Ten
 # With labels
 
 
-@criterion(higher_is_better=True)
+@criterion
 def logme(features: Features) -> float:
     """Log marginal evidence of a Bayesian linear model, per row and class, in nats (You et al. 2021, LogME).
 
@@ -132,7 +132,7 @@ def _residual(x: torch.Tensor, s: torch.Tensor, ratio: torch.Tensor) -> torch.Te
     return (x * (ratio / (s + ratio)).square()).sum(0)
 
 
-@criterion(higher_is_better=True)
+@criterion
 def h_score(features: Features) -> float:
     """Between-class variance after whitening, tr(Σ⁻¹ Σ_between), shrunk: from 0 to at most K − 1.
 
@@ -203,13 +203,13 @@ def ridge_leave_one_out(
     return RidgeLeaveOneOut(float(chosen.mean()), chosen, penalties[best])
 
 
-@criterion(higher_is_better=True)
+@criterion
 def ridge_loo(features: Features) -> float:
     """Accuracy of `ridge_leave_one_out`, a fraction 0–1."""
     return features.once(ridge_leave_one_out).accuracy
 
 
-@criterion(higher_is_better=True)
+@criterion
 def class_mean_loo(features: Features) -> float:
     """Leave-one-out accuracy of the nearest class mean, 0–1; a class of one row has no mean without it.
 
@@ -229,7 +229,7 @@ def class_mean_loo(features: Features) -> float:
     return sum(features.over_blocks(hits)) / features.n
 
 
-@criterion(higher_is_better=True)
+@criterion
 def knn_loo(features: Features) -> float:
     """Leave-one-out accuracy of the NEIGHBOURS nearest rows' vote, 0–1; a tie goes to the nearest of the tied.
 
@@ -242,7 +242,7 @@ def knn_loo(features: Features) -> float:
     return float((winner == features.codes).double().mean())
 
 
-@criterion(higher_is_better=True)
+@criterion
 def class_separation(features: Features) -> float:
     """Share of the variance that lies between class means, tr(S_between)/tr(S_total), 0–1.
 
@@ -254,7 +254,7 @@ def class_separation(features: Features) -> float:
     return min(between / total, 1.0) if total > 0 else 0.0
 
 
-@criterion(higher_is_better=True)
+@criterion
 def whitened_silhouette(features: Features) -> float:
     """Share of rows that lie nearer to their own class than to any other, macro-averaged over the classes, 0–1.
 
@@ -272,12 +272,7 @@ def whitened_silhouette(features: Features) -> float:
     # U·s is the rows along the axes of C; cosine does not mind a common factor.
     rows = spectrum.left * (values / (values + 1.0)).sqrt().float()
     samples = closed_form_samples(
-        lambda: [rows],
-        features.codes.cpu().numpy(),
-        len(features.counts),
-        Metric.COSINE,
-        Space.RAW,
-        rows.device,
+        rows, features.codes.cpu().numpy(), len(features.counts), Metric.COSINE, Space.RAW
     )
     nearer = torch.bincount(
         features.codes, (samples > EQUAL_CLASSES).double(), minlength=len(features.counts)
@@ -288,7 +283,7 @@ def whitened_silhouette(features: Features) -> float:
 # Without labels
 
 
-@criterion(higher_is_better=None)
+@criterion
 def effective_rank(features: Features) -> float:
     """exp of the entropy of the singular values' shares, from 1 to min(N, D) (RankMe: Garrido et al. 2023).
 
@@ -301,7 +296,7 @@ def effective_rank(features: Features) -> float:
     return float((-(share * share.log()).sum()).exp())
 
 
-@criterion(higher_is_better=None)
+@criterion
 def anisotropy(features: Features) -> float:
     """Mean cosine of two different rows as they are, −1/(N − 1) to 1 (Ethayarajh 2019, doi 10.18653/v1/D19-1006).
 
@@ -321,7 +316,7 @@ def anisotropy(features: Features) -> float:
     return float(total[:-1].square().sum() - total[-1]) / (features.n * (features.n - 1))
 
 
-@criterion(higher_is_better=None)
+@criterion
 def top_variance_share(features: Features) -> float:
     """Share of the total variance in the TOP_DIMENSIONS features that vary most, 0–1: massive activations.
 
@@ -335,7 +330,7 @@ def top_variance_share(features: Features) -> float:
     return float(variance.topk(min(TOP_DIMENSIONS, len(variance))).values.sum() / variance.sum())
 
 
-@criterion(higher_is_better=None)
+@criterion
 def intrinsic_dimension(features: Features) -> float:
     """TwoNN: the dimension that the ratio of second to first neighbour distance implies, at least 0.
 

@@ -20,7 +20,8 @@ NEIGHBOURS = 5
 # Eigenvalues under this share of the largest are rounding of float32 products, not directions.
 RANK_SHARE = 1e-6
 # Of a multiplication of the Gram matrix (rows·columns² of them) and of its decomposition (columns³), in those of
-# distances: measured on 10,000 rows of 2,048 features. A guess that is off leaves a core idle at the end.
+# distances, so that the cores end together on 10,000 rows of 2,048 features (`make bench ONLY=scoring`). A guess that
+# is off leaves a core idle at the end.
 GRAM_COST, EIGEN_COST = 0.7, 7.0
 
 
@@ -124,8 +125,8 @@ class Features:
     def _eigen(self) -> tuple[torch.Tensor, torch.Tensor]:
         return decompose(self.standardised)
 
-    def prepare_all(self) -> None:
-        """Compute what criteria share, the decomposition by one core beside the distances."""
+    def prepare(self) -> None:
+        """Compute what criteria share: neighbours, and by one core beside their distances the decomposition."""
         if "neighbours" in vars(self):
             return
         small, large = sorted(self.rows.shape)

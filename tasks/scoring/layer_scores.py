@@ -5,6 +5,7 @@ A score whose rows are staged is not computed again. Of the tables of one kind o
 """
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -14,18 +15,32 @@ import polars as pl
 from prefect import task
 
 from storage.embeddings import read_layer
-from storage.staged import is_staged, keyed, stage
+from storage.staged import is_staged, keyed, read_part, stage
 from tasks.curves import LayerOfRun
 from tasks.numerics.cores import side_by_side, use_threads
+from tasks.numerics.distances import FLOAT64_ROWS
 from tasks.retries import LONG_S, RETRIED
-from tasks.scoring.criteria import ridge_leave_one_out, score_criteria
+from tasks.scoring.criteria import prepare_criteria, ridge_leave_one_out, score_criteria
 from tasks.scoring.features import Features
 from tasks.scoring.probe import fit_probe_on
-from tasks.scoring.silhouette import silhouette
-from tasks.vocabulary import Metric, Precision, Space
+from tasks.scoring.silhouette import Silhouette, silhouette
+from tasks.vocabulary import Metric, Precision, ProbeProtocol, Space
 
 # Raised by hand when a change of the scoring code changes a number.
 SCORING_VERSION = 8
+
+
+@dataclass(frozen=True)
+class ScoringSettings:
+    """How layers are scored: all that changes a score of given embeddings, but the seed."""
+
+    metrics: tuple[Metric, ...]
+    criteria: tuple[str, ...]
+    protocol: ProbeProtocol
+    silhouette_rows: int
+    """Most train rows of a Euclidean silhouette; of more, so many are sampled by class."""
+    silhouette_precision: Precision
+    """Of the Euclidean metric; the others have a closed form in float64."""
 
 
 @dataclass(frozen=True)
@@ -37,27 +52,25 @@ class SplitRows:
     row_id: npt.NDArray[np.int64]
 
 
-def score_layer(layer: LayerOfRun, metrics: tuple[Metric, ...], names: tuple[str, ...]) -> None:
+def score_layer(layer: LayerOfRun, settings: ScoringSettings) -> None:
     """Stage every score of the layer that is not staged yet."""
-    if is_scored(layer):
+    if is_scored(layer, settings.criteria):
         return
     train, test = read_rows(layer)
     # What criteria and probe share is computed once, by the first that needs it.
     features = Features(train.X, train.y)
 
     def fit() -> None:
-        score_with_criteria(layer, train, features, names)
-        score_with_probe(layer, features, test)
+        score_with_criteria(layer, train, features, settings.criteria)
+        score_with_probe(layer, features, test, settings.protocol)
 
-    side_by_side(layer.threads, partial(score_silhouettes, layer, train, metrics), fit)
+    side_by_side(layer.threads, partial(score_silhouettes, layer, train, settings), fit)
 
 
-def is_scored(layer: LayerOfRun) -> bool:
+def is_scored(layer: LayerOfRun, criteria: Sequence[str]) -> bool:
     """Whether every score of the layer is staged, so that its embeddings are not needed any more."""
-    return all(
-        is_staged(layer.layout, layer.run_id, table, layer.part)
-        for table in ("silhouette", "criterion", "probe")
-    )
+    there = all(is_staged(layer.layout, layer.run_id, table, layer.part) for table in ("silhouette", "probe"))
+    return there and not _missing(criteria, _staged_criteria(layer))
 
 
 def on_idle_cores(layers: list[LayerOfRun], cores: int) -> list[LayerOfRun]:
@@ -67,61 +80,104 @@ def on_idle_cores(layers: list[LayerOfRun], cores: int) -> list[LayerOfRun]:
     return [replace(layer, threads=2 if i >= len(layers) - shared else 1) for i, layer in enumerate(layers)]
 
 
-def score_silhouettes(layer: LayerOfRun, train: SplitRows, metrics: tuple[Metric, ...]) -> None:
+def score_silhouettes(layer: LayerOfRun, train: SplitRows, settings: ScoringSettings) -> None:
     """Stage `silhouette`, `silhouette_by_class` and `silhouette_row` of the train rows, every metric."""
     if is_staged(layer.layout, layer.run_id, "silhouette", layer.part):
         return
     means, classes, rows = [], [], []
-    for metric in metrics:
+    for metric in settings.metrics:
         started = time.perf_counter()
-        found = silhouette(train.X, train.y, metric, seed=layer.seed)
+        found = silhouette_of(train.X, train.y, metric, settings, layer.seed)
         seconds = time.perf_counter() - started
         kind = {"metric": metric.value, "space": Space.RAW.value}
         means.append(
             kind
-            | {"precision": Precision.EXACT.value, "mean": found.mean}
+            | {"precision": _precision(metric, found, len(train.y), settings), "mean": found.mean}
             | {"standard_error": found.standard_error, "n": found.n, "seconds": seconds}
         )
         classes += [
             kind | {"label": layer.dataset.classes[label], "mean": mean, "n": n}
             for label, (mean, n) in found.by_class.items()
         ]
-        scores = {"row_id": train.row_id, "silhouette": found.samples, "influence": found.influence}
+        scores = {
+            "row_id": train.row_id[found.rows],
+            "silhouette": found.samples,
+            "influence": found.influence,
+        }
         rows.append(keyed(pl.DataFrame({"metric": [metric.value]}), pl.DataFrame(scores)))
     _stage(layer, "silhouette_row", pl.concat(rows))
     _stage(layer, "silhouette_by_class", pl.DataFrame(classes))
     _stage(layer, "silhouette", pl.DataFrame(means))
 
 
+def silhouette_of(
+    X: npt.NDArray[np.float32],
+    y: npt.NDArray[np.integer],
+    metric: Metric,
+    settings: ScoringSettings,
+    seed: int,
+) -> Silhouette:
+    """As the settings ask: a Euclidean one looks at every pair of rows; the others always take all, in float64."""
+    if metric is not Metric.EUCLIDEAN:
+        return silhouette(X, y, metric, seed=seed)
+    precision, most = settings.silhouette_precision, settings.silhouette_rows
+    return silhouette(X, y, metric, precision=precision, sample=most, seed=seed)
+
+
+def _precision(metric: Metric, found: Silhouette, rows: int, settings: ScoringSettings) -> str:
+    """`exact`, `fast`, `sampled 50,000 of 120,000` or `fast, sampled 50,000 of 120,000`."""
+    fast = metric is Metric.EUCLIDEAN and settings.silhouette_precision is Precision.FAST
+    # Few rows are computed in float64 in any case.
+    said = [Precision.FAST.value] if fast and found.n > FLOAT64_ROWS else []
+    if found.n < rows:
+        said.append(f"sampled {found.n:,} of {rows:,}")
+    return ", ".join(said) or Precision.EXACT.value
+
+
 def score_with_criteria(
-    layer: LayerOfRun, train: SplitRows, features: Features, names: tuple[str, ...]
+    layer: LayerOfRun, train: SplitRows, features: Features, names: Sequence[str]
 ) -> None:
     """Stage `criterion` and, for the paired errors of ridge leave-one-out, `ridge_row`, of the train rows."""
-    if is_staged(layer.layout, layer.run_id, "criterion", layer.part):
+    staged = _staged_criteria(layer)
+    missing = _missing(names, staged)
+    if not missing:
         return
-    values: dict[str, float] = {}
-    seconds: dict[str, float] = {}
-    for name in names:
-        started = time.perf_counter()
-        values |= score_criteria(features, names=[name])
-        seconds[name] = time.perf_counter() - started
-    ridge = features.once(ridge_leave_one_out)
-    _stage(layer, "ridge_row", pl.DataFrame({"row_id": train.row_id, "correct": ridge.correct}))
-    _stage(
-        layer,
-        "criterion",
-        pl.DataFrame([{"name": name, "value": values[name], "seconds": seconds[name]} for name in values]),
-    )
+    found = []
+    started = time.perf_counter()
+    # The first criterion's seconds hold what it shares with the others.
+    prepare_criteria(features, missing)
+    for name in missing:
+        value = score_criteria(features, names=[name])[name]
+        now = time.perf_counter()
+        found.append({"name": name, "value": value, "seconds": now - started})
+        started = now
+    rows = keyed(layer.key(), pl.DataFrame(found))
+    if staged is None:
+        ridge = features.once(ridge_leave_one_out)
+        _stage(layer, "ridge_row", pl.DataFrame({"row_id": train.row_id, "correct": ridge.correct}))
+    else:
+        rows = pl.concat([staged, rows])
+    stage(layer.layout, layer.run_id, "criterion", layer.part, rows)
 
 
-def score_with_probe(layer: LayerOfRun, train: Features, test: SplitRows) -> None:
+def _staged_criteria(layer: LayerOfRun) -> pl.DataFrame | None:
+    return read_part(layer.layout, layer.run_id, "criterion", layer.part)
+
+
+def _missing(names: Sequence[str], staged: pl.DataFrame | None) -> list[str]:
+    """The criteria that are asked for and not staged."""
+    there = set() if staged is None else set(staged["name"])
+    return [name for name in names if name not in there]
+
+
+def score_with_probe(layer: LayerOfRun, train: Features, test: SplitRows, protocol: ProbeProtocol) -> None:
     """Stage `probe` and `prediction`: fitted on train rows, measured on test rows."""
     if is_staged(layer.layout, layer.run_id, "probe", layer.part):
         return
     started = time.perf_counter()
-    found = fit_probe_on(train, test.X, test.y, seed=layer.seed)
+    found = fit_probe_on(train, test.X, test.y, protocol=protocol, seed=layer.seed)
     row = {
-        "protocol": "logistic",
+        "protocol": protocol.value,
         "accuracy": found.accuracy,
         "accuracy_low": found.accuracy_low,
         "accuracy_high": found.accuracy_high,
@@ -166,6 +222,6 @@ def _stage(layer: LayerOfRun, table: str, rows: pl.DataFrame) -> None:
     timeout_seconds=LONG_S,
     **RETRIED,
 )
-def score_layer_task(layer: LayerOfRun, metrics: tuple[Metric, ...], names: tuple[str, ...]) -> None:
+def score_layer_task(layer: LayerOfRun, settings: ScoringSettings) -> None:
     """Silhouettes, criteria and probe of one layer."""
-    score_layer(layer, metrics, names)
+    score_layer(layer, settings)

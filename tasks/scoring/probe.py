@@ -6,16 +6,15 @@ rows alone (see `softmax_regression` for the objective and how λ relates to sci
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from enum import StrEnum
 
 import numpy as np
 import torch
 
 from storage.errors import UserError
-from tasks.numerics.cores import cores
 from tasks.numerics.matrix_rows import as_labels, as_rows, check_finite
 from tasks.numerics.softmax_regression import Fit, fit_path
 from tasks.scoring.features import Features
+from tasks.vocabulary import ProbeProtocol
 
 PENALTIES = (1.0, 0.316, 0.1, 0.0316, 0.01)
 """λ tried first, strongest first. On 4,000 rows they are scikit-learn's C from 0.00025 to 0.025."""
@@ -30,20 +29,10 @@ CHOOSING_TOLERANCE = 1e-5
 FITTED_VALUES = 2**21
 # Up to this many train rows every fold is held out once; beyond, one fold is enough rows to tell penalties apart.
 CROSS_VALIDATED_ROWS = 2_000
+# Of the protocol `sgd`.
 SGD_EPOCHS = 20
 SGD_BATCH = 64
 SGD_RATE = 1e-3
-
-
-class Protocol(StrEnum):
-    """How the linear layer is trained: to the optimum with a chosen penalty, or the way deep learning does it.
-
-    `sgd` is Adam with mini-batches and no penalty, for SGD_EPOCHS epochs: closer to what papers mean by "we train
-    a linear layer", and farther from a number that only depends on the data.
-    """
-
-    LOGISTIC = "logistic"
-    SGD = "sgd"
 
 
 @dataclass(frozen=True)
@@ -89,7 +78,7 @@ def fit_probe(
     X_test: np.ndarray | torch.Tensor,
     y_test: np.ndarray | torch.Tensor,
     *,
-    protocol: Protocol = Protocol.LOGISTIC,
+    protocol: ProbeProtocol = ProbeProtocol.LOGISTIC,
     penalties: Sequence[float] | None = None,
     seed: int = 0,
     device: str = "cpu",
@@ -111,7 +100,7 @@ def fit_probe_on(
     X_test: np.ndarray | torch.Tensor,
     y_test: np.ndarray | torch.Tensor,
     *,
-    protocol: Protocol = Protocol.LOGISTIC,
+    protocol: ProbeProtocol = ProbeProtocol.LOGISTIC,
     penalties: Sequence[float] | None = None,
     seed: int = 0,
 ) -> Probe:
@@ -130,7 +119,7 @@ def fit_probe_on(
             "A probe needs test rows to be worth anything, and the test split is empty. Give one."
         )
     mean, scale = train.mean, torch.where(train.deviation > 0, train.deviation, 1.0)
-    if protocol is Protocol.SGD:
+    if protocol is ProbeProtocol.SGD:
         fit, penalty = _fit_by_sgd(train.standardised, train.codes, k, seed), 0.0
     else:
         along = train.principal
@@ -139,29 +128,6 @@ def fit_probe_on(
         fit = replace(fit, weights=fit.weights @ along.axes.double())
     logits = ((test - mean) / scale).double() @ fit.weights.T + fit.intercepts
     return _evaluate(logits.cpu().numpy(), train.labels, codes, y_test, fit, penalty, mean, scale)
-
-
-def fit_probes(
-    layers: Sequence[tuple[np.ndarray | torch.Tensor, np.ndarray | torch.Tensor]],
-    y_train: np.ndarray,
-    y_test: np.ndarray,
-    *,
-    protocol: Protocol = Protocol.LOGISTIC,
-    seed: int = 0,
-    device: str = "cpu",
-) -> list[Probe]:
-    """`fit_probe` of each (X_train, X_test) on the same labels.
-
-    Within a layer the products of all penalties are one already; layers share no product, so each is fitted on a
-    core of its own, which beats splitting every operation of one layer between the cores.
-    """
-
-    def fit(layer: tuple[np.ndarray | torch.Tensor, np.ndarray | torch.Tensor]) -> Probe:
-        train, test = layer
-        return fit_probe(train, y_train, test, y_test, protocol=protocol, seed=seed, device=device)
-
-    with cores(torch.device(device)) as shared:
-        return shared.map(fit, layers)
 
 
 def _choose_penalty(

@@ -40,9 +40,9 @@ def plane(X: npt.NDArray[np.floating], y: npt.NDArray[np.integer]) -> tuple[npt.
     scaled = torch.where(deviation > 0, (rows - mean) / deviation, 0.0).numpy()
     if not scaled.any():  # the first token's state before any block: the same for every text
         return np.zeros((len(scaled), 2)), 0.0
-    # scikit-learn's PCA finds the same; importing it would cost every sweep most of a second.
+    # scikit-learn's PCA finds the same; importing it would delay every sweep.
     tall = len(scaled) > scaled.shape[1]
-    # With a second BLAS thread this took five times as long.
+    # A second BLAS thread would wait for a core beside other layers, and cost more than it does.
     with one_thread():
         products = scaled.T @ scaled if tall else scaled @ scaled.T
         squares, directions = eigh(products, subset_by_index=(len(products) - 2, len(products) - 1))
@@ -64,21 +64,24 @@ def project(curve: list[LayerOfRun]) -> None:
     if is_staged(first.layout, first.run_id, "projection", part) or not exists(first.shard_uris[0]):
         return
     frames = []
-    for at in curve:
+    for layer in curve:
         found = read_layer(
-            at.shard_uris, layer=at.layer, norm_state=at.norm_state.value, pooling=at.pooling.value
+            layer.shard_uris,
+            layer=layer.layer,
+            norm_state=layer.norm_state.value,
+            pooling=layer.pooling.value,
         )
-        train = np.flatnonzero(found.row_id < at.dataset.train_rows)
-        sample = np.sort(np.random.default_rng(at.seed).permutation(train)[:MOST_ROWS])
+        train = np.flatnonzero(found.row_id < layer.dataset.train_rows)
+        sample = np.sort(np.random.default_rng(layer.seed).permutation(train)[:MOST_ROWS])
         label = found.label[sample]
         coordinates, kept = plane(found.embeddings[sample], label)
         points = {
             "row_id": found.row_id[sample],
-            "label": [at.dataset.classes[each] for each in label],
+            "label": [layer.dataset.classes[each] for each in label],
             "x": coordinates[:, 0],
             "y": coordinates[:, 1],
         }
-        frames.append(keyed(at.key(), pl.DataFrame(points).with_columns(kept=kept)))
+        frames.append(keyed(layer.key(), pl.DataFrame(points).with_columns(kept=kept)))
     stage(first.layout, first.run_id, "projection", part, pl.concat(frames))
 
 

@@ -5,7 +5,6 @@ smallest mean distance to the rows of another class (Rousseeuw 1987, doi 10.1016
 lies in [−1, 1]. As in scikit-learn a class of one row scores 0, and so does a row with a = b = 0.
 """
 
-from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +16,9 @@ from tasks.scoring.all_pairs_silhouette import all_pairs
 from tasks.scoring.closed_form_silhouette import closed_form
 from tasks.vocabulary import Metric, Precision, Space
 
+# A class of one row has silhouette 0, whatever its distances.
+LEAST_ROWS_PER_CLASS = 2
+
 
 @dataclass(frozen=True)
 class Silhouette:
@@ -24,7 +26,8 @@ class Silhouette:
 
     mean: float
     standard_error: float
-    """Of the mean, were the rows drawn anew: std(influence)/√n."""
+    """Of the mean, were the rows drawn anew: std(influence)/√n. Of a `sample` too: what it misses of all rows is part
+    of it."""
     n: int
     samples: np.ndarray
     """float64 [n]: s(i) of each scored row."""
@@ -38,8 +41,6 @@ class Silhouette:
     """label → (mean of s(i), rows)."""
     rows: np.ndarray
     """int64 [n], increasing: which rows of X were scored; all of them without `sample`."""
-    sampling_error: float
-    """Standard error of `mean` against the value on all rows; 0 without `sample`."""
 
 
 def silhouette(
@@ -62,8 +63,7 @@ def silhouette(
     rows = as_rows(X)
     y = as_labels(y, len(rows))
     picked = _stratified(y, sample, seed)
-    total = len(rows)
-    if len(picked) < total:
+    if len(picked) < len(rows):
         rows, y = rows[torch.from_numpy(picked)], y[picked]
     labels, codes = np.unique(y, return_inverse=True)
     _check_classes(labels, len(y))
@@ -73,40 +73,8 @@ def silhouette(
     if metric is Metric.EUCLIDEAN:
         samples, influence = all_pairs(rows, codes, space, precision, seed)
     else:
-        samples, influence = closed_form(lambda: [rows], codes, len(labels), metric, space, rows.device)
-    return _result(samples.cpu().numpy(), influence.cpu().numpy(), labels, codes, picked, total)
-
-
-def silhouette_streamed(
-    blocks: Callable[[], Iterable[tuple[np.ndarray, np.ndarray]]],
-    metric: Metric,
-    *,
-    space: Space = Space.RAW,
-    device: str = "cpu",
-) -> Silhouette:
-    """The same for rows that do not fit in memory: `blocks()` gives (X, y) blocks, the same ones each time.
-
-    For `sqeuclidean` and `cosine` only. The blocks are read four times, once more where a centre is needed (all but
-    cosine in the raw space), and once more for deviations; what stays in memory is a few numbers a row and K·D sums.
-    """
-    if metric is Metric.EUCLIDEAN:
-        raise UserError(
-            "The metric 'euclidean' needs every pair of rows and cannot be streamed; "
-            "use 'sqeuclidean' or 'cosine', or silhouette() with `sample`."
-        )
-    y = np.concatenate([as_labels(labels, len(X)) for X, labels in blocks()])
-    labels, codes = np.unique(y, return_inverse=True)
-    _check_classes(labels, len(y))
-
-    def rows() -> Iterator[torch.Tensor]:
-        for X, _ in blocks():
-            block = as_rows(X).to(device)
-            check_finite(block, "score")
-            yield block
-
-    samples, influence = closed_form(rows, codes, len(labels), metric, space, torch.device(device))
-    every = np.arange(len(y), dtype=np.int64)
-    return _result(samples.cpu().numpy(), influence.cpu().numpy(), labels, codes, every, len(y))
+        samples, influence = closed_form(rows, codes, len(labels), metric, space)
+    return _result(samples.cpu().numpy(), influence.cpu().numpy(), labels, codes, picked)
 
 
 def difference_error(a: Silhouette, b: Silhouette) -> float:
@@ -122,7 +90,6 @@ def _result(
     labels: np.ndarray,
     codes: np.ndarray,
     rows: np.ndarray,
-    total: int,
 ) -> Silhouette:
     n = len(samples)
     if not (np.isfinite(samples).all() and np.isfinite(influence).all()):
@@ -130,18 +97,16 @@ def _result(
             f"The silhouette of {int((~np.isfinite(samples)).sum())} of {n} rows came out as no finite number: their "
             "values are too large or too small for squares in float64. Scale the embeddings to about 1."
         )
-    error = float(np.std(influence) / np.sqrt(n))
     counts = np.bincount(codes)
     sums = np.bincount(codes, weights=samples)
     return Silhouette(
         mean=float(samples.mean()),
-        standard_error=error,
+        standard_error=float(np.std(influence) / np.sqrt(n)),
         n=n,
         samples=samples,
         influence=influence,
         by_class={int(labels[k]): (float(sums[k] / counts[k]), int(counts[k])) for k in range(len(labels))},
         rows=rows,
-        sampling_error=error * float(np.sqrt(1.0 - n / total)),
     )
 
 
@@ -169,21 +134,16 @@ def _within_range(rows: torch.Tensor) -> torch.Tensor:
 
 
 def _stratified(y: np.ndarray, sample: int | None, seed: int) -> np.ndarray:
-    """Row numbers of a draw of `sample` rows, each class by its share (largest remainders), increasing."""
+    """Row numbers of a draw of `sample` rows, increasing: each class by its share, and at least two where they fit."""
     if sample is None or sample >= len(y):
         return np.arange(len(y), dtype=np.int64)
     if sample < 2:
         raise UserError(
             f"A silhouette cannot be taken of sample={sample} rows; give at least 2, or leave it out."
         )
-    _, codes = np.unique(y, return_inverse=True)
-    counts = np.bincount(codes)
-    share = counts * (sample / len(y))
-    take = np.floor(share).astype(np.int64)
-    rest = sample - int(take.sum())
-    take[np.argsort(take - share, kind="stable")[:rest]] += 1
-    draw = np.random.default_rng(seed)
-    picked = [
-        draw.choice(np.flatnonzero(codes == c), size=take[c], replace=False) for c in range(len(counts))
-    ]
-    return np.sort(np.concatenate(picked))
+    shuffled = np.random.default_rng(seed).permutation(len(y))
+    by_class = shuffled[np.argsort(y[shuffled], kind="stable")]
+    _, first, counts = np.unique(y[by_class], return_index=True, return_counts=True)
+    rank = np.arange(len(y)) - np.repeat(first, counts)
+    quantile = (rank + 0.5) / np.repeat(counts, counts)
+    return np.sort(by_class[np.lexsort((quantile, rank >= LEAST_ROWS_PER_CLASS))[:sample]])

@@ -12,6 +12,7 @@ from cyclopts import App
 from flows.cli import app
 from flows.parameters import SweepParameters
 from flows.terminal.preview import show_inspection, show_plan
+from storage.errors import UserError
 from tests.conftest import labelled_text
 from tests.flows.conftest import COMMAND, environment, layerscout
 
@@ -55,7 +56,7 @@ def test_inspect_as_a_command(reviews: Path) -> None:
     done = layerscout(
         *("inspect", "--dataset", f"path:{reviews}", "--label-column", "stars"), env=environment()
     )
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, done.stderr) == (0, "Reading the data set\n")
     assert "characters" in done.stdout
 
 
@@ -83,6 +84,14 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(
     assert re.search(r"scoring about \d+ s \(8 layers", shown)  # 4 layers × 2 poolings
     assert "Nothing was run" in shown
     assert not storage.exists()
+
+
+def test_a_dry_run_refuses_a_criterion_that_there_is_not(reviews: Path, tiny_model: Path) -> None:
+    asked = SweepParameters(
+        model=f"path:{tiny_model}", dataset=f"path:{reviews}", criterion=("logme", "nonesuch")
+    )
+    with pytest.raises(UserError, match=r"no criterion 'nonesuch'. Those known are: .*knn_loo, logme"):
+        show_plan(asked)
 
 
 def test_exit_codes(tmp_path: Path) -> None:

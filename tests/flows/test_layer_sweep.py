@@ -1,6 +1,7 @@
 """A whole sweep as a user runs it: the small model for what must be quick, SmolLM2 for what must be real."""
 
 import json
+import shutil
 import signal
 import subprocess
 from pathlib import Path
@@ -122,6 +123,26 @@ def test_embeddings_that_are_not_kept_are_deleted_and_a_repeat_needs_none(
     assert query(f"{tmp_path}/results.duckdb", "SELECT sum(shards_computed) FROM execution").item() == 1
 
 
+def test_other_criteria_make_another_run_of_the_same_embeddings(
+    tiny_sweep: tuple[list[str], Path, dict[str, Any]], tmp_path: Path, served: dict[str, str]
+) -> None:
+    arguments, finished, answer = tiny_sweep
+    storage = shutil.copytree(finished, tmp_path / "out")  # the other tests compare the one run of theirs
+    before = _written(storage / "embeddings")
+    more = [word for name in ("logme", "whitened_silhouette", "knn_loo") for word in ("--criterion", name)]
+    more += ["--probe-protocol", "sgd"]
+    done = layerscout(*arguments, *more, "--storage", str(storage), env=served)
+    assert done.returncode == 0, done.stderr
+    run = json.loads(done.stdout)["run_id"]
+    assert run != answer["run_id"]
+    assert _written(storage / "embeddings") == before
+    asked = f"FROM criterion WHERE run_id = '{run}' ORDER BY name"
+    found = query(f"{storage}/results.duckdb", f"SELECT DISTINCT name {asked}")["name"].to_list()
+    assert found == ["knn_loo", "logme", "ridge_loo", "whitened_silhouette"]
+    probes = query(f"{storage}/results.duckdb", f"SELECT DISTINCT protocol FROM probe WHERE run_id = '{run}'")
+    assert probes["protocol"].to_list() == ["sgd"]
+
+
 def test_first_blocks_alone_score_as_they_do_in_the_whole_model(
     tiny_sweep: tuple[list[str], Path, dict[str, Any]], tmp_path: Path, served: dict[str, str]
 ) -> None:
@@ -172,6 +193,8 @@ def test_the_server_records_every_task_run_and_artifact(
         (["--text-column", "words"], "no column 'words'"),
         (["--device", "cuda:7"], "no device 'cuda:7'"),
         (["--pooling", "median"], "--pooling median"),
+        (["--criterion", "nonesuch"], "no criterion 'nonesuch'"),
+        (["--probe-protocol", "svm"], "--probe-protocol svm"),
         (["--max-train-rows", "0"], "--max-train-rows 0"),
     ],
 )
@@ -190,7 +213,9 @@ def test_bad_input_is_one_paragraph_and_no_traceback(
     assert failed.stdout == ""
     assert message in failed.stderr
     assert "Traceback" not in failed.stderr
-    assert len(failed.stderr.strip().splitlines()) == 1
+    # What is wrong with a flag is said at once; the sources are looked at in a stage, which a log names.
+    stages = [] if failed.returncode == 2 else ["Reading the data set and the model"]
+    assert failed.stderr.strip().splitlines()[:-1] == stages
 
 
 def test_a_failed_run_tells_its_reason_in_the_ui_and_debug_shows_the_traceback(
@@ -277,11 +302,12 @@ def test_a_cancelled_run_is_recorded_as_cancelled_and_leaves_no_process(
 
 
 def test_two_clients_share_one_server_and_the_last_one_ends_it(tmp_path: Path) -> None:
-    with local_server(tmp_path) as outer:
-        with local_server(tmp_path) as inner:
+    home = Layout(str(tmp_path)).server
+    with local_server(home) as outer:
+        with local_server(home) as inner:
             assert inner == outer
         assert httpx.get(f"{outer}/api/health", trust_env=False).status_code == 200
-        server = _server_of(tmp_path.parent, home=tmp_path)
+        server = _server_of(tmp_path)
         assert {each.laddr.ip for each in server.net_connections() if each.status == "LISTEN"} == {
             "127.0.0.1"
         }
@@ -295,8 +321,8 @@ def _written(folder: Path, ending: str = "") -> dict[str, int]:
     return {str(each): each.stat().st_mtime_ns for each in found if ending in str(each)}
 
 
-def _server_of(storage: Path, home: Path | None = None) -> psutil.Process | None:
-    record = (home or storage / "prefect") / "server.json"
+def _server_of(storage: Path) -> psutil.Process | None:
+    record = Layout(str(storage)).server.record
     return psutil.Process(json.loads(record.read_text())["pid"]) if record.exists() else None
 
 

@@ -1,17 +1,28 @@
+"""Every Prefect task of every room is tried again where waiting helps."""
+
 import errno
+import importlib
+import pkgutil
+from typing import Any
 
 import httpx
 import pytest
+from prefect import Task
 from prefect.states import Failed
 
+import tasks
 from storage.errors import UnreachableError, UserError
-from tasks.choosing.curve_choice import audit_task, choose_layer_task
-from tasks.data.dataset import prepare_dataset_task
-from tasks.embedding.embedding_set import embed_shard_task, plan_embedding_set_task
-from tasks.embedding.model import resolve_model_task
-from tasks.reporting.run_record import summarise_task
 from tasks.retries import waiting_helps
-from tasks.scoring.layer_scores import score_layer_task
+
+
+def every_task() -> dict[str, Task[..., Any]]:
+    """The tasks of all rooms by their names in Prefect, found where they are defined."""
+    found = {}
+    for module in pkgutil.walk_packages(tasks.__path__, "tasks."):
+        for each in vars(importlib.import_module(module.name)).values():
+            if isinstance(each, Task):
+                found[each.name] = each
+    return found
 
 
 @pytest.mark.parametrize(
@@ -32,10 +43,10 @@ def test_every_task_is_tried_again_where_waiting_helps_and_nowhere_else(
 ) -> None:
     assert waiting_helps(error) is helps
     state = Failed(message=str(error), data=error)
-    tasks = [prepare_dataset_task, resolve_model_task, plan_embedding_set_task, embed_shard_task]
-    tasks += [score_layer_task, choose_layer_task, audit_task, summarise_task]
-    for each in tasks:
-        assert each.retries == 3
-        assert each.timeout_seconds is not None
-        assert each.retry_condition_fn is not None
-        assert each.retry_condition_fn(each, None, state) is helps
+    found = every_task()
+    assert {"prepare-dataset", "embed", "score-layer", "report", "compare-grid"} <= set(found)
+    for name, each in found.items():
+        assert each.retries == 3, name
+        assert each.timeout_seconds is not None, name
+        assert each.retry_condition_fn is not None, name
+        assert each.retry_condition_fn(each, None, state) is helps, name

@@ -1,17 +1,27 @@
-"""What a run says of its pace."""
+"""What a run says of its pace, and of its stages where there is no terminal."""
+
+import io
+import json
+import re
+import threading
+import time
+from pathlib import Path
 
 import httpx
 import pytest
 from prefect import flow
 from prefect.settings import PREFECT_API_URL, PREFECT_LOGGING_TO_API_ENABLED, temporary_settings
+from rich.console import Console
 
 from flows.running import progress
-from flows.running.progress import Pace, stage_progress
+from flows.running.progress import Pace, progress_bar, stage_progress, working
+from tests.flows.conftest import layerscout
 
 
 def test_a_pace_counts_rows_tokens_and_the_time_left() -> None:
     pace = Pace("Embedding", "rows", 6000, started=100.0)
     assert pace.told(100.0) == "0 of 6,000 rows"
+    assert pace.told(115.0) == "0 of 6,000 rows, 15 s so far"
     pace.advance(1000, tokens=50_000)
     assert pace.told(110.0) == "1,000 of 6,000 rows, 5,000 tokens/s, about 50 s left"
     assert pace.percent == 16
@@ -49,3 +59,71 @@ def test_a_server_that_is_away_ends_no_stage(prefect_server: str, monkeypatch: p
     with temporary_settings({PREFECT_API_URL: prefect_server, PREFECT_LOGGING_TO_API_ENABLED: False}):
         assert stage() == 2
     assert [each["key"] for each in sent] == ["progress-scoring"] * 2
+
+
+def test_a_stage_that_waits_is_told_again_and_again_and_no_more_when_it_ends(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    log = Console(file=io.StringIO(), force_terminal=False, width=20, soft_wrap=True)
+    monkeypatch.setattr(progress, "console", log)
+    monkeypatch.setattr(progress, "SECONDS_PER_LOG", 0.05)
+    threads = threading.active_count()
+    with working("Reading a long name of a data set"):
+        time.sleep(0.3)
+    pace = Pace("Embedding", "rows", 1_200)
+    with progress_bar(pace) as advance:
+        time.sleep(0.3)
+        advance(1_200, tokens=90)
+    with pytest.raises(ZeroDivisionError), working("Planning"):
+        time.sleep(1 / 0)
+    assert threading.active_count() == threads
+    told = log.file.getvalue()  # type: ignore[attr-defined]  # it is the StringIO from above
+    time.sleep(0.2)
+    assert log.file.getvalue() == told  # type: ignore[attr-defined]
+    lines = told.splitlines()
+    reading = [each for each in lines if each.startswith("Reading")]
+    embedding = [each for each in lines if each.startswith("Embedding")]
+    assert reading[0] == "Reading a long name of a data set"
+    assert set(reading[1:]) == {"Reading a long name of a data set: 1 s so far"}
+    assert len(embedding) > 2
+    assert embedding[0] == "Embedding: 0 of 1,200 rows"
+    assert re.fullmatch(r"Embedding: 1,200 of 1,200 rows, \d+ tokens/s, finished in 1 s", embedding[-1])
+    assert lines == [*reading, *embedding, "Planning"]
+
+
+def test_a_terminal_has_spinners_and_bars_and_no_lines_of_a_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = Console(file=io.StringIO(), force_terminal=True, width=100)
+    monkeypatch.setattr(progress, "console", screen)
+    with working("Reading"):
+        time.sleep(0.2)
+    with progress_bar(Pace("Embedding", "rows", 10)) as advance:
+        advance(10)
+    shown = screen.file.getvalue()  # type: ignore[attr-defined]  # it is the StringIO from above
+    assert "\x1b[?25l" in shown  # the cursor is hidden while a bar moves
+    assert "10/10" in shown
+    assert "10 of 10 rows" not in shown
+
+
+def test_a_sweep_without_a_terminal_leaves_a_log_of_whole_lines(
+    tiny_model: Path, tiny_dataset: Path, tmp_path: Path, served: dict[str, str]
+) -> None:
+    arguments = ["--model", f"path:{tiny_model}", "--dataset", f"path:{tiny_dataset}", "--pooling", "mean"]
+    done = layerscout("sweep", *arguments, "--storage", str(tmp_path), "--json", env=served)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["run_id"]
+    assert not re.search(r"[\r\x1b]", done.stderr)
+    lines = [each for each in done.stderr.splitlines() if "so far" not in each]
+    embedded = lines.pop(3)
+    assert re.fullmatch(r"Embedding: 360 of 360 rows, [\d,]+ tokens/s, finished in \d+ s", embedded)
+    assert re.fullmatch(r"Scoring: 4 of 4 layers, finished in \d+ s", lines.pop(4))
+    assert lines == [
+        "Reading the data set and the model",
+        "Planning the shards",
+        "Embedding: 0 of 360 rows",
+        "Scoring: 0 of 4 layers",
+        "Choosing",
+        "Projecting",
+        "Auditing",
+        "Merging the results",
+        "Writing the report",
+    ]

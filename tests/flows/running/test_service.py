@@ -25,6 +25,7 @@ from selenium.webdriver.support.ui import WebDriverWait
 
 from flows.running.deploy import CONCURRENCY_LIMITS
 from flows.running.server import local_server
+from storage.layout import Layout
 from tests.browser import chromium
 from tests.flows.conftest import environment, layerscout
 
@@ -93,7 +94,7 @@ def until(found: Callable[[], Any]) -> Any:
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     storage = tmp_path_factory.mktemp("service")
-    with local_server(storage / "prefect") as url:
+    with local_server(Layout(str(storage)).server) as url:
         registered = layerscout(
             "deploy",
             "--storage",

@@ -1,17 +1,21 @@
 import gzip
+import io
 import json
 import random
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import datasets
 import polars as pl
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from storage.errors import UserError
 from storage.layout import Layout
+from tasks.data import dataset
 from tasks.data.dataset import (
     Dataset,
     fingerprint_table,
@@ -21,6 +25,8 @@ from tasks.data.dataset import (
     stratified_sample,
 )
 from tests.conftest import labelled_text
+
+TABLE = {"row_id": pl.Int64, "text": pl.String, "label": pl.Int32, "split": pl.String}
 
 
 def prepare(spec: str, storage: Path, **options: Any) -> tuple[Dataset, pl.DataFrame]:
@@ -298,6 +304,55 @@ def test_fingerprint_sees_every_part_of_the_content() -> None:
     prints = [fingerprint_table(each, ("x", "y")) for each in (table, *changed)]
     prints.append(fingerprint_table(table, ("x", "z")))
     assert len(set(prints)) == len(prints)
+
+
+class CountingFile(io.FileIO):
+    """A file that knows how many of its bytes were asked for."""
+
+    bytes_read = 0
+
+    def read(self, size: int | None = -1, /) -> bytes | None:
+        found = super().read(-1 if size is None else size)
+        self.bytes_read += len(found or b"")
+        return found
+
+
+@pytest.mark.parametrize(
+    "rows", [range(0), range(1), range(990, 1_010), range(4_000, 5_000), range(2_500, 5_000), range(5_000)]
+)
+def test_a_part_of_the_table_is_read_without_the_rest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: range
+) -> None:
+    # Texts that no compression makes small, so that the table is large beside the end of its file.
+    texts = [random.Random(row).randbytes(150).hex() for row in range(5_000)]
+    labelled_text(5_000).with_columns(text=pl.Series(texts)).write_csv(tmp_path / "all.csv")
+    found, whole = prepare(f"path:{tmp_path / 'all.csv'}", tmp_path / "out")
+    opened: list[CountingFile] = []
+
+    def open_input_file(path: str) -> CountingFile:
+        opened.append(CountingFile(path))
+        return opened[-1]
+
+    disk = SimpleNamespace(open_input_file=open_input_file)
+    monkeypatch.setattr(dataset, "filesystem", lambda uri: (disk, uri))
+    part = read_table(found.uri, rows)
+    assert part.equals(whole[rows.start : rows.stop])
+    assert part.schema == whole.schema == TABLE
+    groups = len({row // dataset.ROWS_PER_GROUP for row in rows})
+    # The groups' share, and the end of the file (64 KiB at once), which says where they lie.
+    size = Path(found.uri).stat().st_size
+    assert size * groups / 5 <= sum(each.bytes_read for each in opened) < 1.1 * size * groups / 5 + 70_000
+    assert size > 500_000
+
+
+def test_a_table_of_an_older_version_is_one_row_group(tmp_path: Path) -> None:
+    labelled_text(3_000).write_csv(tmp_path / "all.csv")
+    found, whole = prepare(f"path:{tmp_path / 'all.csv'}", tmp_path / "out")
+    assert pq.ParquetFile(found.uri).num_row_groups == 3
+    whole.write_parquet(found.uri, row_group_size=3_000)
+    assert pq.ParquetFile(found.uri).num_row_groups == 1
+    assert read_table(found.uri).equals(whole)
+    assert read_table(found.uri, range(1_200, 2_700)).equals(whole[1_200:2_700])
 
 
 def _write(rows: pl.DataFrame, path: Path) -> None:

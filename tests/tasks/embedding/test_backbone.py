@@ -11,7 +11,9 @@ import transformers as hf
 from torch import nn
 
 from storage.errors import UserError
-from tasks.embedding.backbone import TESTED_FAMILIES, Run, capturing, find_backbone, forward_layers
+from tasks.embedding.backbone import capturing, find_backbone, forward_layers
+from tasks.embedding.families import FAMILIES
+from tasks.embedding.packed_attention import LengthGroup
 
 WINDOW = 4
 VOCABULARY = 40
@@ -99,35 +101,35 @@ def hugging_face_layers(model: nn.Module, ids: torch.Tensor) -> torch.Tensor:
 
 def our_layers(backbone, texts: list[torch.Tensor], max_layer: int | None = None) -> list[torch.Tensor]:
     """Each text's [layers + 1, length, D], from texts laid end to end (those of one length for T5)."""
-    groups: list[list[torch.Tensor]] = [[texts[0]]]
+    batches: list[list[torch.Tensor]] = [[texts[0]]]
     for text in texts[1:]:
-        if backbone.packed or len(text) == len(groups[-1][0]):
-            groups[-1].append(text)
+        if backbone.packed or len(text) == len(batches[-1][0]):
+            batches[-1].append(text)
         else:
-            groups.append([text])
+            batches.append([text])
     found = []
-    for group in groups:
-        runs: list[Run] = []
-        for text in group:
-            if runs and runs[-1].length == len(text):
-                runs[-1] = Run(runs[-1].start, runs[-1].texts + 1, len(text))
+    for batch in batches:
+        groups: list[LengthGroup] = []
+        for text in batch:
+            if groups and groups[-1].length == len(text):
+                groups[-1] = LengthGroup(groups[-1].start, groups[-1].texts + 1, len(text))
             else:
-                runs.append(Run(runs[-1].stop if runs else 0, 1, len(text)))
+                groups.append(LengthGroup(groups[-1].stop if groups else 0, 1, len(text)))
         layers: list[torch.Tensor] = []
         with capturing(backbone):
             forward_layers(
                 backbone,
-                torch.cat(group),
-                runs,
+                torch.cat(batch),
+                groups,
                 lambda layer, states, into=layers: into.append(states.clone()),
                 max_layer,
             )
-        found += torch.stack(layers).split([len(text) for text in group], dim=1)
+        found += torch.stack(layers).split([len(text) for text in batch], dim=1)
     return found
 
 
 def test_every_tested_family_is_tested():
-    assert {small_model(name).config.model_type for name in MODELS} == TESTED_FAMILIES
+    assert {small_model(name).config.model_type for name in MODELS} == set(FAMILIES)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -213,7 +215,7 @@ def test_never_more_than_a_block_and_its_input_are_alive():
         alive.append(len({each.data_ptr() for each in tensors if each.shape == (1, 9, 16)}))
 
     with capturing(backbone):
-        forward_layers(backbone, some_ids([9])[0], [Run(0, 1, 9)], take)
+        forward_layers(backbone, some_ids([9])[0], [LengthGroup(0, 1, 9)], take)
     assert len(alive) == 4
     assert max(alive) <= 3
 

@@ -2,7 +2,6 @@
 
 import copy
 import json
-import threading
 
 import numpy as np
 import pytest
@@ -15,7 +14,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from benchmarks import gpu
 from storage.errors import UserError
 from tasks.embedding.backbone import find_backbone
-from tasks.embedding.embed import _pool_batch, calibrate, choose_dtype, embed_texts, plan_batches
+from tasks.embedding.embed import choose_dtype, embed_texts, plan_batches
 from tasks.embedding.pooling import pool
 from tasks.embedding.tokens import tokenise
 from tasks.vocabulary import NormState, Pooling
@@ -280,53 +279,6 @@ def test_batches_are_about_equal_and_threads_can_share_them(texts):
     assert sizes[-1] >= max(sizes) / 2
 
 
-@pytest.mark.parametrize("name", ["llama", "t5"])
-def test_calibration_finds_a_budget(name, monkeypatch):
-    monkeypatch.setattr("tasks.embedding.embed._CPU_BUDGETS", (8, 32))
-    found = calibrate(find_backbone(small_model(name)), word_tokenizer(), TEXTS, 16)
-    assert found.token_budget in (8, 32)
-    assert found.tokens_per_second > 0
-
-
-def test_calibration_computes_no_more_tokens_than_it_may(monkeypatch):
-    computed = []
-
-    def pool_batch(backbone, ids, *rest):
-        computed.append(sum(map(len, ids)))
-        return _pool_batch(backbone, ids, *rest)
-
-    monkeypatch.setattr("tasks.embedding.embed._CPU_BUDGETS", (8, 32, 64))
-    monkeypatch.setattr("tasks.embedding.embed._pool_batch", pool_batch)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
-        backbone = find_backbone(small_model())
-        assert calibrate(backbone, word_tokenizer(), TEXTS, 16, 2 * (8 + 8) - 1) is None
-        assert not computed
-        assert calibrate(backbone, word_tokenizer(), TEXTS, 16, 2 * (8 + 8 + 32)).token_budget in (8, 32)
-        assert len(computed) == 2 * 3
-        assert sum(computed) <= 2 * (8 + 8 + 32)
-    finally:
-        torch.set_num_threads(threads)
-
-
-def test_calibration_keeps_every_thread_at_work_as_a_sweep_does(monkeypatch):
-    together = threading.Barrier(2, timeout=30)
-
-    def pool_batch(*arguments):
-        together.wait()  # a batch that is alone breaks the barrier
-        return _pool_batch(*arguments)
-
-    monkeypatch.setattr("tasks.embedding.embed._CPU_BUDGETS", (8, 32))
-    monkeypatch.setattr("tasks.embedding.embed._pool_batch", pool_batch)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
-        calibrate(find_backbone(small_model()), word_tokenizer(), TEXTS, 16)
-    finally:
-        torch.set_num_threads(threads)
-
-
 def test_bfloat16_states_are_close_and_pooled_in_float32():
     model, tokenizer = small_model(), word_tokenizer()
     exact = embed(copy.deepcopy(model), tokenizer)
@@ -340,6 +292,7 @@ def test_bfloat16_states_are_close_and_pooled_in_float32():
 
 
 def test_auto_dtype_is_bfloat16_only_where_it_is_native(monkeypatch):
+    monkeypatch.setattr("tasks.embedding.embed.packs_bfloat16", lambda: True)
     device = torch.device("cpu")
     for bf16, amx in [
         (True, False),
@@ -354,7 +307,7 @@ def test_auto_dtype_is_bfloat16_only_where_it_is_native(monkeypatch):
 
 
 def test_the_gpu_benchmark_runs_on_a_small_shape(tmp_path, monkeypatch):
-    monkeypatch.setattr("tasks.embedding.embed._CPU_BUDGETS", (512,))
+    monkeypatch.setattr("tasks.embedding.calibration._CPU_BUDGETS", (512,))
     monkeypatch.setattr(gpu, "PEAK_ROWS", (64,))
     asked = ["--shape", "tiny", "--texts", "60", "--rows", "300", "--out", str(tmp_path / "gpu.json")]
     figures, scored = gpu.main(asked)

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -15,9 +16,10 @@ from storage.embeddings import read_layer
 from storage.errors import UserError
 from storage.layout import Layout
 from storage.manifest import read_manifest
-from tasks.data.dataset import Dataset, prepare_dataset
+from tasks.data.dataset import Dataset, prepare_dataset, read_table
 from tasks.embedding import embedding_set
-from tasks.embedding.embed import budgets_of, embed_tokens
+from tasks.embedding.calibration import budgets_of
+from tasks.embedding.embed import embed_tokens
 from tasks.embedding.embedding_set import (
     EmbeddingSet,
     Settings,
@@ -27,6 +29,7 @@ from tasks.embedding.embedding_set import (
     using_embeddings,
 )
 from tasks.embedding.model import ModelFolder, resolve_model
+from tasks.embedding.shards import Shard
 from tasks.embedding.tokens import tokenise
 from tasks.machine import device_lock
 from tasks.vocabulary import NormState, Pooling
@@ -52,13 +55,33 @@ def test_a_set_is_calibrated_once_it_is_worth_it(
     assert small.token_budget == min(budgets_of(torch.device("cpu")))
     assert kept_calibration(small.id) is None
     budgets = (small.tokens // 400, small.tokens // 200)
-    monkeypatch.setattr("tasks.embedding.embed._CPU_BUDGETS", budgets)
+    monkeypatch.setattr("tasks.embedding.calibration._CPU_BUDGETS", budgets)
     measured = plan_embedding_set(Layout(str(tmp_path / "first")), dataset, model, SETTINGS)
     kept = kept_calibration(measured.id)
     assert kept is not None
     assert measured.token_budget == kept.token_budget in budgets
     monkeypatch.setattr(embedding_set, "calibrate", None)
     assert plan_embedding_set(Layout(str(tmp_path / "second")), dataset, model, SETTINGS) == measured
+
+
+def test_a_shard_reads_no_rows_but_its_own(planned: Planned, tmp_path: Path) -> None:
+    layout, found, dataset, model = planned
+    texts = read_table(dataset.uri)
+    texts.write_parquet(dataset.uri, row_group_size=60)
+    shard = Shard(index=0, start=120, stop=240, tokens=0)
+    expected = embed_shard(Layout(str(tmp_path / "whole")), found, shard, dataset, model, SETTINGS)
+    groups = pq.ParquetFile(dataset.uri).metadata
+    damaged = bytearray(Path(dataset.uri).read_bytes())
+    for group in (0, 1, 4, 5):
+        for column in range(groups.num_columns):
+            chunk = groups.row_group(group).column(column)
+            start = chunk.dictionary_page_offset or chunk.data_page_offset
+            damaged[start : start + chunk.total_compressed_size] = bytes(chunk.total_compressed_size)
+    Path(dataset.uri).write_bytes(damaged)
+    with pytest.raises(OSError, match="page"):
+        read_table(dataset.uri)
+    done = embed_shard(layout, found, shard, dataset, model, SETTINGS)
+    assert Path(done.uri).read_bytes() == Path(expected.uri).read_bytes()
 
 
 @pytest.mark.parametrize(

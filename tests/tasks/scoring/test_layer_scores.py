@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -18,10 +19,18 @@ from tasks.choosing.curve_choice import audit, choose
 from tasks.choosing.rules import DEFAULT_RULE
 from tasks.curves import CurveOfRun, LayerOfRun
 from tasks.data.dataset import Dataset
-from tasks.scoring.layer_scores import is_scored, on_idle_cores, score_layer
-from tasks.vocabulary import Metric, NormState, Pooling
+from tasks.scoring.criteria import CRITERIA
+from tasks.scoring.layer_scores import ScoringSettings, is_scored, on_idle_cores, score_layer
+from tasks.vocabulary import Metric, NormState, Pooling, Precision, ProbeProtocol
 
 LAYERS, TRAIN, TEST, WIDTH = 6, 180, 90, 8
+SETTINGS = ScoringSettings(
+    metrics=(Metric.COSINE, Metric.EUCLIDEAN),
+    criteria=("ridge_loo", "logme", "whitened_silhouette"),
+    protocol=ProbeProtocol.LOGISTIC,
+    silhouette_rows=50_000,
+    silhouette_precision=Precision.EXACT,
+)
 SPREAD = (3.0, 1.5, 0.7, 1.5, 3.0, 4.0)  # of the points around their class: layer 2 separates best
 
 
@@ -53,10 +62,10 @@ def scored(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[LayerOfRun], 
     )
     first = LayerOfRun(layout, "run", tuple(uris), dataset, Pooling.MEAN, NormState.AS_RETURNED, 0, 0, 1)
     layers = [replace(first, layer=layer) for layer in range(LAYERS)]
-    for at in layers:
-        assert not is_scored(at)
-        score_layer(at, (Metric.COSINE, Metric.EUCLIDEAN), ("ridge_loo", "logme", "whitened_silhouette"))
-        assert is_scored(at)
+    for layer in layers:
+        assert not is_scored(layer, SETTINGS.criteria)
+        score_layer(layer, SETTINGS)
+        assert is_scored(layer, SETTINGS.criteria)
     return layers, states, labels
 
 
@@ -95,10 +104,107 @@ def test_probe_is_fitted_on_train_and_measured_on_test_rows(
 def test_what_is_staged_is_not_computed_again(
     scored: tuple[list[LayerOfRun], np.ndarray, np.ndarray],
 ) -> None:
-    at = replace(scored[0][0], shard_uris=("/nowhere",))
-    score_layer(at, (Metric.COSINE,), ("logme",))
+    layer, fewer = replace(scored[0][0], shard_uris=("/nowhere",)), replace(SETTINGS, criteria=("logme",))
+    score_layer(layer, fewer)
     with pytest.raises(FileNotFoundError):
-        score_layer(replace(at, run_id="another"), (Metric.COSINE,), ("logme",))
+        score_layer(replace(layer, run_id="another"), fewer)
+
+
+def test_one_criterion_more_is_computed_and_the_others_stay(
+    scored: tuple[list[LayerOfRun], np.ndarray, np.ndarray],
+) -> None:
+    layer = replace(scored[0][1], run_id="grown")
+    two, three = ("ridge_loo", "knn_loo"), ("ridge_loo", "logme", "knn_loo")
+    score_layer(layer, replace(SETTINGS, criteria=two))
+    before = read_staged(layer.layout, "grown", "criterion")
+    assert before["name"].to_list() == list(two)
+    assert (is_scored(layer, two), is_scored(layer, three)) == (True, False)
+    score_layer(layer, replace(SETTINGS, criteria=three))
+    assert is_scored(layer, three)
+    after = read_staged(layer.layout, "grown", "criterion")
+    assert after["name"].to_list() == ["ridge_loo", "knn_loo", "logme"]
+    assert after.head(2).equals(before)
+    of_whole_run = read_staged(layer.layout, "run", "criterion", layer.part).filter(name="logme")
+    assert after["value"][2] == of_whole_run["value"].item()
+
+
+def test_every_criterion_is_staged(scored: tuple[list[LayerOfRun], np.ndarray, np.ndarray]) -> None:
+    layer = replace(scored[0][2], run_id="every")
+    score_layer(layer, replace(SETTINGS, criteria=tuple(CRITERIA)))
+    found = read_staged(layer.layout, "every", "criterion")
+    assert found["name"].to_list() == list(CRITERIA)
+    assert found["value"].is_finite().all()
+    assert (found["seconds"] > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"silhouette_rows": 100}, "sampled 100 of 180"),
+        ({"silhouette_precision": Precision.FAST}, "fast"),
+        ({"silhouette_rows": 100, "silhouette_precision": Precision.FAST}, "fast, sampled 100 of 180"),
+        ({"silhouette_rows": TRAIN}, "exact"),
+    ],
+)
+def test_a_euclidean_silhouette_says_how_exact_it_is(
+    scored: tuple[list[LayerOfRun], np.ndarray, np.ndarray],
+    changed: dict[str, Any],
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # So few rows would be computed in float64.
+    for module in ("numerics.distances", "scoring.layer_scores"):
+        monkeypatch.setattr(f"tasks.{module}.FLOAT64_ROWS", 50)
+    layer = replace(scored[0][2], run_id=said)
+    score_layer(layer, replace(SETTINGS, **changed))
+    found = read_staged(layer.layout, said, "silhouette").sort("metric")
+    assert found["metric"].to_list() == ["cosine", "euclidean"]
+    assert found["precision"].to_list() == ["exact", said]
+    rows = changed.get("silhouette_rows", TRAIN)
+    assert found["n"].to_list() == [TRAIN, rows]
+    by_row = read_staged(layer.layout, said, "silhouette_row").filter(metric="euclidean")
+    assert by_row.height == rows
+    assert found["mean"][1] == pytest.approx(by_row["silhouette"].mean())
+    # The stated error holds what the sample misses: it is that of as many rows, drawn anew.
+    assert found["standard_error"][1] == pytest.approx(by_row["influence"].std(ddof=0) / rows**0.5)
+
+
+def test_few_rows_are_exact_whatever_was_asked(
+    scored: tuple[list[LayerOfRun], np.ndarray, np.ndarray],
+) -> None:
+    layer = replace(scored[0][2], run_id="few")
+    score_layer(layer, replace(SETTINGS, silhouette_precision=Precision.FAST))
+    assert set(read_staged(layer.layout, "few", "silhouette")["precision"]) == {"exact"}
+
+
+def test_a_sampled_silhouette_is_read_as_a_curve(
+    scored: tuple[list[LayerOfRun], np.ndarray, np.ndarray],
+) -> None:
+    settings = replace(SETTINGS, metrics=(Metric.EUCLIDEAN, Metric.COSINE), silhouette_rows=100)
+    for layer in scored[0]:
+        score_layer(replace(layer, run_id="sampled"), settings)
+    layout = scored[0][0].layout
+    curve = CurveOfRun(layout, "sampled", Pooling.MEAN, NormState.AS_RETURNED, False, 0)
+    rows = read_staged(layout, "sampled", "silhouette_row").filter(metric="euclidean")
+    assert rows.group_by("row_id").len()["len"].to_list() == [LAYERS] * 100  # the same rows of every layer
+    chosen = choose(curve)
+    assert chosen.default.layer == 2
+    audit(curve, chosen)
+    trends = read_staged(layout, "sampled", "trend")["curve"].unique().sort().to_list()
+    assert trends == ["accuracy", "silhouette:cosine", "silhouette:euclidean"]
+    assert "silhouette:euclidean" in read_staged(layout, "sampled", "score_audit")["score"].to_list()
+
+
+def test_the_probe_that_is_asked_for_is_fitted(
+    scored: tuple[list[LayerOfRun], np.ndarray, np.ndarray],
+) -> None:
+    layer = replace(scored[0][2], run_id="sgd")
+    score_layer(layer, replace(SETTINGS, protocol=ProbeProtocol.SGD))
+    row = read_staged(layer.layout, "sgd", "probe").row(0, named=True)
+    assert (row["protocol"], row["penalty"]) == ("sgd", 0.0)
+    other = read_staged(layer.layout, "run", "probe", layer.part).row(0, named=True)
+    assert other["protocol"] == "logistic"
+    assert abs(row["accuracy"] - other["accuracy"]) < 0.1
 
 
 def test_two_threads_stage_what_one_does_to_the_bit(
@@ -106,7 +212,7 @@ def test_two_threads_stage_what_one_does_to_the_bit(
 ) -> None:
     one = scored[0][3]
     two = replace(one, run_id="two", threads=2)
-    score_layer(two, (Metric.COSINE, Metric.EUCLIDEAN), ("ridge_loo", "logme", "whitened_silhouette"))
+    score_layer(two, SETTINGS)
     tables = (
         "silhouette",
         "silhouette_by_class",
@@ -128,11 +234,11 @@ def test_two_threads_stage_what_one_does_to_the_bit(
 def test_the_first_failure_of_two_threads_is_raised(
     scored: tuple[list[LayerOfRun], np.ndarray, np.ndarray],
 ) -> None:
-    at = replace(scored[0][0], run_id="failing", threads=2)
+    layer = replace(scored[0][0], run_id="failing", threads=2)
     with pytest.raises(UserError, match="no criterion 'nonesuch'"):
-        score_layer(at, (Metric.COSINE,), ("nonesuch",))
-    assert is_staged(at.layout, "failing", "silhouette", at.part)
-    assert not is_scored(at)
+        score_layer(layer, replace(SETTINGS, criteria=("nonesuch",)))
+    assert is_staged(layer.layout, "failing", "silhouette", layer.part)
+    assert not is_scored(layer, ("nonesuch",))
 
 
 @pytest.mark.parametrize(
@@ -151,8 +257,8 @@ def test_layers_of_the_last_round_share_the_cores_that_would_be_idle(
 ) -> None:
     layers = scored[0]
     found = on_idle_cores(layers, cores)
-    assert [at.threads for at in found] == threads
-    assert [replace(at, threads=1) for at in found] == layers
+    assert [layer.threads for layer in found] == threads
+    assert [replace(layer, threads=1) for layer in found] == layers
 
 
 def test_choice_reads_no_test_row_and_the_audit_reads_them(

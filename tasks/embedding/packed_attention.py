@@ -1,0 +1,157 @@
+"""Attention over texts that are laid end to end: each is attended to by itself, whatever lies beside it."""
+
+from collections.abc import Callable, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+
+PACKED = "layerscout_packed"
+"""The name that transformers knows `attend` by."""
+
+# Tokens up to which two products are faster on a CPU than torch's fused kernel.
+_SHORT = 256
+# Values that an AVX-512 register holds in bfloat16.
+_VECTOR = 32
+
+
+@dataclass(frozen=True)
+class LengthGroup:
+    """`texts` texts of `length` tokens each, laid end to end from token `start`."""
+
+    start: int
+    texts: int
+    length: int
+
+    @property
+    def stop(self) -> int:
+        """One past the last token."""
+        return self.start + self.texts * self.length
+
+
+class LastLayerReached(BaseException):
+    """Ends a forward pass whose further blocks nobody asked for. No error, so that no handler of errors takes it."""
+
+
+@dataclass(frozen=True)
+class ForwardPass:
+    """What hooks and attention have to know of the forward pass that their thread is in.
+
+    `take(layer, states)` is handed each layer up to `last`, states [T, D] of the `groups` end to end.
+    """
+
+    groups: Sequence[LengthGroup]
+    take: Callable[[int, Tensor], None]
+    last: int
+
+    def reached(self, layer: int, states: Tensor) -> None:
+        """Hand out a layer's states [..., D]; `LastLayerReached` where it is the last."""
+        self.take(layer, states.reshape(-1, states.shape[-1]))
+        if layer == self.last:
+            raise LastLayerReached
+
+
+current_pass: ContextVar[ForwardPass] = ContextVar("current_pass")
+"""Of this thread: each computes a batch of its own."""
+
+
+def attend(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    is_causal: bool | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """Attention inside each text of the packed sequence. query: [1, H, T, d]; key, value: [1, H or fewer, T, d]."""
+    causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    out = torch.empty_like(query.transpose(1, 2))  # [1, T, H, d], the layout that the model goes on with
+    for group in current_pass.get().groups:
+        q, k, v, into = (_texts_of(group, x) for x in (query, key, value, out.transpose(1, 2)))
+        window = sliding_window if sliding_window is not None and group.length > sliding_window else None
+        if softcap is not None or (q.device.type == "cpu" and group.length <= _SHORT):
+            _attend_by_products(q, k, v, into, scale, causal, window, softcap)
+        elif window is not None:
+            allowed = _allowed(group.length, group.length, causal, window, q.device)
+            into.copy_(scaled_dot_product_attention(q, k, v, attn_mask=allowed, scale=scale, enable_gqa=True))
+        else:
+            causal_now = causal and group.length > 1
+            into.copy_(
+                scaled_dot_product_attention(q, k, v, is_causal=causal_now, scale=scale, enable_gqa=True)
+            )
+    return out, None
+
+
+def _texts_of(group: LengthGroup, packed: Tensor) -> Tensor:
+    """[1, H, T, d] → a view [texts, H, length, d]."""
+    return packed[0, :, group.start : group.stop].unflatten(1, (group.texts, group.length)).transpose(0, 1)
+
+
+def _attend_by_products(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    into: Tensor,
+    scale: float,
+    causal: bool,
+    window: int | None,
+    softcap: float | None,
+) -> None:
+    """Attention of short texts as two batched matrix products. q, into: [n, H, L, d]; k, v: [n, K, L, d], K divides H.
+
+    On a CPU torch's fused kernel takes longer for texts as short as `_SHORT`. The query heads that share a key head
+    are rows of one product; keys are padded to whole vectors, without which softmax is slow.
+    """
+    texts, heads, length, size = q.shape
+    kv_heads = k.shape[1]
+    group = heads // kv_heads
+    padded = -(-length // _VECTOR) * _VECTOR
+    queries = q.unflatten(1, (kv_heads, group)).transpose(2, 3).reshape(-1, length * group, size)
+    keys = k.new_zeros(texts, kv_heads, padded, size)
+    values = torch.zeros_like(keys)
+    keys[:, :, :length] = k
+    values[:, :, :length] = v
+    bias = _bias(length, padded, group, causal, window, q.dtype, q.device)
+    if softcap is None:
+        scores = torch.baddbmm(bias, queries, keys.flatten(0, 1).transpose(1, 2), alpha=scale)
+    else:
+        scores = torch.bmm(queries, keys.flatten(0, 1).transpose(1, 2)).mul_(scale / softcap)
+        scores = scores.tanh_().mul_(softcap).add_(bias)
+    attended = torch.bmm(scores.softmax(dim=-1), values.flatten(0, 1))
+    into.unflatten(1, (kv_heads, group)).copy_(
+        attended.view(texts, kv_heads, length, group, size).transpose(2, 3)
+    )
+
+
+@lru_cache(maxsize=64)
+def _bias(
+    length: int,
+    padded: int,
+    group: int,
+    causal: bool,
+    window: int | None,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> Tensor:
+    """0 where a query may see a key, else −∞: [1, length · group, padded], each query's row `group` times."""
+    allowed = _allowed(length, padded, causal, window, device)
+    bias = torch.zeros(length, padded, dtype=dtype, device=device).masked_fill_(~allowed, float("-inf"))
+    return bias.repeat_interleave(group, dim=0)[None]
+
+
+def _allowed(length: int, padded: int, causal: bool, window: int | None, device: torch.device) -> Tensor:
+    """Which key (column) each query (row) may see: bool [length, padded]. A window holds the query's own token."""
+    keys = torch.arange(padded, device=device)
+    back = torch.arange(length, device=device)[:, None] - keys
+    allowed = (back >= 0) if causal else (keys < length).expand(length, padded)
+    return allowed if window is None else allowed & (back.abs() < window)

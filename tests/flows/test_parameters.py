@@ -1,0 +1,45 @@
+"""What a sweep may be asked for, and what of it makes the run another one."""
+
+import re
+
+import pytest
+
+from flows.layer_sweep import describe_run, scoring_of
+from flows.parameters import SweepParameters
+from tasks.scoring.criteria import CRITERIA
+from tasks.vocabulary import Precision, ProbeProtocol
+
+
+def asked(**changed: object) -> SweepParameters:
+    return SweepParameters(model="path:model", dataset="path:data", **changed)
+
+
+def test_the_description_names_every_criterion() -> None:
+    words = re.findall(r"\w+", SweepParameters.model_fields["criterion"].description or "")
+    assert sorted({word for word in words if "_" in word or word in CRITERIA}) == sorted(CRITERIA)
+
+
+def test_criteria_come_once_each_and_with_that_of_the_default_rule() -> None:
+    assert asked(criterion=("knn_loo", "logme", "knn_loo")).criterion == ("ridge_loo", "knn_loo", "logme")
+    assert asked(criterion=("logme", "ridge_loo")).criterion == ("logme", "ridge_loo")
+
+
+def test_criteria_are_part_of_the_run_and_their_order_is_not() -> None:
+    default = describe_run(asked(), "set")
+    turned = asked(criterion=("whitened_silhouette", "logme"))
+    assert describe_run(turned, "set") == default
+    assert describe_run(asked(criterion=("logme",)), "set").id != default.id
+    assert default.parameters["criterion"] == ["logme", "ridge_loo", "whitened_silhouette"]
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"probe_protocol": ProbeProtocol.SGD},
+        {"silhouette_rows": 1_000},
+        {"silhouette_precision": Precision.FAST},
+    ],
+)
+def test_what_changes_a_score_makes_another_run(changed: dict[str, object]) -> None:
+    assert scoring_of(asked(**changed)) != scoring_of(asked())
+    assert describe_run(asked(**changed), "set").id != describe_run(asked(), "set").id
