@@ -2,8 +2,9 @@
 
 import tempfile
 from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 
 import duckdb
@@ -12,7 +13,10 @@ import polars as pl
 from storage.database_file import copy_to_write, open_to_read, set_aside_damaged
 from storage.errors import UserError
 from storage.files import exists
-from storage.migrations import check_known, result_tables
+from storage.migrations import check_known, migrate, result_tables
+
+# How soon a long query ends after Ctrl-C.
+INTERRUPT_SECONDS = 0.2
 
 
 class ImpossibleRowError(ValueError):
@@ -36,19 +40,38 @@ def merge(database: str, run_id: str, rows: Mapping[str, pl.DataFrame]) -> None:
         _replace_run(connection, run_id, rows)
 
 
-def rebuild(database: str, runs: Iterable[tuple[str, Mapping[str, pl.DataFrame]]]) -> str | None:
+@dataclass(frozen=True)
+class Rebuild:
+    """What became of the database that lay there, and of runs that could not be merged."""
+
+    aside: str | None
+    """Where a file lies now that DuckDB could not open; None where it could."""
+    refused: Mapping[str, str]
+    """run_id → why its rows cannot be."""
+
+
+def rebuild(database: str, runs: Iterable[tuple[str, Mapping[str, pl.DataFrame]]]) -> Rebuild:
     """Replace all rows of ours by those of these runs, each as `merge` takes it, in their order.
 
     `runs` is read while the writer's lock is held, so that no run is merged between its being read and written. Tables
-    that others made are kept. A database that cannot be opened is set aside: its new name, else None.
+    that others made are kept; a run that cannot be merged does not keep the others from it.
     """
     aside = set_aside_damaged(database)
-    with copy_to_write(database) as connection:
+    refused: dict[str, str] = {}
+    with copy_to_write(database) as connection, duckdb.connect() as trial:
+        migrate(trial)
         for table in result_tables():
             connection.execute(f"DELETE FROM {table}")
         for run_id, rows in runs:
-            _replace_run(connection, run_id, rows)
-    return aside
+            trial.begin()
+            try:
+                _replace_run(trial, run_id, rows)
+            except (duckdb.Error, ImpossibleRowError) as error:
+                refused[run_id] = str(error)
+            else:
+                _replace_run(connection, run_id, rows)
+            trial.rollback()
+    return Rebuild(aside, refused)
 
 
 def check_database(database: str) -> None:
@@ -100,18 +123,24 @@ def query(database: str, sql: str, *, allow_files: bool = False) -> pl.DataFrame
 
 
 def _rows(connection: duckdb.DuckDBPyConnection, sql: str) -> pl.DataFrame:
-    """The rows of the last statement, computed by a thread of its own: Python hears of Ctrl-C between its own steps."""
+    """The rows of the last statement; none of one that has none, such as SET."""
     if not duckdb.extract_statements(sql):
         raise UserError('There is no query. Give one, such as: layerscout sql "SELECT * FROM leaderboard"')
+
+    def answer() -> pl.DataFrame:
+        found = connection.sql(sql)
+        return pl.DataFrame() if found is None else found.pl()
+
+    # Computed by a thread of its own, since Python hears of Ctrl-C between steps of its main thread alone.
     with ThreadPoolExecutor(1) as executor:
-        answering = executor.submit(connection.sql, sql)
+        answering = executor.submit(answer)
         try:
-            found = answering.result()
-            # Rows come only now; a statement without any, such as SET, gives no relation.
-            return pl.DataFrame() if found is None else executor.submit(found.pl).result()
+            while not wait([answering], timeout=INTERRUPT_SECONDS).done:
+                pass
         except KeyboardInterrupt:
             connection.interrupt()
             raise
+        return answering.result()
 
 
 def _replace_run(

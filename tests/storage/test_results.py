@@ -13,7 +13,7 @@ from storage import database_file
 from storage import migrations as schema
 from storage.errors import UserError
 from storage.migrations import migrations
-from storage.results import check_database, merge, query, rebuild
+from storage.results import Rebuild, check_database, merge, query, rebuild
 
 # A migration that has landed never changes: a database that has it would differ from a new one.
 PINNED = {
@@ -203,7 +203,7 @@ def test_tables_of_others_are_kept_by_merge_and_rebuild_also_from_the_log_of_a_k
     merge(str(database), "b", {"probe": probe_rows("b")})
     assert query(str(database), "SELECT count(*) FROM mine").item() == 5
     assert not (tmp_path / "results.duckdb.wal").exists()
-    assert rebuild(str(database), [("c", {"probe": probe_rows("c")})]) is None
+    assert rebuild(str(database), [("c", {"probe": probe_rows("c")})]) == Rebuild(None, {})
     assert query(str(database), "SELECT count(*) FROM mine").item() == 5
     assert query(str(database), "SELECT DISTINCT run_id FROM probe").item() == "c"
 
@@ -282,7 +282,7 @@ def test_a_file_that_is_no_database_is_told_before_the_work_and_rebuild_sets_it_
             check_database(str(database))
         with pytest.raises(UserError, match="rebuild` sets it aside"):
             merge(str(database), "b", {"probe": probe_rows("b")})
-    aside = rebuild(str(database), [("b", {"probe": probe_rows("b")})])
+    aside = rebuild(str(database), [("b", {"probe": probe_rows("b")})]).aside
     assert query(str(database), "SELECT DISTINCT run_id FROM probe").item() == "b"
     if content:
         assert aside is not None
@@ -331,3 +331,16 @@ def test_no_query_is_told(tmp_path: Path, asked: str) -> None:
     merge(database, "a", {"probe": probe_rows("a")})
     with pytest.raises(UserError, match="There is no query"):
         query(database, asked)
+
+
+def test_a_run_that_cannot_be_merged_does_not_keep_the_others_from_a_rebuild(tmp_path: Path) -> None:
+    database = str(tmp_path / "results.duckdb")
+    runs = [
+        ("a", {"probe": probe_rows("a")}),
+        ("b", {"probe": probe_rows("b", accuracy=7.0)}),
+        ("c", {"probe": probe_rows("c")}),
+    ]
+    done = rebuild(database, runs)
+    assert list(done.refused) == ["b"]
+    assert "accuracy" in done.refused["b"]
+    assert query(database, "SELECT DISTINCT run_id FROM probe ORDER BY 1")["run_id"].to_list() == ["a", "c"]
