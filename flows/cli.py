@@ -111,21 +111,26 @@ def sql(
         str | None,
         Parameter(help="File (.csv, .json, .parquet, .txt) that takes the rows; else they are printed."),
     ] = None,
+    allow_files: Annotated[
+        bool, Parameter(negative=(), help="Let the query read and write files, as plain DuckDB does.")
+    ] = False,
 ) -> None:
-    """Ask the result tables, read-only.
+    """Ask the result tables, read-only: a query reads and writes no files unless --allow-files lets it.
 
     Example: layerscout sql "SELECT model_id, dataset_id, chosen_layer, gain_over_last FROM leaderboard"
     """
-    from flows.terminal.query_rows import form_of, format_rows, write_rows
+    from flows.terminal.query_rows import check_out, form_of, format_rows, write_rows
     from storage.results import query as ask
 
+    database = Layout(storage).results
     form = format or (form_of(out) if out else "table")
     if out is not None:
-        write_rows(ask(Layout(storage).results, query), out, form)
+        check_out(out, database)
+        write_rows(ask(database, query, allow_files=allow_files), out, form)
     elif form == "parquet":
         raise UserError("--format parquet is for files. Name one: --out rows.parquet.")
     else:
-        print(format_rows(ask(Layout(storage).results, query), form))
+        print(format_rows(ask(database, query, allow_files=allow_files), form))
 
 
 @app.command
@@ -183,9 +188,11 @@ def rebuild(*, storage: Storage = DEFAULT_STORAGE) -> None:
         raise UserError(
             f"There are no staged rows in {storage}. Name the folder of a sweep with --storage, or run one."
         )
+    if rebuilt.aside is not None:
+        print(f"DuckDB could not open what lay there: it is kept as {rebuilt.aside}.")
     print(f"{len(rebuilt.runs)} runs are in {layout.results}.")
     for run_id, reason in rebuilt.left_out.items():
-        print(f"Left out: run {run_id} never came to its end, or an older version ran it. {reason}")
+        print(f"Left out: run {run_id}. {reason}")
 
 
 @app.command

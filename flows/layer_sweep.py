@@ -22,6 +22,7 @@ from flows.running.limits import DATABASE, limited, on_device
 from flows.running.progress import stage_progress, working
 from flows.running.tags import tag_flow_run
 from storage.layout import Layout
+from storage.results import check_database
 from tasks.choosing.curve_choice import audit_task, choose_layer_task
 from tasks.curves import curves_of, drawn_layers, layers_of
 from tasks.data.dataset import prepare_dataset_task
@@ -93,6 +94,7 @@ def _sweep(parameters: SweepParameters, engine: Engine) -> SweepOutcome:
     layout = Layout(
         parameters.storage if "://" in parameters.storage else os.path.abspath(parameters.storage)
     )
+    check_database(layout.results)  # before anything is paid for
     futures: list[PrefectFuture[Any]] = []
     # So that the UI's list of runs can be asked for a model or a data set.
     tag_flow_run(f"model:{parameters.model}", f"dataset:{parameters.dataset}")

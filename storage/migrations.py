@@ -5,7 +5,7 @@ one run. What stages, collects and merges rows asks here.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -59,18 +59,22 @@ def migrate(connection: duckdb.DuckDBPyConnection) -> None:
         "(number INTEGER PRIMARY KEY, name VARCHAR NOT NULL, applied_at TIMESTAMPTZ NOT NULL DEFAULT now())"
     )
     applied = {number for (number,) in connection.execute("SELECT number FROM schema_migration").fetchall()}
-    known = migrations()
-    if newer := applied - {number for number, _, _ in known}:
-        raise UserError(
-            f"The results database has migration {max(newer)}, which this version of layerscout does not know. "
-            "Upgrade layerscout, or use another --storage folder."
-        )
-    for number, name, sql in known:
+    check_known(applied)
+    for number, name, sql in migrations():
         if number not in applied:
             connection.begin()
             connection.execute(sql)
             connection.execute("INSERT INTO schema_migration (number, name) VALUES (?, ?)", [number, name])
             connection.commit()
+
+
+def check_known(applied: Collection[int]) -> None:
+    """Raises UserError where one of these numbers is a migration of a newer version."""
+    if newer := set(applied) - {number for number, _, _ in migrations()}:
+        raise UserError(
+            f"The results database has migration {max(newer)}, which this version of layerscout does not know. "
+            "Upgrade layerscout, or use another --storage folder."
+        )
 
 
 @cache

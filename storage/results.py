@@ -1,28 +1,22 @@
-"""The results database: opened, migrated, merged and queried here, and written nowhere else.
+"""The results database: merged, rebuilt and queried here, and written nowhere else."""
 
-DuckDB locks a whole file for one writing process. So a merge works on a copy under an OS file lock, which the
-kernel frees when its holder dies, and replaces the file atomically: a reader keeps the file that it opened, blocks
-nobody, and is blocked by nobody.
-"""
-
-import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 import duckdb
 import polars as pl
-from filelock import FileLock, Timeout
 
+from storage.database_file import copy_to_write, open_to_read, set_aside_damaged
 from storage.errors import UserError
-from storage.files import exists, read_bytes, write_atomically
-from storage.layout import writer_lock
-from storage.migrations import migrate, result_tables
+from storage.files import exists
+from storage.migrations import check_known, migrate, result_tables
 
-# A merge takes seconds; a writer that is stopped must not stop every later run for ever, without a word.
-WRITER_SECONDS = 600
+# How soon a long query ends after Ctrl-C.
+INTERRUPT_SECONDS = 0.2
 
 
 class ImpossibleRowError(ValueError):
@@ -38,63 +32,115 @@ def merge(database: str, run_id: str, rows: Mapping[str, pl.DataFrame]) -> None:
         rows: a frame a table; its columns are named as the table's and may be in any order.
 
     Raises:
-        UserError: the database was written by a newer version.
+        UserError: the database was written by a newer version, or is no database.
         duckdb.ConstraintException: a row that cannot be, such as an accuracy outside 0 to 1.
         ImpossibleRowError: a row that another row contradicts, such as a layer that the model does not have.
     """
-    with _copy_to_write(database, begin_empty=False) as connection:
+    with copy_to_write(database) as connection:
         _replace_run(connection, run_id, rows)
 
 
-def rebuild(database: str, runs: Iterable[tuple[str, Mapping[str, pl.DataFrame]]]) -> None:
-    """Replace the whole database by one with these runs, each as `merge` takes it, in their order.
+@dataclass(frozen=True)
+class Rebuild:
+    """What became of the database that lay there, and of runs that could not be merged."""
 
-    `runs` is read while the writer's lock is held, so that no run is merged between its being read and written.
+    aside: str | None
+    """Where a file lies now that DuckDB could not open; None where it could."""
+    refused: Mapping[str, str]
+    """run_id → why its rows cannot be."""
+
+
+def rebuild(database: str, runs: Iterable[tuple[str, Mapping[str, pl.DataFrame]]]) -> Rebuild:
+    """Replace all rows of ours by those of these runs, each as `merge` takes it, in their order.
+
+    `runs` is read while the writer's lock is held, so that no run is merged between its being read and written. Tables
+    that others made are kept; a run that cannot be merged does not keep the others from it.
     """
-    with _copy_to_write(database, begin_empty=True) as connection:
+    aside = set_aside_damaged(database)
+    refused: dict[str, str] = {}
+    with copy_to_write(database) as connection, duckdb.connect() as trial:
+        migrate(trial)
+        for table in result_tables():
+            connection.execute(f"DELETE FROM {table}")
         for run_id, rows in runs:
-            _replace_run(connection, run_id, rows)
+            trial.begin()
+            try:
+                _replace_run(trial, run_id, rows)
+            except (duckdb.Error, ImpossibleRowError) as error:
+                refused[run_id] = str(error)
+            else:
+                _replace_run(connection, run_id, rows)
+            trial.rollback()
+    return Rebuild(aside, refused)
 
 
-@contextmanager
-def _copy_to_write(database: str, *, begin_empty: bool) -> Iterator[duckdb.DuckDBPyConnection]:
-    """One transaction on a copy of the database, which takes the database's place when the block ends well."""
-    with _writer_lock(database) as lock:
-        # Its name is fixed, since one writer alone is here: what a killed one left is cleared by the next.
-        scratch = Path(lock.lock_file).with_suffix(".merging")
-        shutil.rmtree(scratch, ignore_errors=True)
-        scratch.mkdir()
-        try:
-            copy = scratch / "results.duckdb"
-            if exists(database) and not begin_empty:
-                copy.write_bytes(read_bytes(database))
-            with closing(duckdb.connect(str(copy))) as connection:
-                migrate(connection)
-                connection.begin()
-                yield connection
-                connection.commit()
-                connection.execute("CHECKPOINT")
-            write_atomically(database, lambda sink: _copy(copy, sink))
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
+def check_database(database: str) -> None:
+    """Find out before any work that a run can be merged; nothing is changed.
 
-
-@contextmanager
-def _writer_lock(database: str) -> Iterator[FileLock]:
-    place = writer_lock(database)
-    place.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(place, timeout=WRITER_SECONDS)
+    Raises:
+        UserError: what lies there is no database, or a newer version wrote it.
+    """
+    if not exists(database):
+        return
     try:
-        lock.acquire()
-    except Timeout as error:
+        applied = query(database, "SELECT number FROM schema_migration")["number"].to_list()
+    except UserError as error:
+        if "schema_migration does not exist" in str(error):
+            return  # somebody else's database, which gets our tables
         raise UserError(
-            f"Another process has been writing {database} for {WRITER_SECONDS} s (it holds {place}). Is one stopped? "
-            "End it, then give the same command again: the scores are staged, and only the merge is repeated."
+            f"{database} is not a database that results can be merged into: {error} `layerscout rebuild` sets it aside "
+            "and writes a new one from the staged rows; or name another --storage."
         ) from error
-    try:
-        yield lock
-    finally:
-        lock.release()
+    check_known(applied)
+
+
+def query(database: str, sql: str, *, allow_files: bool = False) -> pl.DataFrame:
+    """Run one read-only query and return its rows; Ctrl-C ends it.
+
+    allow_files: let the query itself read and write files and fetch extensions, as plain DuckDB does.
+
+    Raises:
+        UserError: there is no database yet, or the query is wrong; DuckDB's own words are kept.
+    """
+    if not exists(database):
+        raise UserError(
+            f"There is no results database at {database}. Run `layerscout sweep` first, or name --storage."
+        )
+    with tempfile.TemporaryDirectory(prefix="layerscout-") as scratch:
+        try:
+            with closing(open_to_read(database, Path(scratch) / "results.duckdb")) as connection:
+                if not allow_files:
+                    connection.execute("SET enable_external_access = false")
+                    connection.execute("SET lock_configuration = true")
+                return _rows(connection, sql)
+        except duckdb.PermissionException as error:
+            raise UserError(
+                f"DuckDB cannot answer that: {error}\nA query reads the result tables and no files; --allow-files lets "
+                "it read and write them, and --out writes its rows."
+            ) from error
+        except duckdb.Error as error:
+            raise UserError(f"DuckDB cannot answer that: {error}") from error
+
+
+def _rows(connection: duckdb.DuckDBPyConnection, sql: str) -> pl.DataFrame:
+    """The rows of the last statement; none of one that has none, such as SET."""
+    if not duckdb.extract_statements(sql):
+        raise UserError('There is no query. Give one, such as: layerscout sql "SELECT * FROM leaderboard"')
+
+    def answer() -> pl.DataFrame:
+        found = connection.sql(sql)
+        return pl.DataFrame() if found is None else found.pl()
+
+    # Computed by a thread of its own, since Python hears of Ctrl-C between steps of its main thread alone.
+    with ThreadPoolExecutor(1) as executor:
+        answering = executor.submit(answer)
+        try:
+            while not wait([answering], timeout=INTERRUPT_SECONDS).done:
+                pass
+        except KeyboardInterrupt:
+            connection.interrupt()
+            raise
+        return answering.result()
 
 
 def _replace_run(
@@ -117,11 +163,6 @@ def _replace_run(
         raise ImpossibleRowError(f"run {run_id} has rows that cannot be, and was not merged: {told}")
 
 
-def _copy(file: Path, sink: BinaryIO) -> None:
-    with file.open("rb") as source:
-        shutil.copyfileobj(source, sink, 1 << 20)
-
-
 def _insert(connection: duckdb.DuckDBPyConnection, table: str, frame: pl.DataFrame) -> None:
     known = result_tables().get(table)
     if known is None:
@@ -132,33 +173,3 @@ def _insert(connection: duckdb.DuckDBPyConnection, table: str, frame: pl.DataFra
     connection.register("incoming", frame.to_arrow())
     connection.execute(f"{verb} {table} BY NAME SELECT * FROM incoming")
     connection.unregister("incoming")
-
-
-def query(database: str, sql: str) -> pl.DataFrame:
-    """Run one read-only query and return its rows.
-
-    Raises:
-        UserError: there is no database yet, or the query is wrong; DuckDB's own words are kept.
-    """
-    if not exists(database):
-        raise UserError(
-            f"There is no results database at {database}. Run `layerscout sweep` first, or name --storage."
-        )
-    with tempfile.TemporaryDirectory(prefix="layerscout-") as scratch:
-        try:
-            with closing(_connect_to_read(database, Path(scratch) / "results.duckdb")) as connection:
-                return connection.sql(sql).pl()
-        except duckdb.Error as error:
-            raise UserError(f"DuckDB cannot answer that: {error}") from error
-
-
-def _connect_to_read(database: str, copy: Path) -> duckdb.DuckDBPyConnection:
-    """On a copy where the file is remote, or locked by somebody who opened it for writing, as plain DuckDB does."""
-    if "://" not in database:
-        try:
-            return duckdb.connect(database, read_only=True)
-        except duckdb.IOException as error:
-            if "lock" not in str(error):
-                raise
-    copy.write_bytes(read_bytes(database))
-    return duckdb.connect(str(copy), read_only=True)

@@ -1,12 +1,14 @@
 """Rows of a query as people and programs read them. Without Prefect and torch, which a query need not wait for."""
 
 import json
+import os
 from datetime import datetime
 from typing import Literal
 
 import polars as pl
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from storage.errors import UserError
 from storage.files import write_atomically, write_file
@@ -27,6 +29,16 @@ def form_of(out: str) -> Form:
             f"--out {out}: no form of rows has this ending. Use .csv, .json, .parquet or .txt, or name a --format."
         )
     return known[ending]
+
+
+def check_out(out: str, database: str) -> None:
+    """Rows are written to a file of their own.
+
+    Raises:
+        UserError: `out` is the database, or a file that belongs to it.
+    """
+    if "://" not in out and os.path.abspath(out).startswith(os.path.abspath(database)):
+        raise UserError(f"--out {out} would overwrite the results database. Name another file.")
 
 
 def write_rows(rows: pl.DataFrame, out: str, form: Form) -> None:
@@ -50,18 +62,29 @@ def format_rows(rows: pl.DataFrame, form: Literal["table", "csv", "json"]) -> st
         }
         return rows.with_columns(**told).write_csv().rstrip("\n")
     if form == "json":
-        return json.dumps(rows.to_dicts(), default=str)
+        return json.dumps(_without_nan(rows).to_dicts(), default=str, allow_nan=False)
     table = Table(box=None, header_style="bold", pad_edge=False)
     for name, kind in rows.schema.items():
         table.add_column(name, justify="right" if kind.is_numeric() else "left", overflow="fold")
     for row in rows.iter_rows():
-        table.add_row(*(_cell(value) for value in row))
+        table.add_row(*(Text(_printable(_cell(value))) for value in row))
     # A pipe has no width of its own: a table is cut for a terminal only.
     console = Console(highlight=False)
     console = console if console.is_terminal else Console(highlight=False, width=1_000)
     with console.capture() as captured:
         console.print(table)
     return "\n".join(line.rstrip() for line in captured.get().splitlines())
+
+
+def _without_nan(rows: pl.DataFrame) -> pl.DataFrame:
+    """JSON has no number for NaN and infinity, and takes null."""
+    floats = pl.selectors.float()
+    return rows.with_columns(pl.when(floats.is_finite()).then(floats).otherwise(None).name.keep())
+
+
+def _printable(text: str) -> str:
+    """Data must not steer the terminal that shows it: control characters stand as their escapes."""
+    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
 
 
 def _cell(value: object) -> str:

@@ -64,6 +64,8 @@ class Rebuilt:
 
     runs: tuple[str, ...]
     left_out: Mapping[str, str]
+    aside: str | None
+    """Where a database lies now that DuckDB could not open; None where there was none."""
 
 
 def stage_run(layout: Layout, record: SweepRecord) -> None:
@@ -195,16 +197,22 @@ def rebuild_database(layout: Layout) -> Rebuilt:
             try:
                 tables[run_id] = collect(layout, run_id)
             except FileNotFoundError as error:
-                left_out[run_id] = str(error)
+                left_out[run_id] = f"It never came to its end, or an older version ran it. {error}"
+            except (pl.exceptions.PolarsError, OSError, KeyError) as error:
+                # A part that a disk or a hand has damaged must not cost the other runs their rows.
+                left_out[run_id] = f"Its staged rows cannot be read ({error}): sweep it again."
             else:
                 ended.append((str(tables[run_id]["execution"]["finished_at"].max()), run_id))
         # Of rows that runs share, the latest stands, as it would have if each had been merged in its time.
         for _, run_id in sorted(ended):
             yield run_id, tables.pop(run_id)
 
-    if list_folders(layout.staged_runs):
-        rebuild(layout.results, runs())
-    return Rebuilt(tuple(run_id for _, run_id in sorted(ended)), left_out)
+    if not list_folders(layout.staged_runs):
+        return Rebuilt((), left_out, None)
+    done = rebuild(layout.results, runs())
+    left_out |= {run_id: f"Its rows cannot be: {why}" for run_id, why in done.refused.items()}
+    merged = tuple(run_id for _, run_id in sorted(ended) if run_id not in done.refused)
+    return Rebuilt(merged, left_out, done.aside)
 
 
 @task(name="summarise", timeout_seconds=SHORT_S, cache_policy=NO_CACHE, **RETRIED)

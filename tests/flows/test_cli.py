@@ -120,3 +120,36 @@ def test_ui_serves_on_this_machine_until_it_is_ended(tmp_path: Path) -> None:
     assert "<title>Prefect" in page.text
     serving.send_signal(signal.SIGINT)
     assert serving.wait(timeout=30) == 0
+
+
+def test_sql_never_overwrites_the_database_nor_writes_files_unless_told(storage: str, tmp_path: Path) -> None:
+    before = Path(storage, "results.duckdb").read_bytes()
+    for name in ("results.duckdb", "results.duckdb.csv"):
+        with pytest.raises(UserError, match="overwrite the results database"):
+            ask("SELECT 1", "--storage", storage, "--out", f"{storage}/{name}", "--format", "csv")
+    copy = f"COPY (SELECT 1 AS a) TO '{tmp_path}/a.csv'"
+    with pytest.raises(UserError, match="--allow-files"):
+        ask(copy, "--storage", storage)
+    assert not (tmp_path / "a.csv").exists()
+    ask(copy, "--storage", storage, "--allow-files")
+    assert (tmp_path / "a.csv").read_text() == "a\n1\n"
+    assert Path(storage, "results.duckdb").read_bytes() == before
+
+
+def test_what_sql_prints_steers_no_terminal_and_is_json(storage: str) -> None:
+    asked = "SELECT chr(27) || ']52;c;eA==' || chr(7) AS label, '[red]x[/]' AS markup, 'NaN'::DOUBLE AS n"
+    table = ask(asked, "--storage", storage)
+    assert "\\x1b]52;c;eA==\\x07" in table
+    assert "[red]x[/]" in table
+    assert json.loads(ask(asked, "--storage", storage, "--format", "json"))[0]["n"] is None
+
+
+def test_ctrl_c_ends_a_long_query(storage: str) -> None:
+    endless = "SELECT count(*) FROM range(1000000) a, range(1000000) b WHERE a.range * b.range % 7 = 3"
+    running = subprocess.Popen(
+        [*COMMAND, "sql", endless, "--storage", storage], env=environment(), stderr=subprocess.PIPE, text=True
+    )
+    with pytest.raises(subprocess.TimeoutExpired):
+        running.wait(timeout=5)
+    running.send_signal(signal.SIGINT)
+    assert running.wait(timeout=20) == 130

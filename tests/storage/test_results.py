@@ -9,10 +9,11 @@ import polars as pl
 import pytest
 from filelock import FileLock
 
-from storage import results
+from storage import database_file
+from storage import migrations as schema
 from storage.errors import UserError
 from storage.migrations import migrations
-from storage.results import merge, query
+from storage.results import Rebuild, check_database, merge, query, rebuild
 
 # A migration that has landed never changes: a database that has it would differ from a new one.
 PINNED = {
@@ -123,7 +124,7 @@ def test_writers_at_once_lose_no_row(tmp_path: Path) -> None:
 def test_a_newer_database_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     database = str(tmp_path / "results.duckdb")
     every = migrations()
-    monkeypatch.setattr(results, "migrations", lambda: [*every, (999, "future", "SELECT 1")])
+    monkeypatch.setattr(schema, "migrations", lambda: [*every, (999, "future", "SELECT 1")])
     merge(database, "a", {})
     monkeypatch.undo()
     with pytest.raises(UserError, match="migration 999"):
@@ -145,14 +146,17 @@ def test_a_stopped_writer_is_named_and_not_waited_for_for_ever(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     database = str(tmp_path / "results.duckdb")
-    monkeypatch.setattr(results, "WRITER_SECONDS", 0.1)
+    monkeypatch.setattr(database_file, "WRITER_SECONDS", 0.1)
     with FileLock(tmp_path / "results.lock"), pytest.raises(UserError, match=r"results\.lock"):
         merge(database, "a", {"probe": probe_rows("a")})
     merge(database, "a", {"probe": probe_rows("a")})
     assert query(database, "SELECT count(*) FROM probe").item() == 2
 
 
-def test_a_file_that_somebody_opened_for_writing_is_read_and_replaced_all_the_same(tmp_path: Path) -> None:
+def test_a_file_that_somebody_opened_for_writing_is_read_and_replaced_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database_file, "CLIENT_SECONDS", 0.5)
     database = str(tmp_path / "results.duckdb")
     merge(database, "a", {"probe": probe_rows("a")})
     # A notebook that forgot `read_only=True`: DuckDB locks the file for it alone.
@@ -167,3 +171,176 @@ def test_a_file_that_somebody_opened_for_writing_is_read_and_replaced_all_the_sa
     assert query(database, "SELECT count(*) FROM probe").item() == 4
     holder.communicate("\n", timeout=60)
     assert query(database, "SELECT count(*) FROM probe").item() == 4
+
+
+def in_a_client(database: Path, *statements: str, then: str = "") -> subprocess.Popen[str]:
+    """Another program that has run these statements on the database, and is still there."""
+    code = [
+        "import duckdb, os, sys",
+        f"connection = duckdb.connect({str(database)!r})",
+        "connection.execute(\"SET checkpoint_threshold = '1GB'\")",
+        *(f"connection.execute({statement!r})" for statement in statements),
+        "print('ready', flush=True)",
+        then or "sys.stdin.read()",
+    ]
+    client = subprocess.Popen(
+        [sys.executable, "-c", "\n".join(code)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert client.stdout is not None
+    assert client.stdout.readline() == "ready\n"
+    return client
+
+
+def test_tables_of_others_are_kept_by_merge_and_rebuild_also_from_the_log_of_a_killed_client(
+    tmp_path: Path,
+) -> None:
+    database = tmp_path / "results.duckdb"
+    merge(str(database), "a", {"probe": probe_rows("a")})
+    client = in_a_client(database, "CREATE TABLE mine AS SELECT range AS i FROM range(5)")
+    client.kill()
+    client.wait()
+    assert (tmp_path / "results.duckdb.wal").exists()
+    merge(str(database), "b", {"probe": probe_rows("b")})
+    assert query(str(database), "SELECT count(*) FROM mine").item() == 5
+    assert not (tmp_path / "results.duckdb.wal").exists()
+    assert rebuild(str(database), [("c", {"probe": probe_rows("c")})]) == Rebuild(None, {})
+    assert query(str(database), "SELECT count(*) FROM mine").item() == 5
+    assert query(str(database), "SELECT DISTINCT run_id FROM probe").item() == "c"
+
+
+def test_a_log_that_fits_no_more_stops_nobody_and_is_kept(tmp_path: Path) -> None:
+    database = tmp_path / "results.duckdb"
+    merge(str(database), "a", {"probe": probe_rows("a")})
+    client = in_a_client(database, "CREATE TABLE mine (i INTEGER)")
+    client.kill()
+    client.wait()
+    log = tmp_path / "results.duckdb.wal"
+    old = log.read_bytes()
+    log.rename(tmp_path / "kept")
+    merge(str(database), "b", {"probe": probe_rows("b")})
+    log.write_bytes(old)  # as an older version left it, which replaced the file alone
+    with pytest.raises(duckdb.IOException, match="WAL"):
+        duckdb.connect(str(database), read_only=True)
+    assert query(str(database), "SELECT count(DISTINCT run_id) FROM probe").item() == 2
+    merge(str(database), "c", {"probe": probe_rows("c")})
+    assert query(str(database), "SELECT count(DISTINCT run_id) FROM probe").item() == 3
+    assert (tmp_path / "results.duckdb.wal.stale-1").read_bytes() == old
+    duckdb.connect(str(database), read_only=True).close()
+
+
+def test_a_program_that_writes_the_file_is_waited_for_and_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database = tmp_path / "results.duckdb"
+    merge(str(database), "a", {"probe": probe_rows("a")})
+    client = in_a_client(
+        database,
+        then="import time; time.sleep(2); connection.execute('CREATE TABLE late (i INTEGER)'); connection.close()",
+    )
+    merge(str(database), "b", {"probe": probe_rows("b")})
+    client.wait(timeout=30)
+    assert query(str(database), "SELECT count(*) FROM late").item() == 0
+
+
+def test_what_a_program_commits_to_a_file_that_was_replaced_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It never closes, so it is not waited for for ever; DuckDB writes on to the file that it has opened."""
+    database = tmp_path / "results.duckdb"
+    merge(str(database), "a", {"probe": probe_rows("a")})
+    client = in_a_client(
+        database,
+        "CREATE TABLE before AS SELECT 1 AS i",
+        then="sys.stdin.readline(); connection.execute('CREATE TABLE after AS SELECT 2 AS i'); os._exit(0)",
+    )
+    monkeypatch.setattr(database_file, "CLIENT_SECONDS", 0.5)
+    merge(str(database), "b", {"probe": probe_rows("b")})
+    assert query(str(database), "FROM before").item() == 1
+    client.communicate("\n")
+    assert query(str(database), "SELECT count(DISTINCT run_id) FROM probe").item() == 2
+    merge(str(database), "c", {"probe": probe_rows("c")})
+    assert query(str(database), "SELECT count(DISTINCT run_id) FROM probe").item() == 3
+    with duckdb.connect(f"{database}.kept-1") as kept:
+        assert kept.sql("FROM before").fetchall() == [(1,)]
+        assert kept.sql("FROM after").fetchall() == [(2,)]
+
+
+@pytest.mark.parametrize("content", [b"", b"no database at all", None])
+def test_a_file_that_is_no_database_is_told_before_the_work_and_rebuild_sets_it_aside(
+    tmp_path: Path, content: bytes | None
+) -> None:
+    database = tmp_path / "results.duckdb"
+    if content is None:
+        merge(str(database), "a", {"probe": probe_rows("a")})
+        whole = bytearray(database.read_bytes())
+        whole[8_192:8_200] = b"\xff" * 8
+        whole[4_096:4_104] = b"\xff" * 8
+        content = bytes(whole)
+    database.write_bytes(content)
+    if content:
+        with pytest.raises(UserError, match="rebuild` sets it aside"):
+            check_database(str(database))
+        with pytest.raises(UserError, match="rebuild` sets it aside"):
+            merge(str(database), "b", {"probe": probe_rows("b")})
+    aside = rebuild(str(database), [("b", {"probe": probe_rows("b")})]).aside
+    assert query(str(database), "SELECT DISTINCT run_id FROM probe").item() == "b"
+    if content:
+        assert aside is not None
+        assert Path(aside).read_bytes() == content
+    check_database(str(database))
+
+
+def test_a_newer_database_is_told_before_the_work(tmp_path: Path) -> None:
+    database = str(tmp_path / "results.duckdb")
+    check_database(database)
+    merge(database, "a", {"probe": probe_rows("a")})
+    check_database(database)
+    with duckdb.connect(database) as connection:
+        connection.execute("INSERT INTO schema_migration (number, name) VALUES (900, 'later')")
+    with pytest.raises(UserError, match="migration 900"):
+        check_database(database)
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        "COPY (SELECT 1) TO '{folder}/out.csv'",
+        "EXPORT DATABASE '{folder}/out'",
+        "SELECT * FROM read_csv('{folder}/secret.csv')",
+        "SELECT * FROM '{folder}/secret.csv'",
+        "ATTACH '{folder}/other.duckdb'",
+        "SET enable_external_access = true",
+        "INSTALL httpfs",
+    ],
+)
+def test_a_query_reads_tables_and_nothing_else(tmp_path: Path, asked: str) -> None:
+    database = str(tmp_path / "results.duckdb")
+    merge(database, "a", {"probe": probe_rows("a")})
+    (tmp_path / "secret.csv").write_text("a\n1\n")
+    before = sorted(each.name for each in tmp_path.iterdir())
+    with pytest.raises(UserError):
+        query(database, asked.format(folder=tmp_path))
+    assert sorted(each.name for each in tmp_path.iterdir()) == before
+    rows = query(database, f"SELECT * FROM read_csv('{tmp_path}/secret.csv')", allow_files=True)
+    assert rows.rows() == [(1,)]
+
+
+@pytest.mark.parametrize("asked", ["", "  \n", "-- nothing", ";"])
+def test_no_query_is_told(tmp_path: Path, asked: str) -> None:
+    database = str(tmp_path / "results.duckdb")
+    merge(database, "a", {"probe": probe_rows("a")})
+    with pytest.raises(UserError, match="There is no query"):
+        query(database, asked)
+
+
+def test_a_run_that_cannot_be_merged_does_not_keep_the_others_from_a_rebuild(tmp_path: Path) -> None:
+    database = str(tmp_path / "results.duckdb")
+    runs = [
+        ("a", {"probe": probe_rows("a")}),
+        ("b", {"probe": probe_rows("b", accuracy=7.0)}),
+        ("c", {"probe": probe_rows("c")}),
+    ]
+    done = rebuild(database, runs)
+    assert list(done.refused) == ["b"]
+    assert "accuracy" in done.refused["b"]
+    assert query(database, "SELECT DISTINCT run_id FROM probe ORDER BY 1")["run_id"].to_list() == ["a", "c"]

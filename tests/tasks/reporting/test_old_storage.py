@@ -91,3 +91,19 @@ def test_a_table_that_came_later_is_empty_and_one_that_is_missing_is_told(
     assert found.is_empty()
     assert found.columns == list(later["score_audit"].columns)
     assert rebuild_database(layout).runs == (run_id,)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "empty", "junk", "no columns"])
+def test_a_damaged_part_leaves_its_run_out_and_no_other(old: tuple[Layout, str], damage: str) -> None:
+    layout, run_id = old
+    shutil.copytree(layout.staged_runs + f"/{run_id}", layout.staged_runs + "/other")
+    part = next(Path(layout.staged_table("other", "probe")).iterdir())
+    whole = part.read_bytes()
+    if damage == "no columns":
+        pl.DataFrame({"x": [1]}).write_parquet(part)
+    else:
+        part.write_bytes({"truncated": whole[:-40], "empty": b"", "junk": b"junk" * 100}[damage])
+    rebuilt = rebuild_database(layout)
+    assert rebuilt.runs == (run_id,)
+    assert list(rebuilt.left_out) == ["other"]
+    assert query(layout.results, "SELECT DISTINCT run_id FROM probe").item() == run_id

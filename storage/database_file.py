@@ -1,0 +1,200 @@
+"""The results database as a file: copied, written, put back whole, and never taken from anybody who uses it.
+
+DuckDB locks a whole file for one writing process. So a merge works on a copy under an OS file lock, which the kernel
+frees when its holder dies, and replaces the file atomically: a reader keeps the file that it opened, blocks nobody, and
+is blocked by nobody. What other programs have written to the file, tables of their own too, is in the copy, also what
+still lies in DuckDB's write-ahead log beside it.
+"""
+
+import glob
+import itertools
+import logging
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+import duckdb
+from filelock import FileLock, Timeout
+
+from storage.errors import UserError
+from storage.files import exists, read_bytes, write_atomically
+from storage.layout import writer_lock
+from storage.migrations import migrate
+
+log = logging.getLogger(__name__)
+
+# A merge takes seconds; a writer that is stopped must not stop every later run for ever, without a word.
+WRITER_SECONDS = 600
+# How long a merge waits for another program that has the file open for writing.
+CLIENT_SECONDS = 20
+
+
+@contextmanager
+def copy_to_write(database: str) -> Iterator[duckdb.DuckDBPyConnection]:
+    """One transaction on a migrated copy of the database, which takes the database's place when the block ends well.
+
+    Raises:
+        UserError: another merge does not end, a newer version wrote it, or it is no database.
+    """
+    with _writer_lock(database) as lock:
+        # Its name is fixed, since one writer alone is here: what a killed one left is cleared by the next.
+        scratch = Path(lock.lock_file).with_suffix(".merging")
+        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.mkdir()
+        try:
+            copy = scratch / "results.duckdb"
+            with _no_other_writer(database) as is_written:
+                merged_log = _copy_with_log(database, copy)
+                with closing(duckdb.connect(str(copy))) as connection:
+                    migrate(connection)
+                    connection.begin()
+                    yield connection
+                    connection.commit()
+                    connection.execute("CHECKPOINT")
+                if is_written:
+                    _keep_for_its_writer(database)
+                write_atomically(database, lambda sink: _copy(copy, sink))
+                # What it held is in the new file, which it does not fit.
+                if merged_log is not None and not is_written:
+                    merged_log.unlink(missing_ok=True)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+
+def open_to_read(database: str, copy: Path) -> duckdb.DuckDBPyConnection:
+    """A connection that reads: of a copy, at `copy`, where the file is remote, or open for writing elsewhere, or beside
+    a log that does not fit it."""
+    if "://" not in database:
+        try:
+            return duckdb.connect(database, read_only=True)
+        except duckdb.Error as error:
+            if not (_is_locked(error) or "WAL" in str(error)):
+                raise
+    copy.write_bytes(read_bytes(database))
+    return duckdb.connect(str(copy), read_only=True)
+
+
+def set_aside_damaged(database: str) -> str | None:
+    """Rename a database that DuckDB cannot open, and its log, so that a new one can be written; the new name.
+
+    None where it can be opened, where there is none, or where it is on an object store: there nothing is renamed.
+    """
+    if "://" in database or not exists(database):
+        return None
+    try:
+        duckdb.connect(database, read_only=True).close()
+        return None
+    except duckdb.Error as error:
+        if _is_locked(error) or "WAL" in str(error):
+            return None
+        log.warning("%s cannot be opened: %s", database, error)
+    aside = _free_name(f"{database}.damaged")
+    os.replace(database, aside)
+    if (beside := _log_of(database)) is not None:
+        os.replace(beside, f"{aside}.wal")
+    return aside
+
+
+def _copy_with_log(database: str, copy: Path) -> Path | None:
+    """Copy the database, with its write-ahead log if that fits; the log that was copied, None where there is none."""
+    if not exists(database):
+        return None
+    copy.write_bytes(read_bytes(database))
+    beside = _log_of(database)
+    if beside is not None:
+        shutil.copyfile(beside, f"{copy}.wal")
+    try:
+        duckdb.connect(str(copy)).close()
+        return beside
+    except duckdb.Error as error:
+        if beside is None or "WAL" not in str(error):
+            raise UserError(
+                f"{database} is not a database that DuckDB can open ({str(error).splitlines()[0]}). `layerscout "
+                "rebuild` sets it aside and writes a new one from the staged rows."
+            ) from error
+    # Of a file that was replaced under the program which wrote it: it is kept, with that file where there is one.
+    kept = [name for name in glob.glob(f"{glob.escape(database)}.kept-*[0-9]") if not exists(f"{name}.wal")]
+    stale = f"{max(kept)}.wal" if kept else _free_name(f"{beside}.stale")
+    os.replace(beside, stale)
+    log.warning("The log %s does not belong to %s, and is kept as %s", beside, database, stale)
+    Path(f"{copy}.wal").unlink()
+    copy.write_bytes(read_bytes(database))
+    return None
+
+
+def _keep_for_its_writer(database: str) -> None:
+    """A second name for the file that is about to be replaced: what its writer commits from now on is found there."""
+    kept = _free_name(f"{database}.kept")
+    os.link(database, kept)
+    log.warning("What the other program writes from now on is in %s", kept)
+
+
+def _log_of(database: str) -> Path | None:
+    """DuckDB's write-ahead log beside a local database, if there is one."""
+    place = Path(f"{database}.wal")
+    return place if "://" not in database and place.is_file() else None
+
+
+def _free_name(stem: str) -> str:
+    return next(name for number in itertools.count(1) if not exists(name := f"{stem}-{number}"))
+
+
+@contextmanager
+def _no_other_writer(database: str) -> Iterator[bool]:
+    """Keep other programs from opening a local database for writing meanwhile: what they committed would be lost.
+
+    Yields whether one has it open all the same, after `CLIENT_SECONDS` of waiting for it.
+    """
+    guard: duckdb.DuckDBPyConnection | None = None
+    deadline = time.monotonic() + CLIENT_SECONDS
+    while "://" not in database and exists(database):
+        try:
+            guard = duckdb.connect(database, read_only=True)
+        except duckdb.Error as error:
+            # Anything else is told by whoever opens the copy.
+            if not _is_locked(error):
+                break
+            if time.monotonic() > deadline:
+                log.warning("Another program has %s open for writing: %s", database, error)
+                yield True
+                return
+            time.sleep(0.2)
+        else:
+            break
+    try:
+        yield False
+    finally:
+        if guard is not None:
+            guard.close()
+
+
+def _is_locked(error: duckdb.Error) -> bool:
+    """Whether somebody else writes the file: another process, or this one."""
+    return "set lock" in str(error) or "different configuration" in str(error)
+
+
+@contextmanager
+def _writer_lock(database: str) -> Iterator[FileLock]:
+    place = writer_lock(database)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(place, timeout=WRITER_SECONDS)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise UserError(
+            f"Another process has been writing {database} for {WRITER_SECONDS} s (it holds {place}). Is one stopped? "
+            "End it, then give the same command again: the scores are staged, and only the merge is repeated."
+        ) from error
+    try:
+        yield lock
+    finally:
+        lock.release()
+
+
+def _copy(file: Path, sink: BinaryIO) -> None:
+    with file.open("rb") as source:
+        shutil.copyfileobj(source, sink, 1 << 20)
