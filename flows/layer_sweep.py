@@ -21,6 +21,7 @@ from flows.running.failure import failing_in_words
 from flows.running.limits import DATABASE, limited, on_device
 from flows.running.progress import stage_progress, working
 from flows.running.tags import tag_flow_run
+from storage.errors import UserError
 from storage.layout import Layout
 from storage.results import check_database
 from tasks.choosing.curve_choice import audit_task, choose_layer_task
@@ -141,6 +142,8 @@ def _sweep(parameters: SweepParameters, engine: Engine) -> SweepOutcome:
     choosing = [choose_layer_task.submit(curve) for curve in curves]
     futures += choosing
     chosen = _finish(engine, "Choosing", choosing)
+    if all(choice.default.is_constant for choice in chosen):
+        raise UserError(_nothing_told_apart(parameters))
     # What the report draws, while the embeddings are there.
     projecting = [
         project_task.submit(drawn_layers(layers, curve, choice.default.layer))
@@ -234,6 +237,15 @@ def describe_run(parameters: SweepParameters, embedding_set_id: str) -> Run:
         parameters=asked,
         code_version=code_version,
         versions={name: version(name) for name in RECORDED_VERSIONS},
+    )
+
+
+def _nothing_told_apart(parameters: SweepParameters) -> str:
+    poolings = ", ".join(pooling.value for pooling in parameters.pooling)
+    return (
+        f"Every text of {parameters.dataset} has the same embedding at every layer of {parameters.model} (pooling "
+        f"{poolings}, {parameters.max_length} tokens), so no layer tells texts apart and there is no answer. Is the "
+        "first token always the same (--pooling first), or is what differs cut away (--max-length)?"
     )
 
 

@@ -20,6 +20,7 @@ from tasks.choosing.inflection import (
 )
 from tasks.choosing.rules import RULES, WITHIN_NOISE, Curves, Noise, Rule
 
+CONSTANT = "Every text has the same embedding there, so it tells no texts apart. "
 _RESAMPLES = 200
 _METRICS = ("cosine", "sqeuclidean", "euclidean")
 
@@ -37,6 +38,9 @@ class LayerEvidence:
     last_is_normed: bool
     """The last layer alone has passed the final norm (norm state `as_returned`): see
     `measure_curve`."""
+    constant: npt.NDArray[np.bool_] | None = None
+    """[L]: every train row has the same embedding there; None: of no layer. Such a layer is chosen only where a rule
+    has no other."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,8 @@ class LayerChoice:
     when rows are drawn."""
     reason: str
     """For people: what was compared and why this one."""
+    is_constant: bool
+    """The layer gives every train row the same embedding: it tells no texts apart, and nothing follows from it."""
     score: float
     """Ridge leave-one-out accuracy of the layer, 0–1: the same for every rule, so that choices of different
     poolings and norm states can be compared."""
@@ -82,7 +88,8 @@ def choose_layers(
                 rule=name,
                 layer=pick.layer,
                 confidence=_confidence(curves, redrawn, rule, pick.layer),
-                reason=rule.reason(curves, pick),
+                reason=(CONSTANT if curves.constant[pick.layer] else "") + rule.reason(curves, pick),
+                is_constant=bool(curves.constant[pick.layer]),
                 score=float(curves.ridge[pick.layer]),
             )
         )
@@ -106,6 +113,7 @@ def _read(evidence: LayerEvidence) -> Curves:
         criteria=criteria,
         noise=Noise(silhouette.noise, error_covariance(ridge), 1.5 / ridge.shape[1]),
         last_is_normed=evidence.last_is_normed,
+        constant=np.zeros(len(ridge), dtype=bool) if evidence.constant is None else evidence.constant,
     )
 
 

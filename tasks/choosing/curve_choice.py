@@ -59,6 +59,7 @@ def choose(curve: CurveOfRun) -> CurveChoice:
         criteria=_values(curve.read("criterion"), "name", "value"),
         ridge_correct=_by_layer(curve.read("ridge_row"), "correct"),
         last_is_normed=curve.last_is_normed,
+        constant=_constant_layers(influences),
     )
     shapes = {metric: measured.shape for metric, measured in silhouettes.items()}
     chosen = CurveChoice(tuple(choose_layers(evidence, seed=curve.seed)), shapes)
@@ -152,6 +153,13 @@ def _values(rows: pl.DataFrame, by: str, column: str) -> dict[str, npt.NDArray[A
         str(name): _by_layer(rows.filter(pl.col(by) == name), column)[:, 0]
         for name in rows[by].unique(maintain_order=True)
     }
+
+
+def _constant_layers(rows: pl.DataFrame) -> npt.NDArray[Any]:
+    """bool [layers]: where every distance is 0, and so every row's silhouette, all rows have one embedding."""
+    return (
+        rows.group_by("layer").agg((pl.col("silhouette") == 0).all()).sort("layer")["silhouette"].to_numpy()
+    )
 
 
 def _by_layer(rows: pl.DataFrame, column: str) -> npt.NDArray[Any]:

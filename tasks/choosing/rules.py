@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from tasks.choosing.inflection import CurveNoise, CurveShape, FloatArray, Kind, curve_shape, paired_errors
 from tasks.numerics.cached_property import cached_property
@@ -43,6 +44,8 @@ class Curves:
     criteria: Mapping[str, FloatArray]
     noise: Noise
     last_is_normed: bool
+    constant: npt.NDArray[np.bool_]
+    """[L]: every train row has the same embedding there, which tells no texts apart."""
 
     @property
     def last(self) -> int:
@@ -109,7 +112,8 @@ class Rule:
     def pick(self, curves: Curves) -> Pick:
         """The layer of the candidates with the highest score; of a tie the one that the rule takes."""
         scores = curves.scores[self.ranked_by]
-        candidates = tuple(self.candidates.layers(curves))
+        offered = tuple(self.candidates.layers(curves))
+        candidates = tuple(layer for layer in offered if not curves.constant[layer]) or offered
         best = max(candidates, key=lambda layer: (scores[layer], -layer))
         if self.tie is None:
             return Pick(best, candidates, best)

@@ -157,7 +157,8 @@ def collect(layout: Layout, run_id: str) -> dict[str, pl.DataFrame]:
     """Every result table of one run from its staged rows, with the run's one answer marked.
 
     A table that came after the version which staged the run is empty. The answer is, of the default rule's choices over
-    pooling × norm state, the one with the best train-only score; of equals the shallowest.
+    pooling × norm state, the one with the best train-only score; of equals the shallowest. A layer that gives every
+    text the same embedding is no answer.
 
     Raises:
         FileNotFoundError: a table that the run should have has no staged rows, so it has not come to its end.
@@ -170,7 +171,9 @@ def collect(layout: Layout, run_id: str) -> dict[str, pl.DataFrame]:
             tables[name] = rows_of(name, pl.DataFrame(), [])
         elif name not in tables:
             tables[name] = read_staged(layout, run_id, name)
-    default = tables["layer_choice"].filter("is_default")
+    choices = tables["layer_choice"]
+    told = ~pl.col("is_constant") if "is_constant" in choices.columns else pl.lit(True)
+    default = choices.filter(pl.col("is_default"), told)
     answer = default.sort(["score", "layer"], descending=[True, False], maintain_order=True).head(1)
     for table in ("layer_choice", "audit"):
         marked = pl.struct("pooling", "norm_state", "rule").is_in(

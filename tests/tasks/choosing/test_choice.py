@@ -1,5 +1,7 @@
 """Rules on planted evidence; ties and confidence against a plain bootstrap of the rows."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -230,6 +232,20 @@ def test_shallow_models(rule, layers):
     silhouette, accuracy = np.linspace(0.1, 0.5, layers), np.linspace(0.4, 0.9, layers)
     given = evidence(silhouette, accuracy, last_is_normed=True, **scores)
     assert choose_layer(given, rule).layer == (0 if rule == "middle_layer" else layers - 1)
+
+
+def test_a_layer_that_tells_no_texts_apart_is_chosen_only_where_there_is_no_other():
+    accuracy = np.full(LAYERS, 0.5)
+    accuracy[0] = 0.9
+    given = evidence(TWO_PEAKS, accuracy, logme=accuracy, whitened_silhouette=accuracy)
+    assert choose_layer(given).layer == 0
+    first = np.arange(LAYERS) == 0
+    for choice in choose_layers(replace(given, constant=first)):
+        assert (choice.layer, choice.is_constant) != (0, True), choice.rule
+        assert not choice.reason.startswith("Every text")
+    for choice in choose_layers(replace(given, constant=np.ones(LAYERS, dtype=bool))):
+        assert choice.is_constant
+        assert choice.reason.startswith("Every text has the same embedding there")
 
 
 def test_a_rule_whose_score_is_not_there_is_left_out():

@@ -33,13 +33,12 @@ def old(tmp_path: Path) -> tuple[Layout, str]:
 
 
 def database_tables(layout: Layout) -> dict[str, pl.DataFrame]:
-    """Every result table of the database, the columns of 0.1.0, in a fixed order."""
+    """Every result table of 0.1.0 in the database, in a fixed order."""
     found = {}
     with duckdb.connect(layout.results, read_only=True) as connection:
         for table in result_tables().values():
             if table.since <= 4:
-                frame = connection.sql(f"FROM {table.name}").pl().drop("schema_number", strict=False)
-                found[table.name] = frame.sort(table.key)
+                found[table.name] = connection.sql(f"FROM {table.name}").pl().sort(table.key)
     return found
 
 
@@ -52,7 +51,8 @@ def test_it_is_rebuilt_with_equal_tables(old: tuple[Layout, str]) -> None:
     assert (rebuilt.runs, rebuilt.left_out) == ((run_id,), {})
     after = database_tables(layout)
     for name, frame in before.items():
-        assert_frame_equal(after[name], frame, check_exact=True)
+        # Columns that came later are NULL.
+        assert_frame_equal(after[name].select(frame.columns), frame, check_exact=True)
     newest = query(layout.results, "SELECT max(number) FROM schema_migration").item()
     assert newest == migrations()[-1][0] > 4
 
