@@ -31,7 +31,9 @@ def group(tables: Tables, curves: LayerCurves) -> Row:
         "layers": table_of(curves),
         "is_cut": any(each.ends < curves.last for each in curves.silhouettes),
         "shapes": _shapes(rows(tables, "trend", **where), curves),
-        "criteria": _criteria(rows(tables, "criterion", **where), curves),
+        "criteria": _criteria(
+            rows(tables, "criterion", **where), rows(tables, "score_audit", **where), curves
+        ),
         "rules": [{"choice": choice, "audit": audit_of.get(choice["rule"])} for choice in ranked],
     }
 
@@ -57,33 +59,41 @@ def _shapes(trend: pl.DataFrame, curves: LayerCurves) -> list[Row]:
     return shapes
 
 
-def _criteria(criterion: pl.DataFrame, curves: LayerCurves) -> list[Row]:
-    """Every score of a layer that needs no gradient training, against the accuracy that it should foretell."""
-    scores = {f"{each.name} silhouette": (each.layers, each.mean) for each in curves.silhouettes}
+def _criteria(criterion: pl.DataFrame, score_audit: pl.DataFrame, curves: LayerCurves) -> list[Row]:
+    """Every score of a layer that needs no gradient training, and what its highest layer would have been worth.
+
+    The second is read from `score_audit`; a silhouette in another space than `raw` has no row there.
+    """
+    audits = {audit["score"]: audit for audit in score_audit.to_dicts()}
+    found = []
+    for each in curves.silhouettes:
+        audit = audits.get(f"silhouette:{each.metric}") if each.space == "raw" else None
+        found.append(_criterion(f"{each.name} silhouette", each.layers, each.mean, audit, curves))
     if len(criterion):
         for (name,), part in criterion.sort("name", "layer").group_by(["name"], maintain_order=True):
-            scores[named(str(name))] = (part["layer"].to_list(), part["value"].to_list())
-    found = []
-    for name, (layers, values) in scores.items():
-        top = layers[values.index(max(values))]
-        row: Row = {"name": name, "top": top, "spark": _spark(layers, values, curves), "accuracy": None}
-        if curves.accuracy is not None and curves.accuracy.layers == layers:
-            row["accuracy"] = curves.accuracy.accuracy[layers.index(top)]
-            row["lost"] = max(curves.accuracy.accuracy) - row["accuracy"]
-            row["rank_correlation"] = _rank_correlation(values, curves.accuracy.accuracy)
-        found.append(row)
-    return sorted(found, key=lambda row: (row.get("lost", math.inf), row["name"]))
+            layers, values = part["layer"].to_list(), part["value"].to_list()
+            found.append(
+                _criterion(named(str(name)), layers, values, audits.get(f"criterion:{name}"), curves)
+            )
+    return sorted(found, key=lambda row: (row["audit"]["regret"] if row["audit"] else math.inf, row["name"]))
 
 
-def _rank_correlation(values: Sequence[float], accuracy: Sequence[float]) -> float | None:
-    """Spearman's, −1 … 1; None where one of the two never changes."""
-    if len(set(values)) == 1 or len(set(accuracy)) == 1:
-        return None
-    frame = pl.DataFrame({"value": values, "accuracy": accuracy})
-    return float(frame.select(pl.corr("value", "accuracy", method="spearman")).item())
+def _criterion(
+    name: str, layers: Sequence[int], values: Sequence[float], audit: Row | None, curves: LayerCurves
+) -> Row:
+    highest = None if audit is None else int(audit["layer"])
+    accuracy = curves.accuracy
+    return {
+        "name": name,
+        "spark": _spark(layers, values, highest, curves),
+        "audit": audit,
+        "accuracy": accuracy.accuracy[accuracy.layers.index(highest)]
+        if accuracy is not None and highest in accuracy.layers
+        else None,
+    }
 
 
-def _spark(layers: Sequence[int], values: Sequence[float], curves: LayerCurves) -> Row:
+def _spark(layers: Sequence[int], values: Sequence[float], highest: int | None, curves: LayerCurves) -> Row:
     low, reach = min(values), max(values) - min(values) or 1.0
     inner = _SPARK_HEIGHT - 8
     place = {
@@ -97,7 +107,7 @@ def _spark(layers: Sequence[int], values: Sequence[float], curves: LayerCurves) 
         "width": _SPARK_WIDTH,
         "height": _SPARK_HEIGHT,
         "path": "M" + "L".join(f"{x:.1f},{y:.1f}" for x, y in place.values()),
-        "top": place[layers[values.index(max(values))]],
+        "highest": None if highest is None else place.get(highest),
         "chosen": place.get(curves.chosen) if curves.chosen is not None else None,
     }
 
