@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from tasks.reporting.answer import LayerCurves, Row, Tables, percent, rows, table_of
+from tasks.reporting.answer import LayerCurves, Row, Tables, percent, rows_where, table_of
 
 _ARROWS = {"up": "↗", "down": "↘", "flat": "→"}
 # As many classes as the palette tells apart; the others share a grey.
@@ -19,8 +19,8 @@ _WORDS = {"loo": "leave-one-out", "logme": "LogME", "knn": "k-NN", "h": "H"}
 def group(tables: Tables, curves: LayerCurves) -> Row:
     """What the tables of one pooling and norm state show."""
     where = {"run_id": curves.run["run_id"], "pooling": curves.pooling, "norm_state": curves.norm_state}
-    choices = rows(tables, "layer_choice", **where)
-    audits = rows(tables, "audit", **where)
+    choices = rows_where(tables, "layer_choice", **where)
+    audits = rows_where(tables, "audit", **where)
     audit_of = {audit["rule"]: audit for audit in audits.to_dicts()}
     order = ["is_default", "score", "rule"]
     ranked = choices.sort(order, descending=[True, True, False]).to_dicts() if len(choices) else []
@@ -30,9 +30,9 @@ def group(tables: Tables, curves: LayerCurves) -> Row:
         "curves": curves,
         "layers": table_of(curves),
         "is_cut": any(each.ends < curves.last for each in curves.silhouettes),
-        "shapes": _shapes(rows(tables, "trend", **where), curves),
+        "shapes": _shapes(rows_where(tables, "trend", **where), curves),
         "criteria": _criteria(
-            rows(tables, "criterion", **where), rows(tables, "score_audit", **where), curves
+            rows_where(tables, "criterion", **where), rows_where(tables, "score_audit", **where), curves
         ),
         "rules": [{"choice": choice, "audit": audit_of.get(choice["rule"])} for choice in ranked],
     }
@@ -41,12 +41,12 @@ def group(tables: Tables, curves: LayerCurves) -> Row:
 def _shapes(trend: pl.DataFrame, curves: LayerCurves) -> list[Row]:
     """Trend and inflection points of each curve, as the paper's Table 1 lays them out."""
     shapes = []
-    at = dict(zip(curves.accuracy.layers, curves.accuracy.accuracy, strict=True)) if curves.accuracy else {}
+    accuracy_of = curves.accuracy.by_layer if curves.accuracy else {}
     turns = {f"silhouette:{each.metric}": each.points for each in curves.silhouettes}
     names = dict.fromkeys([*turns, *(trend["curve"].unique(maintain_order=True) if len(trend) else [])])
     for curve in names:
         segments = trend.filter(pl.col("curve") == curve).sort("segment").to_dicts() if len(trend) else []
-        found = [point | {"accuracy": at.get(point["layer"])} for point in turns.get(curve, [])]
+        found = [point | {"accuracy": accuracy_of.get(point["layer"])} for point in turns.get(curve, [])]
         if segments or found:
             kind, _, metric = curve.partition(":")
             shapes.append(
@@ -82,14 +82,12 @@ def _criterion(
     name: str, layers: Sequence[int], values: Sequence[float], audit: Row | None, curves: LayerCurves
 ) -> Row:
     highest = None if audit is None else int(audit["layer"])
-    accuracy = curves.accuracy
+    accuracy_of = curves.accuracy.by_layer if curves.accuracy else {}
     return {
         "name": name,
         "spark": _spark(layers, values, highest, curves),
         "audit": audit,
-        "accuracy": accuracy.accuracy[accuracy.layers.index(highest)]
-        if accuracy is not None and highest in accuracy.layers
-        else None,
+        "accuracy": None if highest is None else accuracy_of.get(highest),
     }
 
 
@@ -144,7 +142,7 @@ def notes(tables: Tables, answer: LayerCurves, described: Mapping[str, Row]) -> 
             f"The choice is shaky: only {100 * answer.choice['confidence']:.0f} % of redrawn train rows lead to this "
             "layer or to one within noise of it. More train rows would help."
         )
-    probe = rows(tables, "probe", pooling=answer.pooling, norm_state=answer.norm_state)
+    probe = rows_where(tables, "probe", pooling=answer.pooling, norm_state=answer.norm_state)
     if len(probe):
         stuck = probe.filter(~pl.col("converged"))["layer"].unique().sort().to_list()
         if stuck:
@@ -184,7 +182,7 @@ def drawn(tables: Tables, curves: LayerCurves) -> Row:
                 "ends": each.ends,
                 "points": [{"x": point["layer"], "kind": point["kind"]} for point in each.points],
                 "classes": _classes(
-                    rows(
+                    rows_where(
                         tables,
                         "silhouette_by_class",
                         run_id=curves.run["run_id"],
