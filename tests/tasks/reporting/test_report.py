@@ -231,16 +231,45 @@ def test_a_last_layer_that_was_chosen_is_shown_once():
     ]
 
 
-def test_what_silhouettes_cost_is_told_where_it_was_recorded():
+def test_what_it_cost_is_told_by_stage():
     tables = run_tables()
-    assert not [text for text in Page(render_report(tables)).all("dt") if text.endswith("silhouettes")]
-    tables["silhouette"] = tables["silhouette"].with_columns(seconds=pl.lit(0.5))
-    page = Page(render_report(tables))
-    assert [text for text in page.all("dt") if text.endswith("silhouettes")] == [
-        "cosine silhouettes",
-        "euclidean silhouettes",
+    cost = Page(section(render_report(tables), "cost-title"))
+    # 31 layers of 2 poolings: 0.05 s a criterion, 0.21 s a probe.
+    stages = {
+        "embedding every layer, once for all runs": "2 min 28 s",
+        "effective rank": "3.1 s",
+        "LogME": "3.1 s",
+        "ridge leave-one-out": "3.1 s",
+        "probing every layer, to audit the choice": "13.0 s",
+    }
+    assert dict(zip(cost.all("dt"), cost.all("b"), strict=True)) == stages
+    assert [attributes["style"] for tag, attributes in cost.tags if tag == "span"] == [
+        f"--v:{spent / 148.3:.4f}" for spent in (148.3, 3.1, 3.1, 3.1, 13.02)
     ]
-    assert page.all("b").count("31.0 s") == 2  # 31 layers of 2 poolings, half a second each
+    whole, embedded = cost.all("p")
+    assert whole.startswith("3 min 56 s from start to end on AMD EPYC, 2 cores. Stages below")
+    assert embedded == (
+        "6,000 texts, 131,482 tokens in 12 shards, 887 tokens a second; 0.1 % of the texts were cut at 128 tokens."
+    )
+
+
+def test_what_a_repeat_and_recorded_silhouettes_cost_is_told():
+    tables = run_tables()
+    repeat = tables["execution"].with_columns(
+        pl.col("started_at", "finished_at").dt.offset_by("1d"),
+        flow_run_id=pl.lit("repeat"),
+        seconds=pl.lit(2.5),
+    )
+    tables["execution"] = pl.concat([repeat, tables["execution"]])
+    tables["silhouette"] = tables["silhouette"].with_columns(seconds=pl.lit(0.5))
+    cost = Page(section(render_report(tables), "cost-title"))
+    assert cost.all("p")[0].startswith(
+        "3 min 56 s from start to end on AMD EPYC, 2 cores. The newest repeat, reusing what was there, took 2.5 s."
+    )
+    stages = dict(zip(cost.all("dt"), cost.all("b"), strict=True))
+    assert list(stages)[1:3] == ["cosine silhouettes", "euclidean silhouettes"]
+    # 31 layers of 2 poolings, half a second each.
+    assert (stages["cosine silhouettes"], stages["euclidean silhouettes"]) == ("31.0 s", "31.0 s")
 
 
 def test_a_confusion_of_another_size_is_refused():
