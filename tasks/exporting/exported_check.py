@@ -23,7 +23,7 @@ from tasks.exporting.recorded_run import Cut, RecordedRun, texts_of_test
 from tasks.scoring.probe import Probe
 from tasks.vocabulary import NormState, Pooling
 
-# Rows that the exported model embeds for the comparison with the whole one: what takes seconds, not minutes.
+# Test rows of which exported and whole model are compared, and the first of them, on which both are timed.
 CHECKED_ROWS = 256
 TIMED_ROWS = 16
 # Of the largest value: rounding stays far below it, a wrong block far above.

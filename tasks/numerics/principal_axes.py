@@ -28,7 +28,7 @@ class PrincipalAxes:
 
     @classmethod
     def of(cls, Z: torch.Tensor, values: torch.Tensor, vectors: torch.Tensor) -> "PrincipalAxes":
-        """From what `decompose` gives for Z."""
+        """From what `decompose` gives for Z, or from its last values and vectors for the largest axes alone."""
         if len(Z) > Z.shape[1]:
             axes = vectors.T
             return cls(_rotated(Z, axes.float().contiguous()), axes)

@@ -23,6 +23,11 @@ class AccuracyCurve:
     """Lower end of the 95 % interval."""
     high: list[float]
 
+    @property
+    def by_layer(self) -> dict[int, float]:
+        """layer → accuracy."""
+        return dict(zip(self.layers, self.accuracy, strict=True))
+
 
 @dataclass(frozen=True)
 class SilhouetteCurve:
@@ -82,7 +87,7 @@ class LayerCurves:
         return self.accuracy.layers[self.accuracy.accuracy.index(max(self.accuracy.accuracy))]
 
 
-def rows(tables: Tables, table: str, **where: Any) -> pl.DataFrame:
+def rows_where(tables: Tables, table: str, **where: Any) -> pl.DataFrame:
     """The rows of a table whose columns equal `where`; an empty frame without columns if there are none."""
     frame = tables.get(table)
     if frame is None or frame.is_empty():
@@ -99,12 +104,12 @@ def layer_curves(tables: Tables) -> list[LayerCurves]:
         tables: frames named and shaped as the tables of `storage/schema`; those that are absent are empty.
     """
     found = []
-    runs = rows(tables, "run").to_dicts()
+    runs = rows_where(tables, "run").to_dicts()
     for run in sorted(runs, key=lambda run: (run["model_id"], run["dataset_id"], run["run_id"])):
         scored = [
             frame.select(_GROUP[1:])
             for name in ("silhouette", "probe")
-            if not (frame := rows(tables, name, run_id=run["run_id"])).is_empty()
+            if not (frame := rows_where(tables, name, run_id=run["run_id"])).is_empty()
         ]
         groups = pl.concat(scored).unique().sort(_GROUP[1:]).rows() if scored else []
         curves = [_curves(tables, run, pooling, norm_state) for pooling, norm_state in groups]
@@ -282,18 +287,18 @@ def p_value(p: float) -> str:
 
 def _curves(tables: Tables, run: Row, pooling: str, norm_state: str) -> LayerCurves:
     where = {"run_id": run["run_id"], "pooling": pooling, "norm_state": norm_state}
-    choices = rows(tables, "layer_choice", **where, is_default=True).to_dicts()
+    choices = rows_where(tables, "layer_choice", **where, is_default=True).to_dicts()
     choice = choices[0] if choices else None
-    audits = rows(tables, "audit", **where, rule=choice["rule"]).to_dicts() if choice else []
+    audits = rows_where(tables, "audit", **where, rule=choice["rule"]).to_dicts() if choice else []
     return LayerCurves(
         run=run,
         pooling=pooling,
         norm_state=norm_state,
-        accuracy=_accuracy(rows(tables, "probe", **where)),
+        accuracy=_accuracy(rows_where(tables, "probe", **where)),
         silhouettes=_silhouettes(
-            rows(tables, "silhouette", **where),
-            rows(tables, "inflection_point", **where),
-            rows(tables, "trend", **where),
+            rows_where(tables, "silhouette", **where),
+            rows_where(tables, "inflection_point", **where),
+            rows_where(tables, "trend", **where),
         ),
         choice=choice,
         audit=audits[0] if audits else None,

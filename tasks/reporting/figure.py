@@ -190,13 +190,13 @@ def _draw_panel(left: Axes, panel: LayerCurves, title: str) -> None:
     # Headroom for the words at the chosen layer.
     low, high = left.get_ylim()
     left.set_ylim(low, high + 0.12 * (high - low))
-    at = dict(zip(accuracy.layers, accuracy.accuracy, strict=True))
+    accuracy_of = accuracy.by_layer
     for layer, marker, size in ((panel.last, "s", 5.5), (panel.best, "*", 13.0), (panel.chosen, "o", 6.5)):
-        if layer is not None and layer in at:
+        if layer is not None and layer in accuracy_of:
             star = marker == "*"
             left.plot(
                 layer,
-                at[layer],
+                accuracy_of[layer],
                 marker=marker,
                 # Chosen and best are often one layer: the star then stands around the disc.
                 markersize=17.0 if star and layer == panel.chosen else size,
@@ -213,17 +213,19 @@ def _draw_silhouette(axes: Axes, curve: SilhouetteCurve, colour: str, dashes: An
     low = [mean - error for mean, error in zip(curve.mean, curve.error, strict=True)]
     high = [mean + error for mean, error in zip(curve.mean, curve.error, strict=True)]
     axes.fill_between(curve.layers, low, high, color=colour, alpha=0.16, linewidth=0)
-    at = dict(zip(curve.layers, curve.mean, strict=True))
+    mean_of = dict(zip(curve.layers, curve.mean, strict=True))
     comparable = [layer for layer in curve.layers if layer <= curve.ends]
-    axes.plot(comparable, [at[layer] for layer in comparable], color=colour, linewidth=1.5, linestyle=dashes)
+    axes.plot(
+        comparable, [mean_of[layer] for layer in comparable], color=colour, linewidth=1.5, linestyle=dashes
+    )
     if comparable[-1] != curve.layers[-1]:
         # The step into the final norm is no step of the curve, so it is drawn apart.
         step = [comparable[-1], curve.layers[-1]]
-        axes.plot(step, [at[layer] for layer in step], color=colour, linewidth=1.0, linestyle=":")
+        axes.plot(step, [mean_of[layer] for layer in step], color=colour, linewidth=1.0, linestyle=":")
     for point in curve.points:
         axes.plot(
             point["layer"],
-            at[point["layer"]],
+            mean_of[point["layer"]],
             marker=_KINDS[point["kind"]],
             markersize=5.0 if point["kind"] == "knee" else 7.0,
             color="white",

@@ -24,7 +24,7 @@ from tasks.reporting.answer import (
     p_value,
     percent,
     points,
-    rows,
+    rows_where,
 )
 from tasks.reporting.report_parts import (
     drawn,
@@ -77,7 +77,7 @@ def render_report(
             figures=key_figures(answer),
             strip=strip(answer),
             notes=notes(tables, answer, described),
-            has_classes=not rows(tables, "silhouette_by_class").is_empty(),
+            has_classes=not rows_where(tables, "silhouette_by_class").is_empty(),
             recalls=recalls(counts, classes) if counts else [],
             scatter=scatter(projection, answer) if projection is not None and len(projection) else None,
             cost=_cost(tables, answer.run, described),
@@ -123,10 +123,12 @@ def page_environment() -> jinja2.Environment:
 def _described(tables: Tables, run: Row) -> dict[str, Row]:
     """The rows of model, data set, embedding set and newest execution that belong to a run; {} where unknown."""
     found = {
-        "model": rows(tables, "model", id=run["model_id"], revision=run["model_revision"]),
-        "dataset": rows(tables, "dataset", id=run["dataset_id"], fingerprint=run["dataset_fingerprint"]),
-        "embedding_set": rows(tables, "embedding_set", embedding_set_id=run["embedding_set_id"]),
-        "execution": _newest_first(rows(tables, "execution", run_id=run["run_id"])),
+        "model": rows_where(tables, "model", id=run["model_id"], revision=run["model_revision"]),
+        "dataset": rows_where(
+            tables, "dataset", id=run["dataset_id"], fingerprint=run["dataset_fingerprint"]
+        ),
+        "embedding_set": rows_where(tables, "embedding_set", embedding_set_id=run["embedding_set_id"]),
+        "execution": _newest_first(rows_where(tables, "execution", run_id=run["run_id"])),
     }
     return {name: frame.row(0, named=True) if len(frame) else {} for name, frame in found.items()}
 
@@ -141,21 +143,21 @@ def _cost(tables: Tables, run: Row, described: Mapping[str, Row]) -> Row | None:
     embedded = described["embedding_set"]
     if embedded:
         stages.append(("embedding every layer, once for all runs", embedded["seconds"]))
-    silhouette = rows(tables, "silhouette", run_id=run["run_id"])
+    silhouette = rows_where(tables, "silhouette", run_id=run["run_id"])
     # Rows of an older version do not say what they cost.
     if "seconds" in silhouette.columns and silhouette["seconds"].null_count() < len(silhouette):
         by_metric = silhouette.group_by("metric").agg(pl.col("seconds").sum()).sort("metric")
         stages += [(f"{metric} silhouettes", spent) for metric, spent in by_metric.iter_rows()]
-    criterion = rows(tables, "criterion", run_id=run["run_id"])
+    criterion = rows_where(tables, "criterion", run_id=run["run_id"])
     if len(criterion):
         for name, spent in criterion.group_by("name").agg(pl.col("seconds").sum()).sort("name").iter_rows():
             stages.append((named(name), spent))
-    probe = rows(tables, "probe", run_id=run["run_id"])
+    probe = rows_where(tables, "probe", run_id=run["run_id"])
     if len(probe):
         stages.append(("probing every layer, to audit the choice", float(probe["seconds"].sum())))
     if not stages:
         return None
-    executions = _newest_first(rows(tables, "execution", run_id=run["run_id"])).to_dicts()
+    executions = _newest_first(rows_where(tables, "execution", run_id=run["run_id"])).to_dicts()
     return {
         "stages": stages,
         "longest": max(spent for _, spent in stages) or 1.0,

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from tasks.reporting.answer import LayerCurves, Row, Tables, percent, rows, table_of
+from tasks.reporting.answer import LayerCurves, Row, Tables, percent, rows_where, table_of
 
 _ARROWS = {"up": "↗", "down": "↘", "flat": "→"}
 # As many classes as the palette tells apart; the others share a grey.
@@ -19,8 +19,8 @@ _WORDS = {"loo": "leave-one-out", "logme": "LogME", "knn": "k-NN", "h": "H"}
 def group(tables: Tables, curves: LayerCurves) -> Row:
     """What the tables of one pooling and norm state show."""
     where = {"run_id": curves.run["run_id"], "pooling": curves.pooling, "norm_state": curves.norm_state}
-    choices = rows(tables, "layer_choice", **where)
-    audits = rows(tables, "audit", **where)
+    choices = rows_where(tables, "layer_choice", **where)
+    audits = rows_where(tables, "audit", **where)
     audit_of = {audit["rule"]: audit for audit in audits.to_dicts()}
     order = ["is_default", "score", "rule"]
     ranked = choices.sort(order, descending=[True, True, False]).to_dicts() if len(choices) else []
@@ -30,8 +30,10 @@ def group(tables: Tables, curves: LayerCurves) -> Row:
         "curves": curves,
         "layers": table_of(curves),
         "is_cut": any(each.ends < curves.last for each in curves.silhouettes),
-        "shapes": _shapes(rows(tables, "trend", **where), curves),
-        "criteria": _criteria(rows(tables, "criterion", **where), curves),
+        "shapes": _shapes(rows_where(tables, "trend", **where), curves),
+        "criteria": _criteria(
+            rows_where(tables, "criterion", **where), rows_where(tables, "score_audit", **where), curves
+        ),
         "rules": [{"choice": choice, "audit": audit_of.get(choice["rule"])} for choice in ranked],
     }
 
@@ -39,12 +41,12 @@ def group(tables: Tables, curves: LayerCurves) -> Row:
 def _shapes(trend: pl.DataFrame, curves: LayerCurves) -> list[Row]:
     """Trend and inflection points of each curve, as the paper's Table 1 lays them out."""
     shapes = []
-    at = dict(zip(curves.accuracy.layers, curves.accuracy.accuracy, strict=True)) if curves.accuracy else {}
+    accuracy_of = curves.accuracy.by_layer if curves.accuracy else {}
     turns = {f"silhouette:{each.metric}": each.points for each in curves.silhouettes}
     names = dict.fromkeys([*turns, *(trend["curve"].unique(maintain_order=True) if len(trend) else [])])
     for curve in names:
         segments = trend.filter(pl.col("curve") == curve).sort("segment").to_dicts() if len(trend) else []
-        found = [point | {"accuracy": at.get(point["layer"])} for point in turns.get(curve, [])]
+        found = [point | {"accuracy": accuracy_of.get(point["layer"])} for point in turns.get(curve, [])]
         if segments or found:
             kind, _, metric = curve.partition(":")
             shapes.append(
@@ -57,33 +59,39 @@ def _shapes(trend: pl.DataFrame, curves: LayerCurves) -> list[Row]:
     return shapes
 
 
-def _criteria(criterion: pl.DataFrame, curves: LayerCurves) -> list[Row]:
-    """Every score of a layer that needs no gradient training, against the accuracy that it should foretell."""
-    scores = {f"{each.name} silhouette": (each.layers, each.mean) for each in curves.silhouettes}
+def _criteria(criterion: pl.DataFrame, score_audit: pl.DataFrame, curves: LayerCurves) -> list[Row]:
+    """Every score of a layer that needs no gradient training, and what its highest layer would have been worth.
+
+    The second is read from `score_audit`; a silhouette in another space than `raw` has no row there.
+    """
+    audits = {audit["score"]: audit for audit in score_audit.to_dicts()}
+    found = []
+    for each in curves.silhouettes:
+        audit = audits.get(f"silhouette:{each.metric}") if each.space == "raw" else None
+        found.append(_criterion(f"{each.name} silhouette", each.layers, each.mean, audit, curves))
     if len(criterion):
         for (name,), part in criterion.sort("name", "layer").group_by(["name"], maintain_order=True):
-            scores[named(str(name))] = (part["layer"].to_list(), part["value"].to_list())
-    found = []
-    for name, (layers, values) in scores.items():
-        top = layers[values.index(max(values))]
-        row: Row = {"name": name, "top": top, "spark": _spark(layers, values, curves), "accuracy": None}
-        if curves.accuracy is not None and curves.accuracy.layers == layers:
-            row["accuracy"] = curves.accuracy.accuracy[layers.index(top)]
-            row["lost"] = max(curves.accuracy.accuracy) - row["accuracy"]
-            row["rank_correlation"] = _rank_correlation(values, curves.accuracy.accuracy)
-        found.append(row)
-    return sorted(found, key=lambda row: (row.get("lost", math.inf), row["name"]))
+            layers, values = part["layer"].to_list(), part["value"].to_list()
+            found.append(
+                _criterion(named(str(name)), layers, values, audits.get(f"criterion:{name}"), curves)
+            )
+    return sorted(found, key=lambda row: (row["audit"]["regret"] if row["audit"] else math.inf, row["name"]))
 
 
-def _rank_correlation(values: Sequence[float], accuracy: Sequence[float]) -> float | None:
-    """Spearman's, −1 … 1; None where one of the two never changes."""
-    if len(set(values)) == 1 or len(set(accuracy)) == 1:
-        return None
-    frame = pl.DataFrame({"value": values, "accuracy": accuracy})
-    return float(frame.select(pl.corr("value", "accuracy", method="spearman")).item())
+def _criterion(
+    name: str, layers: Sequence[int], values: Sequence[float], audit: Row | None, curves: LayerCurves
+) -> Row:
+    highest = None if audit is None else int(audit["layer"])
+    accuracy_of = curves.accuracy.by_layer if curves.accuracy else {}
+    return {
+        "name": name,
+        "spark": _spark(layers, values, highest, curves),
+        "audit": audit,
+        "accuracy": None if highest is None else accuracy_of.get(highest),
+    }
 
 
-def _spark(layers: Sequence[int], values: Sequence[float], curves: LayerCurves) -> Row:
+def _spark(layers: Sequence[int], values: Sequence[float], highest: int | None, curves: LayerCurves) -> Row:
     low, reach = min(values), max(values) - min(values) or 1.0
     inner = _SPARK_HEIGHT - 8
     place = {
@@ -97,7 +105,7 @@ def _spark(layers: Sequence[int], values: Sequence[float], curves: LayerCurves) 
         "width": _SPARK_WIDTH,
         "height": _SPARK_HEIGHT,
         "path": "M" + "L".join(f"{x:.1f},{y:.1f}" for x, y in place.values()),
-        "top": place[layers[values.index(max(values))]],
+        "highest": None if highest is None else place.get(highest),
         "chosen": place.get(curves.chosen) if curves.chosen is not None else None,
     }
 
@@ -134,7 +142,7 @@ def notes(tables: Tables, answer: LayerCurves, described: Mapping[str, Row]) -> 
             f"The choice is shaky: only {100 * answer.choice['confidence']:.0f} % of redrawn train rows lead to this "
             "layer or to one within noise of it. More train rows would help."
         )
-    probe = rows(tables, "probe", pooling=answer.pooling, norm_state=answer.norm_state)
+    probe = rows_where(tables, "probe", pooling=answer.pooling, norm_state=answer.norm_state)
     if len(probe):
         stuck = probe.filter(~pl.col("converged"))["layer"].unique().sort().to_list()
         if stuck:
@@ -174,7 +182,7 @@ def drawn(tables: Tables, curves: LayerCurves) -> Row:
                 "ends": each.ends,
                 "points": [{"x": point["layer"], "kind": point["kind"]} for point in each.points],
                 "classes": _classes(
-                    rows(
+                    rows_where(
                         tables,
                         "silhouette_by_class",
                         run_id=curves.run["run_id"],

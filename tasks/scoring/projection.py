@@ -5,15 +5,14 @@ import numpy.typing as npt
 import polars as pl
 import torch
 from prefect import task
-from scipy.linalg import eigh
 
 from storage.embeddings import read_layer
 from storage.files import exists
 from storage.layout import Layout
 from storage.staged import is_staged, keyed, stage
 from tasks.curves import LayerOfRun
-from tasks.numerics.cores import one_thread
 from tasks.numerics.matrix_rows import as_rows, deviation_of, mean_of
+from tasks.numerics.principal_axes import PrincipalAxes, decompose
 from tasks.retries import LONG_S, RETRIED
 
 # More dots hide each other.
@@ -23,8 +22,8 @@ MOST_ROWS = 800
 def plane(X: npt.NDArray[np.floating], y: npt.NDArray[np.integer]) -> tuple[npt.NDArray[np.float64], float]:
     """The two directions of largest variance of standardised embeddings (principal components).
 
-    Dimensions are standardised first: a decoder has a few that are hundreds of times larger than the rest and would
-    be the whole picture. The directions' signs mean nothing; they are set so that the largest class has positive
+    Dimensions are standardised first: a decoder has a few that are far larger than the rest and would be the
+    whole picture. The directions' signs mean nothing; they are set so that the largest class has positive
     means, which makes the pictures of several layers comparable.
 
     Args:
@@ -37,19 +36,16 @@ def plane(X: npt.NDArray[np.floating], y: npt.NDArray[np.integer]) -> tuple[npt.
     rows = as_rows(X)
     mean = mean_of(rows)
     deviation = deviation_of(rows, mean)
-    scaled = torch.where(deviation > 0, (rows - mean) / deviation, 0.0).numpy()
+    scaled = torch.where(deviation > 0, (rows - mean) / deviation, 0.0).float()
+    coordinates = np.zeros((len(scaled), 2))
     if not scaled.any():  # the first token's state before any block: the same for every text
-        return np.zeros((len(scaled), 2)), 0.0
-    # scikit-learn's PCA finds the same; importing it would delay every sweep.
-    tall = len(scaled) > scaled.shape[1]
-    # A second BLAS thread would wait for a core beside other layers, and cost more than it does.
-    with one_thread():
-        products = scaled.T @ scaled if tall else scaled @ scaled.T
-        squares, directions = eigh(products, subset_by_index=(len(products) - 2, len(products) - 1))
-    coordinates = (scaled @ directions if tall else directions * np.sqrt(squares.clip(min=0.0)))[:, ::-1]
+        return coordinates, 0.0
+    values, vectors = decompose(scaled)
+    found = PrincipalAxes.of(scaled, values[-2:], vectors[:, -2:]).coordinates.numpy()[:, ::-1]
+    coordinates[:, : found.shape[1]] = found  # one column where texts lie on a line
     largest = np.bincount(y).argmax()
     coordinates *= np.where(coordinates[y == largest].mean(axis=0) < 0, -1.0, 1.0)
-    return coordinates, float(squares.sum() / np.trace(products))
+    return coordinates, float(values[-2:].sum() / values.sum())
 
 
 def project(curve: list[LayerOfRun]) -> None:

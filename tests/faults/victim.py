@@ -15,13 +15,13 @@ import pyarrow.parquet as pq
 
 from benchmarks.plain_sweep import plain_sweep
 from flows.parameters import SweepParameters
-from storage import embeddings, files, results
+from storage import files, manifest, results
 from tasks.scoring import layer_scores
 
 # Calls that `kill -9` may come before, by what they do to storage.
 POINTS: dict[str, tuple[Any, str]] = {
     "a row group of a shard is written": (pq.ParquetWriter, "write_batch"),
-    "a manifest or a shard's record is written": (embeddings, "_write_text"),
+    "a manifest or a shard's record is written": (manifest, "write_file"),
     "the rows of a score are staged": (layer_scores, "_stage"),
     "a written file is flushed to the disk": (os, "fsync"),
     "a written file takes its name": (os, "replace"),

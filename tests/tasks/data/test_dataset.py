@@ -282,9 +282,11 @@ def test_stratified_sample_against_its_definition(counts: list[int], share: floa
     for index, count in enumerate(counts):
         got = taken.filter(value=str(index)).height
         assert got >= 2
-        # In proportion, but for the two rows that every class keeps and for rounding.
-        proportional = most * count / len(values)
-        assert got <= max(proportional + 1, 2) + 1e-9 or taken.height == rows.height
+        if most >= rows.height:
+            assert got == count
+        else:
+            # In proportion, but for the two rows that every class keeps and for rounding.
+            assert got <= max(most * count / len(values) + 1, 2) + 1e-9
 
 
 def test_sample_too_small_for_the_classes_is_an_error() -> None:

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import polars as pl
+from scipy.stats import spearmanr
 
 SCORED = (
     "silhouette",
@@ -17,6 +18,7 @@ SCORED = (
     "trend",
     "layer_choice",
     "audit",
+    "score_audit",
 )
 EMOTIONS = ("sadness", "joy", "love", "anger", "fear", "surprise")
 
@@ -54,6 +56,7 @@ def run_tables(
         for metric in metrics:
             _shape_rows(rows, key, metric, peak, layers)
         _choice_rows(rows, key, accuracy, peak, layers, gain, is_answer=(pooling, state) == groups[-1])
+        _score_rows(rows, key, accuracy)
     return {name: pl.DataFrame(found) for name, found in rows.items()} | _shared(
         run_id, model_id, dataset_id, layers, classes, poolings, norm_states, metrics
     )
@@ -160,6 +163,30 @@ def _choice_rows(rows, key, accuracy, peak, layers, gain, *, is_answer):
                 "gain_low": gain[0] if default else accuracy[layer] - accuracy[-1] - 0.02,
                 "gain_high": gain[1] if default else accuracy[layer] - accuracy[-1] + 0.02,
                 "p_value": 0.00002 if gain[0] > 0 else 0.4,
+            }
+        )
+
+
+def _score_rows(rows, key, accuracy):
+    """What the maximum of each score of this pooling and norm state was worth."""
+    scores = {}
+    for name, by, column in (("silhouette", "metric", "mean"), ("criterion", "name", "value")):
+        for row in rows[name]:
+            if key.items() <= row.items():
+                scores.setdefault(f"{name}:{row[by]}", []).append(row[column])
+    for score, values in scores.items():
+        layer = int(np.argmax(values))
+        regret = max(accuracy) - accuracy[layer]
+        rows["score_audit"].append(
+            key
+            | {
+                "score": score,
+                "layer": layer,
+                "regret": regret,
+                "split_regret": regret,
+                "gain_over_last": accuracy[layer] - accuracy[-1],
+                "p_value": 0.5,
+                "rank_correlation": float(spearmanr(values, accuracy).statistic) if len(values) > 2 else None,
             }
         )
 

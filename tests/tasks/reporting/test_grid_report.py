@@ -9,7 +9,7 @@ import pytest
 from storage.results import query
 from tasks.reporting.grid_report import SHOWN, render_grid
 from tests.cookbook import example_storage
-from tests.tasks.reporting.test_report import Page
+from tests.tasks.reporting.test_report import Page, section
 
 SVG = b'<svg xmlns="http://www.w3.org/2000/svg"/>'
 
@@ -43,6 +43,28 @@ def test_every_run_stands_with_its_answer(views: dict[str, pl.DataFrame]) -> Non
     assert len(lines) == 5
     links = [value for _, a in page.tags for name, value in a.items() if name in ("src", "href")]
     assert not [link for link in links if not link.startswith(("#", "data:"))]
+
+
+def test_what_each_run_cost_is_told_in_its_row(views: dict[str, pl.DataFrame]) -> None:
+    cost = Page(section(render_grid(views, SVG), "cost-title"))
+    columns = ["tokens", "embedding", "silhouettes", "criteria", "probes", "start to end"]
+    assert cost.all("th")[:8] == ["model", "data set", *columns]
+    assert cost.all("th")[8:] == views["cost"]["model_id"].to_list()
+    cells = cost.all("td")
+    told = [cells[start : start + 7] for start in range(0, len(cells), 7)]
+    names = ("embedding", "silhouette", "criterion", "probe", "first")
+    assert told == [
+        [row["dataset_id"], f"{row['tokens']:,}", *(seconds_of(row[f"{name}_seconds"]) for name in names)]
+        for row in views["cost"].to_dicts()
+    ]
+    assert len(told) == 5
+
+
+def seconds_of(spent: float | None) -> str:
+    """As the page shows them, below a minute and from there on."""
+    if spent is None:
+        return "–"
+    return f"{spent:.1f} s" if spent < 60 else f"{round(spent) // 60} min {round(spent) % 60} s"
 
 
 def test_one_run_alone_is_shown_without_what_needs_more(views: dict[str, pl.DataFrame]) -> None:

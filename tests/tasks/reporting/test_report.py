@@ -8,12 +8,8 @@ from html.parser import HTMLParser
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from scipy.stats import spearmanr
 
 from tasks.reporting.report import render_report
-from tasks.reporting.report_parts import _rank_correlation
 from tests.tasks.reporting.run_tables import EMOTIONS, confusion_of, projection_of, run_tables
 
 
@@ -39,6 +35,11 @@ class Page(HTMLParser):
 
     def all(self, tag):
         return [text for name, text in self.texts if name == tag]
+
+
+def section(html, title):
+    """The markup of the section whose heading has this id."""
+    return html.split(f'<section aria-labelledby="{title}">')[1].split("</section>")[0]
 
 
 def data_of(page):
@@ -96,6 +97,57 @@ def test_the_drawn_curves_are_those_of_the_tables():
                 expected = by_class.filter(label=each["label"]).sort("layer")["mean"]
                 np.testing.assert_allclose(each["y"], expected, atol=5.1e-4)
     assert sorted(each["label"] for each in groups[0]["silhouettes"]["cosine"]["classes"]) == sorted(EMOTIONS)
+
+
+def criteria_of(html, *, group=0):
+    """The cells of "Criteria compared" of one pooling and norm state, by the name of the score."""
+    table = section(html, "criteria-title").split('aria-label="Criteria"')[group + 1].split("</table>")[0]
+    rows = [Page(row) for row in table.split("<tr>")[1:]]
+    return {row.all("th")[0]: row.all("td") for row in rows if row.all("td")}
+
+
+def test_what_a_score_led_to_is_read_from_its_audit():
+    tables = run_tables(poolings=("mean",))
+    told = {"layer": 5, "regret": 0.0123, "rank_correlation": -0.37}
+    tables["score_audit"] = tables["score_audit"].with_columns(
+        pl.when(pl.col("score").is_in(["silhouette:cosine", "criterion:ridge_loo"]))
+        .then(pl.lit(value))
+        .otherwise(pl.col(name))
+        .alias(name)
+        for name, value in told.items()
+    )
+    shown = criteria_of(render_report(tables))
+    accuracy = tables["probe"].filter(layer=5)["accuracy"].item()
+    expected = ["layer 5", f"{100 * accuracy:.1f} %", "1.2 points", "−0.37"]
+    assert shown["cosine silhouette"] == shown["ridge leave-one-out"] == expected
+    (other,) = tables["score_audit"].filter(score="silhouette:euclidean").to_dicts()
+    there = tables["probe"].filter(layer=other["layer"])["accuracy"].item()
+    assert shown["euclidean silhouette"] == [
+        f"layer {other['layer']}",
+        f"{100 * there:.1f} %",
+        f"{100 * other['regret']:.1f} points",
+        f"{other['rank_correlation']:.2f}",
+    ]
+    # By what was lost, least first.
+    order = tables["score_audit"].sort("regret")["score"].to_list()
+    assert list(shown).index("effective rank") == order.index("criterion:effective_rank") == len(order) - 1
+
+
+def test_scores_of_another_space_and_of_runs_that_were_not_audited_lead_nowhere():
+    tables = run_tables(poolings=("mean",), metrics=("cosine",))
+    centred = tables["silhouette"].with_columns(space=pl.lit("centred"))
+    tables["silhouette"] = pl.concat([tables["silhouette"], centred])
+    shown = criteria_of(render_report(tables))
+    assert shown["cosine_centred silhouette"] == ["–"] * 4
+    layer = tables["score_audit"].filter(score="silhouette:cosine")["layer"].item()
+    assert shown["cosine silhouette"][0] == f"layer {layer}"
+    assert list(shown)[-1] == "cosine_centred silhouette"
+    del tables["score_audit"]
+    page = render_report(tables)
+    shown = criteria_of(page)
+    assert len(shown) == 5
+    assert all(cells == ["–"] * 4 for cells in shown.values())
+    assert "<circle" not in section(page, "criteria-title")
 
 
 def test_data_never_becomes_markup():
@@ -179,16 +231,45 @@ def test_a_last_layer_that_was_chosen_is_shown_once():
     ]
 
 
-def test_what_silhouettes_cost_is_told_where_it_was_recorded():
+def test_what_it_cost_is_told_by_stage():
     tables = run_tables()
-    assert not [text for text in Page(render_report(tables)).all("dt") if text.endswith("silhouettes")]
-    tables["silhouette"] = tables["silhouette"].with_columns(seconds=pl.lit(0.5))
-    page = Page(render_report(tables))
-    assert [text for text in page.all("dt") if text.endswith("silhouettes")] == [
-        "cosine silhouettes",
-        "euclidean silhouettes",
+    cost = Page(section(render_report(tables), "cost-title"))
+    # 31 layers of 2 poolings: 0.05 s a criterion, 0.21 s a probe.
+    stages = {
+        "embedding every layer, once for all runs": "2 min 28 s",
+        "effective rank": "3.1 s",
+        "LogME": "3.1 s",
+        "ridge leave-one-out": "3.1 s",
+        "probing every layer, to audit the choice": "13.0 s",
+    }
+    assert dict(zip(cost.all("dt"), cost.all("b"), strict=True)) == stages
+    assert [attributes["style"] for tag, attributes in cost.tags if tag == "span"] == [
+        f"--v:{spent / 148.3:.4f}" for spent in (148.3, 3.1, 3.1, 3.1, 13.02)
     ]
-    assert page.all("b").count("31.0 s") == 2  # 31 layers of 2 poolings, half a second each
+    whole, embedded = cost.all("p")
+    assert whole.startswith("3 min 56 s from start to end on AMD EPYC, 2 cores. Stages below")
+    assert embedded == (
+        "6,000 texts, 131,482 tokens in 12 shards, 887 tokens a second; 0.1 % of the texts were cut at 128 tokens."
+    )
+
+
+def test_what_a_repeat_and_recorded_silhouettes_cost_is_told():
+    tables = run_tables()
+    repeat = tables["execution"].with_columns(
+        pl.col("started_at", "finished_at").dt.offset_by("1d"),
+        flow_run_id=pl.lit("repeat"),
+        seconds=pl.lit(2.5),
+    )
+    tables["execution"] = pl.concat([repeat, tables["execution"]])
+    tables["silhouette"] = tables["silhouette"].with_columns(seconds=pl.lit(0.5))
+    cost = Page(section(render_report(tables), "cost-title"))
+    assert cost.all("p")[0].startswith(
+        "3 min 56 s from start to end on AMD EPYC, 2 cores. The newest repeat, reusing what was there, took 2.5 s."
+    )
+    stages = dict(zip(cost.all("dt"), cost.all("b"), strict=True))
+    assert list(stages)[1:3] == ["cosine silhouettes", "euclidean silhouettes"]
+    # 31 layers of 2 poolings, half a second each.
+    assert (stages["cosine silhouettes"], stages["euclidean silhouettes"]) == ("31.0 s", "31.0 s")
 
 
 def test_a_confusion_of_another_size_is_refused():
@@ -205,13 +286,3 @@ def test_every_sampled_text_is_a_dot_and_classes_beyond_the_palette_share_a_grey
     colours = [attributes["class"] for tag, attributes in page.tags if tag == "g"]
     assert sorted(set(colours)) == ["c0", "c1", "c2", "c3", "c4", "c5", "c6", "crest"]
     assert "other classes" in page.all("li")
-
-
-@given(st.lists(st.tuples(st.integers(-5, 5), st.integers(-5, 5)), min_size=3, max_size=30))
-def test_rank_correlation_is_spearmans(pairs):
-    values, accuracy = (list(map(float, column)) for column in zip(*pairs, strict=True))
-    ours = _rank_correlation(values, accuracy)
-    if len(set(values)) == 1 or len(set(accuracy)) == 1:
-        assert ours is None
-    else:
-        assert ours == pytest.approx(spearmanr(values, accuracy).statistic)
