@@ -149,7 +149,10 @@ def test_ctrl_c_ends_a_long_query(storage: str) -> None:
     running = subprocess.Popen(
         [*COMMAND, "sql", endless, "--storage", storage], env=environment(), stderr=subprocess.PIPE, text=True
     )
-    with pytest.raises(subprocess.TimeoutExpired):
-        running.wait(timeout=5)
-    running.send_signal(signal.SIGINT)
-    assert running.wait(timeout=20) == 130
+    try:
+        with pytest.raises(subprocess.TimeoutExpired):
+            running.wait(timeout=5)
+        running.send_signal(signal.SIGINT)
+        assert running.wait(timeout=20) == 130
+    finally:
+        running.kill()
