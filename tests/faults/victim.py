@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from benchmarks.plain_sweep import plain_sweep
 from flows.parameters import SweepParameters
-from storage import files, manifest, results
+from storage import database_file, files, manifest, results
 from tasks.scoring import layer_scores
 
 # Calls that `kill -9` may come before, by what they do to storage.
@@ -26,7 +26,7 @@ POINTS: dict[str, tuple[Any, str]] = {
     "a written file is flushed to the disk": (os, "fsync"),
     "a written file takes its name": (os, "replace"),
     "rows are inserted into the database": (results, "_insert"),
-    "the database is copied into its place": (results, "_copy"),
+    "the database is copied into its place": (database_file, "_copy"),
     "strays are removed": (files, "_remove_strays"),
 }
 KILLED = -signal.SIGKILL
