@@ -188,8 +188,8 @@ def _check_vocabulary(folder: Path, tokenizer: Any) -> None:
     files = {*tokenizer.vocab_files_names.values(), "tokenizer.json"}
     if tokenizer.vocab_files_names and not any((folder / name).is_file() for name in files):
         raise UserError(
-            f"{folder} holds no tokenizer ({', '.join(sorted(files))}), so every word would be an unknown one. Save the "
-            "model's own with `tokenizer.save_pretrained(FOLDER)`."
+            f"{folder} holds no tokenizer ({', '.join(sorted(files))}), so every word would be an unknown one. Save "
+            "the model's own with `tokenizer.save_pretrained(FOLDER)`."
         )
 
 
@@ -197,8 +197,8 @@ def _from_gguf(file: Path, spec: str) -> tuple[Path, str]:
     """De-quantise once: the cache keeps a folder of safetensors named by the file's SHA-256."""
     if split := re.search(r"-\d{5}-of-(\d{5})\.gguf$", file.name):
         raise UserError(
-            f"{file} (from {spec}) is one of {int(split[1])} parts of a model. Join them first: llama-gguf-split --merge "
-            "FIRST_PART JOINED.gguf, then name gguf:JOINED.gguf."
+            f"{file} (from {spec}) is one of {int(split[1])} parts of a model. Join them first: llama-gguf-split "
+            "--merge FIRST_PART JOINED.gguf, then name gguf:JOINED.gguf."
         )
     with file.open("rb") as opened:
         sha256 = hashlib.file_digest(opened, "sha256").hexdigest()

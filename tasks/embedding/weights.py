@@ -1,4 +1,4 @@
-"""Whether a model's numbers are its checkpoint's: transformers fills what it does not find with random ones, and goes on."""
+"""Whether a model's numbers are its checkpoint's: transformers fills what it does not find with random ones."""
 
 import logging
 import re
