@@ -59,7 +59,7 @@ def find_backbone(model: nn.Module) -> Backbone:
     left out, attention replaced, weights laid out for the CPU. `UserError` where the blocks cannot be
     found, or where a family that the tests do not cover gives other layers than Hugging Face's own.
     """
-    body, owner, blocks = _find_blocks(model)
+    body, owner, blocks = find_blocks(model)
     body.eval().requires_grad_(False)
     # A pooler's output is no hidden state. OPT-350m narrows its last layer to another size than all others
     # (project_out); it is left as wide as they are.
@@ -91,7 +91,7 @@ def find_backbone(model: nn.Module) -> Backbone:
     return backbone
 
 
-def _find_blocks(model: nn.Module) -> tuple[PreTrainedModel, nn.Module, nn.ModuleList]:
+def find_blocks(model: nn.Module) -> tuple[PreTrainedModel, nn.Module, nn.ModuleList]:
     """The model without its head, the module that holds the blocks (and the final norm), and the blocks.
 
     The blocks are the first list of modules of one class that is as long as its model's config says. Of an

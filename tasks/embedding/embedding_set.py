@@ -24,7 +24,7 @@ from tasks.embedding.calibration import Calibration, budgets_of, calibrate
 from tasks.embedding.embed import EMBED_VERSION, EmbeddedTexts, choose_dtype, embed_tokens
 from tasks.embedding.model import LoadedModel, ModelFolder, load_model, resolve_model
 from tasks.embedding.shards import Shard, plan_shards
-from tasks.embedding.tokens import Tokens, tokenise
+from tasks.embedding.tokens import Tokens, check_known, tokenise
 from tasks.machine import device_lock, lock_file, machine_lock, use_all_cores
 from tasks.retries import LONG_S, RETRIED
 from tasks.vocabulary import NormState, Pooling
@@ -141,6 +141,7 @@ def plan_embedding_set(
         texts = read_table(dataset.uri)["text"].to_list()
         loaded = _load(model, settings)
         tokens = tokenise(loaded.tokenizer, texts, settings.max_length)
+        check_known(tokens, loaded.tokenizer, model.id)
         found = _calibrate_once(set_id, loaded, texts, settings, CALIBRATED_SHARE * int(tokens.counts.sum()))
         token_budget = settings.token_budget or found.token_budget
         least = max(int(found.tokens_per_second * SECONDS_PER_SHARD), token_budget * BATCHES_PER_SHARD)

@@ -1,6 +1,9 @@
 """A frozen model, brought here by its source as a folder or a GGUF file, loaded once per process."""
 
 import hashlib
+import json
+import re
+import shutil
 import struct
 import tempfile
 import threading
@@ -29,6 +32,7 @@ from storage.cache import cache_folder
 from storage.errors import UserError
 from storage.sources.grammar import parse_source
 from tasks.embedding.backbone import Backbone, find_backbone
+from tasks.embedding.weights import load_whole
 from tasks.numerics.cores import hand_back_freed_memory
 from tasks.retries import LONG_S, RETRIED
 
@@ -37,6 +41,8 @@ WEIGHT_FILES = ["*.safetensors"]
 DESCRIBING_FILES = ["*.json", "*.txt", "*.model", "*.jinja", "*.py"]
 # Of a folder's files, those that can change an embedding.
 HASHED_SUFFIXES = {".safetensors", ".json", ".txt", ".model", ".py"}
+# The sizes of a cached folder's files, written last.
+MADE = "made.json"
 
 
 @dataclass(frozen=True)
@@ -122,13 +128,16 @@ def _load(folder: str, dtype: str, device: str, trust_remote_code: bool) -> Load
     auto = AutoModelForTextEncoding if config.is_encoder_decoder else AutoModel
     try:
         with without_bars():
-            model = auto.from_pretrained(
+            load = partial(
+                auto.from_pretrained,
                 folder,
                 dtype=getattr(torch, dtype),
                 local_files_only=True,
                 use_safetensors=True,
                 trust_remote_code=trust_remote_code,
+                output_loading_info=True,
             )
+            model: Any = load_whole(load, folder)
         tokenizer = AutoTokenizer.from_pretrained(
             folder, local_files_only=True, trust_remote_code=trust_remote_code
         )
@@ -138,6 +147,7 @@ def _load(folder: str, dtype: str, device: str, trust_remote_code: bool) -> Load
             "*.safetensors and a tokenizer that transformers "
             f"{transformers.__version__} knows."
         ) from error
+    _check_vocabulary(Path(folder), tokenizer)
     loaded = LoadedModel(find_backbone(model.to(device)), tokenizer)
     hand_back_freed_memory()
     return loaded
@@ -173,26 +183,68 @@ def _check_folder(folder: Path, spec: str, *, weights: bool) -> None:
         )
 
 
+def _check_vocabulary(folder: Path, tokenizer: Any) -> None:
+    """transformers makes up a tokenizer of its special tokens alone where a folder holds none."""
+    files = {*tokenizer.vocab_files_names.values(), "tokenizer.json"}
+    if tokenizer.vocab_files_names and not any((folder / name).is_file() for name in files):
+        raise UserError(
+            f"{folder} holds no tokenizer ({', '.join(sorted(files))}), so every word would be an unknown one. Save "
+            "the model's own with `tokenizer.save_pretrained(FOLDER)`."
+        )
+
+
 def _from_gguf(file: Path, spec: str) -> tuple[Path, str]:
     """De-quantise once: the cache keeps a folder of safetensors named by the file's SHA-256."""
+    if split := re.search(r"-\d{5}-of-(\d{5})\.gguf$", file.name):
+        raise UserError(
+            f"{file} (from {spec}) is one of {int(split[1])} parts of a model. Join them first: llama-gguf-split "
+            "--merge FIRST_PART JOINED.gguf, then name gguf:JOINED.gguf."
+        )
     with file.open("rb") as opened:
         sha256 = hashlib.file_digest(opened, "sha256").hexdigest()
     done = cache_folder() / "gguf" / sha256[:32]
     done.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{done}.lock"):
-        if not done.is_dir():
+        if not _is_as_it_was_made(done):
+            shutil.rmtree(done, ignore_errors=True)
             with tempfile.TemporaryDirectory(dir=done.parent, prefix=".part.") as scratch:
                 part = Path(scratch) / "model"
                 _dequantise(file, part, spec)
+                (part / MADE).write_text(json.dumps(_sizes(part)), encoding="utf-8")
                 part.rename(done)
     return done, sha256
 
 
+def _is_as_it_was_made(folder: Path) -> bool:
+    """Whether a cached folder holds what was once put there. One of an older version does not say, and is made anew."""
+    try:
+        made: dict[str, int] = json.loads((folder / MADE).read_text(encoding="utf-8"))
+    except (FileNotFoundError, json.JSONDecodeError):
+        return False
+    return made == _sizes(folder)
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    return {file.name: file.stat().st_size for file in sorted(folder.iterdir()) if file.name != MADE}
+
+
 def _dequantise(file: Path, into: Path, spec: str) -> None:
+    # Alone in a folder: what lies beside it must not change its tokens, nor bring code.
+    alone = into.parent / "file"
+    alone.mkdir()
+    (alone / file.name).symlink_to(file.absolute())
+    options: dict[str, Any] = {
+        "gguf_file": file.name,
+        "local_files_only": True,
+        "trust_remote_code": False,
+    }
     try:
         with without_bars():
-            model = AutoModel.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
-        tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+            load = partial(
+                AutoModel.from_pretrained, alone, dtype=torch.float32, output_loading_info=True, **options
+            )
+            model: Any = load_whole(load, str(file))
+        tokenizer = AutoTokenizer.from_pretrained(alone, **options)
     except (OSError, ValueError, ImportError, KeyError, struct.error) as error:
         raise UserError(
             f"{file} (from {spec}) does not load as GGUF: {_first_line(error)}. transformers "

@@ -1,5 +1,6 @@
 """Texts → token ids without padding, with the tokenizer's own special tokens. No model is needed for it."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +10,12 @@ from numpy.typing import NDArray
 
 from storage.errors import UserError
 
+log = logging.getLogger(__name__)
+
 _AT_ONCE = 4096
+# Tokenizers of today split what they do not know into pieces that they do; in old ones a rare word is unknown.
+MANY_UNKNOWN = 0.05
+MOST_UNKNOWN = 0.5
 
 
 @dataclass(frozen=True)
@@ -43,6 +49,27 @@ def tokenise(tokenizer: Any, texts: Sequence[str], max_length: int) -> Tokens:
             "Remove empty texts from the data set."
         )
     return Tokens(ids, counts, truncated)
+
+
+def check_known(tokens: Tokens, tokenizer: Any, model_id: str) -> None:
+    """Warn where a share of the tokens is unknown to the tokenizer that no text of its languages has.
+
+    Raises:
+        UserError: most are: it is another model's tokenizer, or made for another script.
+    """
+    unknown = tokenizer.unk_token_id
+    if unknown is None or not tokens.ids:
+        return
+    ids = np.concatenate(tokens.ids)
+    share = float((ids == unknown).mean())
+    told = f"{share:.0%} of the tokens of these texts are unknown to the tokenizer of {model_id}"
+    if share > MOST_UNKNOWN:
+        raise UserError(
+            f"{told}, so their embeddings say next to nothing of them. Is it the model's own tokenizer, and does the "
+            "model know this language and script?"
+        )
+    if share > MANY_UNKNOWN:
+        log.warning("%s", told)
 
 
 def _token_ids(tokenizer: Any, texts: Sequence[str], **options: Any) -> list[NDArray[np.int32]]:
