@@ -118,7 +118,7 @@ def test_ctrl_c_is_130() -> None:
     code = (
         "import sys; sys.argv = ['layerscout', 'sql', 'SELECT 1']\n"
         "import flows.cli, storage.results\n"
-        "def interrupted(*_): raise KeyboardInterrupt\n"
+        "def interrupted(*_, **__): raise KeyboardInterrupt\n"
         "storage.results.query = interrupted\n"
         "flows.cli.main()\n"
     )

@@ -31,7 +31,7 @@ from tests.flows.conftest import environment, layerscout
 
 pytestmark = pytest.mark.browser
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 SECONDS = 240
 FIGURE_WIDTH = """
 const figure = document.querySelector('img[src^="data:image/svg+xml"]')
