@@ -179,7 +179,8 @@ def _last_values(
     """The values of a column chunk, flat, straight from the file, if it is one plain, uncompressed page.
 
     That is how `write_shard` lays it out (up to what fits one page), and a page ends in its values. Reading lists
-    through pyarrow takes several times as long, since it decodes levels that say "no nulls" for every single value.
+    through pyarrow is slower (`make bench ONLY=extraction` has ours over numpy.fromfile), since it decodes levels that
+    say "no nulls" for every single value.
     """
     if chunk.compression != "UNCOMPRESSED" or chunk.has_dictionary_page:
         return None

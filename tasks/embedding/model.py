@@ -219,7 +219,7 @@ def _is_as_it_was_made(folder: Path) -> bool:
     """Whether a cached folder holds what was once put there. One of an older version does not say, and is made anew."""
     try:
         made: dict[str, int] = json.loads((folder / MADE).read_text(encoding="utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError):
+    except (OSError, ValueError):  # none, or none that can be read
         return False
     return made == _sizes(folder)
 

@@ -58,10 +58,13 @@ def check_known(tokens: Tokens, tokenizer: Any, model_id: str) -> None:
         UserError: most are: it is another model's tokenizer, or made for another script.
     """
     unknown = tokenizer.unk_token_id
-    if unknown is None or not tokens.ids:
+    roles = [getattr(tokenizer, f"{role}_token_id") for role in ("bos", "eos", "cls", "sep", "pad", "mask")]
+    # Where it has another role too, a tokenizer knows every byte and never means it (GPT-2, OPT).
+    if unknown is None or unknown in roles or not tokens.ids:
         return
     ids = np.concatenate(tokens.ids)
-    share = float((ids == unknown).mean())
+    words = ids[~np.isin(ids, [each for each in roles if each is not None])]
+    share = float((words == unknown).mean()) if len(words) else 0.0
     told = f"{share:.0%} of the tokens of these texts are unknown to the tokenizer of {model_id}"
     if share > MOST_UNKNOWN:
         raise UserError(

@@ -14,7 +14,7 @@ from storage.errors import UserError
 from storage.sources.wheels import unpack
 from tasks.embedding.embed import embed_texts
 from tasks.embedding.model import MADE, _is_as_it_was_made, load_model, resolve_model
-from tasks.embedding.tokens import MANY_UNKNOWN, MOST_UNKNOWN, check_known, tokenise
+from tasks.embedding.tokens import MANY_UNKNOWN, MOST_UNKNOWN, Tokens, check_known, tokenise
 from tasks.vocabulary import NormState, Pooling
 from tests.tasks.embedding.test_backbone import MODELS, small_model
 
@@ -164,6 +164,20 @@ def test_texts_that_the_tokenizer_does_not_know_are_told(
     with pytest.raises(UserError, match="67% of the tokens"):
         check("wave xylophone zither")
     assert 0 < MANY_UNKNOWN < MOST_UNKNOWN < 1
+
+
+def test_special_tokens_hide_no_unknown_word_and_are_none_themselves(tiny_model: Path) -> None:
+    tokenizer = hf.AutoTokenizer.from_pretrained(tiny_model)
+    tokenizer.add_special_tokens({"cls_token": "[CLS]", "sep_token": "[SEP]"})
+    one_word = np.array(
+        [tokenizer.cls_token_id, tokenizer.unk_token_id, tokenizer.sep_token_id], dtype=np.int32
+    )
+    alone = Tokens([one_word], np.array([3], dtype=np.int32), np.array([False]))
+    with pytest.raises(UserError, match="100% of the tokens"):
+        check_known(alone, tokenizer, "path:model")
+    # GPT-2's unknown token is its end of text: no text has unknown bytes.
+    tokenizer.cls_token = tokenizer.unk_token
+    check_known(alone, tokenizer, "path:model")
 
 
 def test_a_cached_model_is_made_anew_unless_it_is_as_it_was_made(tmp_path: Path) -> None:
