@@ -55,12 +55,13 @@ def copy_to_write(database: str) -> Iterator[duckdb.DuckDBPyConnection]:
                     yield connection
                     connection.commit()
                     connection.execute("CHECKPOINT")
-                if is_written:
-                    _keep_for_its_writer(database)
+                kept = _keep_for_its_writer(database) if is_written else None
                 write_atomically(database, lambda sink: _copy(copy, sink))
-                # What it held is in the new file, which it does not fit.
-                if merged_log is not None and not is_written:
+                # What it held is in the new file, which it does not fit: nobody could open the two together.
+                if merged_log is not None and kept is None:
                     merged_log.unlink(missing_ok=True)
+                elif merged_log is not None:
+                    os.replace(merged_log, f"{kept}.wal")
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
 
@@ -72,7 +73,7 @@ def open_to_read(database: str, copy: Path) -> duckdb.DuckDBPyConnection:
         try:
             return duckdb.connect(database, read_only=True)
         except duckdb.Error as error:
-            if not (_is_locked(error) or "WAL" in str(error)):
+            if not (_is_locked(error) or _is_about_the_log(error, database)):
                 raise
     copy.write_bytes(read_bytes(database))
     return duckdb.connect(str(copy), read_only=True)
@@ -89,7 +90,7 @@ def set_aside_damaged(database: str) -> str | None:
         duckdb.connect(database, read_only=True).close()
         return None
     except duckdb.Error as error:
-        if _is_locked(error) or "WAL" in str(error):
+        if _is_locked(error) or _is_about_the_log(error, database):
             return None
         log.warning("%s cannot be opened: %s", database, error)
     aside = _free_name(f"{database}.damaged")
@@ -111,7 +112,7 @@ def _copy_with_log(database: str, copy: Path) -> Path | None:
         duckdb.connect(str(copy)).close()
         return beside
     except duckdb.Error as error:
-        if beside is None or "WAL" not in str(error):
+        if beside is None or not _is_about_the_log(error, str(copy)):
             raise UserError(
                 f"{database} is not a database that DuckDB can open ({str(error).splitlines()[0]}). `layerscout "
                 "rebuild` sets it aside and writes a new one from the staged rows."
@@ -126,11 +127,12 @@ def _copy_with_log(database: str, copy: Path) -> Path | None:
     return None
 
 
-def _keep_for_its_writer(database: str) -> None:
+def _keep_for_its_writer(database: str) -> str:
     """A second name for the file that is about to be replaced: what its writer commits from now on is found there."""
     kept = _free_name(f"{database}.kept")
     os.link(database, kept)
     log.warning("What the other program writes from now on is in %s", kept)
+    return kept
 
 
 def _log_of(database: str) -> Path | None:
@@ -175,6 +177,11 @@ def _no_other_writer(database: str) -> Iterator[bool]:
 def _is_locked(error: duckdb.Error) -> bool:
     """Whether somebody else writes the file: another process, or this one."""
     return "set lock" in str(error) or "different configuration" in str(error)
+
+
+def _is_about_the_log(error: duckdb.Error, database: str) -> bool:
+    """Whether the database's write-ahead log is what cannot be read, and not the database."""
+    return "WAL" in str(error).replace(database, "")
 
 
 @contextmanager

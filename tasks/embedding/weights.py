@@ -16,7 +16,7 @@ PREFIXES = r"^(module|_orig_mod|base_model\.model)\."
 """What training wrappers (DataParallel, torch.compile, PEFT) put before every tensor's name."""
 
 # Parts that `find_backbone` leaves out: whatever they hold, no hidden state depends on it.
-_UNUSED = re.compile(r"(^|\.)(pooler|project_out)\.")
+_UNUSED = ("pooler.", "project_out.")
 _NUMBERED = re.compile(r"^(.*?)\.(\d+)\.")
 _SHOWN = 3
 
@@ -35,10 +35,11 @@ def load_whole(load: Load, place: str) -> PreTrainedModel:
         UserError: tensors are missing, of another shape, or of blocks that the configuration does not have.
     """
     model, info = _load(load, place)
-    if _needed(model, info["missing_keys"]) and any(
-        re.match(PREFIXES, key) for key in info["unexpected_keys"]
-    ):
-        log.warning("The tensors of %s carry a training wrapper's prefix, which is left out", place)
+    prefixes = sorted({found[0] for key in info["unexpected_keys"] if (found := re.match(PREFIXES, key))})
+    if prefixes and _needed(model, info["missing_keys"]):
+        log.warning(
+            "The tensors of %s carry a training wrapper's prefix, left out: %s", place, ", ".join(prefixes)
+        )
         model, info = _load(load, place, key_mapping={PREFIXES: ""})
     missing = _needed(model, info["missing_keys"])
     if missing:
@@ -75,7 +76,8 @@ def _needed(model: PreTrainedModel, missing: Iterable[str]) -> list[str]:
     body, _, _ = find_blocks(model)
     prefix = next(name for name, module in model.named_modules() if module is body)
     within = f"{prefix}." if prefix else ""
-    return sorted(key for key in missing if key.startswith(within) and not _UNUSED.search(key))
+    unused = tuple(within + part for part in _UNUSED)
+    return sorted(key for key in missing if key.startswith(within) and not key.startswith(unused))
 
 
 def _surplus(model: PreTrainedModel, unexpected: Iterable[str]) -> list[str]:

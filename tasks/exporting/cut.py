@@ -13,6 +13,7 @@ import transformers
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 from storage.errors import UserError
+from tasks.embedding.model import without_bars
 from tasks.embedding.pooling import POOLINGS
 from tasks.vocabulary import Pooling
 
@@ -119,12 +120,10 @@ def write_sentence_transformers(into: Path, pooling: Pooling, hidden_size: int, 
 def quiet() -> Iterator[None]:
     """Without transformers' progress bars, and without its remark that the weights of later blocks are left."""
     logging = transformers.utils.logging
-    bars, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
-    logging.disable_progress_bar()
+    verbosity = logging.get_verbosity()
     logging.set_verbosity_error()
     try:
-        yield
+        with without_bars():
+            yield
     finally:
         logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()

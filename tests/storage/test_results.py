@@ -257,6 +257,7 @@ def test_what_a_program_commits_to_a_file_that_was_replaced_is_kept(
     monkeypatch.setattr(database_file, "CLIENT_SECONDS", 0.5)
     merge(str(database), "b", {"probe": probe_rows("b")})
     assert query(str(database), "FROM before").item() == 1
+    duckdb.connect(str(database), read_only=True).close()  # as any other tool opens it
     client.communicate("\n")
     assert query(str(database), "SELECT count(DISTINCT run_id) FROM probe").item() == 2
     merge(str(database), "c", {"probe": probe_rows("c")})

@@ -64,8 +64,9 @@ def test_a_server_that_is_away_ends_no_stage(prefect_server: str, monkeypatch: p
 def test_a_stage_that_waits_is_told_again_and_again_and_no_more_when_it_ends(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    log = Console(file=io.StringIO(), force_terminal=False, width=20, soft_wrap=True)
-    monkeypatch.setattr(progress, "console", log)
+    log = io.StringIO()
+    console = Console(file=log, force_terminal=False, width=20, soft_wrap=True)
+    monkeypatch.setattr(progress, "console", console)
     monkeypatch.setattr(progress, "SECONDS_PER_LOG", 0.05)
     threads = threading.active_count()
     with working("Reading a long name of a data set"):
@@ -77,9 +78,9 @@ def test_a_stage_that_waits_is_told_again_and_again_and_no_more_when_it_ends(
     with pytest.raises(ZeroDivisionError), working("Planning"):
         time.sleep(1 / 0)
     assert threading.active_count() == threads
-    told = log.file.getvalue()  # type: ignore[attr-defined]  # it is the StringIO from above
+    told = log.getvalue()
     time.sleep(0.2)
-    assert log.file.getvalue() == told  # type: ignore[attr-defined]
+    assert log.getvalue() == told
     lines = told.splitlines()
     reading = [each for each in lines if each.startswith("Reading")]
     embedding = [each for each in lines if each.startswith("Embedding")]
@@ -92,13 +93,13 @@ def test_a_stage_that_waits_is_told_again_and_again_and_no_more_when_it_ends(
 
 
 def test_a_terminal_has_spinners_and_bars_and_no_lines_of_a_log(monkeypatch: pytest.MonkeyPatch) -> None:
-    screen = Console(file=io.StringIO(), force_terminal=True, width=100)
-    monkeypatch.setattr(progress, "console", screen)
+    screen = io.StringIO()
+    monkeypatch.setattr(progress, "console", Console(file=screen, force_terminal=True, width=100))
     with working("Reading"):
         time.sleep(0.2)
     with progress_bar(Pace("Embedding", "rows", 10)) as advance:
         advance(10)
-    shown = screen.file.getvalue()  # type: ignore[attr-defined]  # it is the StringIO from above
+    shown = screen.getvalue()
     assert "\x1b[?25l" in shown  # the cursor is hidden while a bar moves
     assert "10/10" in shown
     assert "10 of 10 rows" not in shown

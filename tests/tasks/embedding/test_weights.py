@@ -58,14 +58,22 @@ def embeddings(folder: Path) -> np.ndarray:
     return found.states[NormState.AS_RETURNED, Pooling.MEAN]
 
 
-@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "base_model.model.", "module.model."])
+@pytest.mark.parametrize(
+    ("prefix", "wrapper"),
+    [
+        ("module.", "module."),
+        ("_orig_mod.", "_orig_mod."),
+        ("base_model.model.", "base_model.model."),
+        ("module.model.", "module."),
+    ],
+)
 def test_a_training_wrappers_prefix_is_left_out_and_said(
-    tiny_model: Path, folder: Path, caplog: pytest.LogCaptureFixture, prefix: str
+    tiny_model: Path, folder: Path, caplog: pytest.LogCaptureFixture, prefix: str, wrapper: str
 ) -> None:
     rename(folder, prefix)
     with caplog.at_level(logging.WARNING):
         found = embeddings(folder)
-    assert "training wrapper's prefix" in caplog.text
+    assert f"training wrapper's prefix, left out: {wrapper}\n" in caplog.text
     np.testing.assert_array_equal(found, embeddings(tiny_model))
 
 
