@@ -21,6 +21,22 @@ _Job = TypeVar("_Job")
 _R = TypeVar("_R")
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # their numbers in malloc.h
+# torch has MKL compute these, of float32 and float64.
+VECTOR_FUNCTIONS = (
+    *(
+        torch.acos,
+        torch.asin,
+        torch.atan,
+        torch.cos,
+        torch.sin,
+        torch.tan,
+        torch.cosh,
+        torch.sinh,
+        torch.tanh,
+    ),
+    *(torch.exp, torch.expm1, torch.log, torch.log10, torch.log1p, torch.log2, torch.sqrt, torch.rsqrt),
+    *(torch.erf, torch.erfc, torch.erfinv, torch.lgamma),
+)
 
 
 @dataclass(frozen=True)
@@ -144,3 +160,20 @@ def hand_back_freed_memory() -> None:
 def _of_c_library(name: str) -> Callable[..., int] | None:
     """A function of glibc; None with another C library."""
     return getattr(ctypes.CDLL(None), name, None) if sys.platform == "linux" else None
+
+
+def _settle_vector_functions() -> None:
+    """Call each of VECTOR_FUNCTIONS once, on this thread alone.
+
+    MKL picks a function's kernel at its first call, and of two threads that make it at the same time one may get a
+    kernel of 11 digits in the place of 16 (github.com/pytorch/pytorch/issues/188792): the same sweep then has other
+    numbers now and then.
+    """
+    for dtype in (torch.float32, torch.float64):
+        value = torch.full((1,), 0.5, dtype=dtype)
+        for function in VECTOR_FUNCTIONS:
+            function(value)
+
+
+# On import, which is never done by two threads at once.
+_settle_vector_functions()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+import polars.testing
 import pytest
 from filelock import FileLock
 
@@ -98,4 +99,5 @@ def assert_clean(storage: Path, cache: Path) -> None:
 def assert_equal_tables(expected: dict[str, pl.DataFrame], storage: Path | str) -> None:
     """Every table but times is that of the undisturbed run."""
     found = tables(storage)
-    assert [name for name in expected if not expected[name].equals(found[name])] == []
+    for name, frame in expected.items():
+        pl.testing.assert_frame_equal(found[name], frame, check_exact=True)
