@@ -242,6 +242,9 @@ def inspect_dataset(
     dataset: Annotated[str, Parameter(help=SweepParameters.model_fields["dataset"].description or "")],
     text_column: Annotated[str | None, Parameter(help="Found by its name when left out.")] = None,
     label_column: Annotated[str | None, Parameter(help="Found by its name when left out.")] = None,
+    encoding: Annotated[
+        str | None, Parameter(help=SweepParameters.model_fields["encoding"].description)
+    ] = None,
     model: Annotated[
         str | None, Parameter(help="Count tokens of this model, not characters; its weights are not loaded.")
     ] = None,
@@ -254,7 +257,12 @@ def inspect_dataset(
     from flows.terminal.preview import show_inspection
 
     show_inspection(
-        dataset, text_column=text_column, label_column=label_column, model=model, max_length=max_length
+        dataset,
+        text_column=text_column,
+        label_column=label_column,
+        encoding=encoding,
+        model=model,
+        max_length=max_length,
     )
 
 
