@@ -92,8 +92,8 @@ def _way_out(raw: bytes) -> str:
     import charset_normalizer  # slow, and hardly ever needed
 
     guess = charset_normalizer.from_bytes(raw[:_GUESSED_BYTES]).best()
-    if guess is None:
-        return " Save it as UTF-8, or say --encoding NAME."
+    if guess is None or guess.encoding in ("ascii", "utf_8"):
+        return " Save it as UTF-8 without such characters, or say --encoding NAME."
     return f" It seems to be {guess.encoding}: say --encoding {guess.encoding}, or save it as UTF-8."
 
 
