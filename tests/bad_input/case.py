@@ -30,7 +30,7 @@ class Seen:
 
     code: int
     said: str
-    """The error; else the warnings, and what was read of a data set."""
+    """The error; else the warnings, and what was printed: of an inspection the rows and classes."""
     left: tuple[str, ...]
     """Files that were not there before; a changed one with `changed: ` before its name."""
 
@@ -44,7 +44,10 @@ def see(case: Case, folder: Path) -> Seen:
         with _captured() as (out, error, warned):
             code = _exit_code(words)
         after = _files(folder)
-    said = [error.getvalue().rpartition("layerscout: ")[2]] if code else [*warned, _read(out.getvalue())]
+    if code:
+        said = [error.getvalue().rpartition("layerscout: ")[2]]
+    else:
+        said = [*warned, _read(out.getvalue()) if words[1] == "inspect" else out.getvalue()]
     changed = [f"changed: {name}" for name in before if after.get(name) != before[name]]
     return Seen(
         code,
@@ -54,11 +57,9 @@ def see(case: Case, folder: Path) -> Seen:
 
 
 def _read(shown: str) -> str:
-    """`Read: 16 train, 4 test; good, bad` of what `layerscout inspect` prints; else nothing."""
+    """`Read: 16 train, 4 test rows of good, bad.` of what `layerscout inspect` prints."""
     lines = shown.splitlines()
-    rows = next((line.removeprefix("rows").strip() for line in lines if line.startswith("rows ")), None)
-    if rows is None:
-        return ""
+    rows = next(line.removeprefix("rows").strip() for line in lines if line.startswith("rows "))
     table = lines[next(i for i, line in enumerate(lines) if line.startswith("class ")) + 1 :]
     classes = [line.rsplit(maxsplit=3)[0].strip() for line in table if line.endswith("%")]
     return f"Read: {rows} rows of {', '.join(classes)}."

@@ -4,11 +4,11 @@ import tempfile
 from itertools import groupby
 from pathlib import Path
 
-from tests.bad_input import data
+from tests.bad_input import commands, data, stored
 from tests.bad_input.case import Case, Seen, see
 
 PAGE = Path(__file__).parents[2] / "docs" / "bad-input.md"
-CASES: list[Case] = [*data.CASES]
+CASES: list[Case] = [*data.CASES, *commands.CASES, *stored.CASES]
 INTRODUCTION = """# What bad input does
 
 Each row is a test (`tests/bad_input`), and the page is what they print: `python -m tests.bad_input` writes it. A
