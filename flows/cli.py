@@ -355,14 +355,18 @@ def main() -> None:
 
 
 def _flag_errors(error: ValidationError) -> list[str]:
-    """One sentence a flag: what was given and what it takes."""
+    """One sentence a flag, or for flags that do not go together: what was given and what it takes."""
     sentences: dict[str, str] = {}
     for each in error.errors(include_url=False):
-        flag = "--" + str(each["loc"][0]).replace("_", "-")
-        given = (
-            f"{flag} is missing." if each["type"] == "missing" else f"{flag} {each['input']}: {each['msg']}."
-        )
-        sentences.setdefault(flag, given)
+        # What several flags say together has no place of its own.
+        flag = "--" + str(each["loc"][0]).replace("_", "-") if each["loc"] else ""
+        if not flag:
+            said = each["msg"].removeprefix("Value error, ") + "."
+        elif each["type"] == "missing":
+            said = f"{flag} is missing."
+        else:
+            said = f"{flag} {each['input']}: {each['msg']}."
+        sentences.setdefault(flag, said)
     return list(sentences.values())
 
 

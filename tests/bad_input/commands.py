@@ -84,7 +84,7 @@ CASES = [
     Case(OPTIONS, "an unknown command", "layerscout swep"),
     Case(OPTIONS, "no model", "layerscout sweep --dataset path:rows.csv"),
     _option("an unknown flag", "--layers 3"),
-    _option("an unknown pooling", "--pooling max"),
+    _option("an unknown pooling", "--pooling median"),
     _option("an unknown metric", "--metric manhattan"),
     _option("an unknown criterion", "--criterion fisher"),
     _option("an unknown dtype", "--dtype int8"),
