@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from storage.errors import UserError
 from storage.layout import Layout
-from tasks.data import dataset, reading
+from tasks.data import dataset
 from tasks.data.dataset import (
     Dataset,
     fingerprint_table,
@@ -25,6 +25,7 @@ from tasks.data.dataset import (
     read_table,
     stratified_sample,
 )
+from tasks.data.hugging_face import named_labels
 from tests.conftest import labelled_text
 
 TABLE = {"row_id": pl.Int64, "text": pl.String, "label": pl.Int32, "split": pl.String}
@@ -145,11 +146,26 @@ def test_the_hubs_minus_one_is_no_label(tmp_path: Path, caplog: pytest.LogCaptur
     assert "No row in test" in caplog.text
 
 
+def test_a_parquet_file_of_datasets_brings_the_names_of_its_labels(tmp_path: Path) -> None:
+    features = datasets.Features(
+        {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["no", "yes"])}
+    )
+    for split, labels in (("train", [1, 0] * 5), ("test", [1, 0, -1])):
+        texts = [f"{split} {row}" for row in range(len(labels))]
+        part = datasets.Dataset.from_dict({"text": texts, "label": labels}, features=features)
+        part.to_parquet(str(tmp_path / f"{split}.parquet"))
+    with pytest.raises(UserError, match=r"Row 3 in test of .* has no label"):
+        read_dataset(f"path:{tmp_path}", Layout(""))
+    found, table = read_dataset(f"path:{tmp_path / 'train.parquet'}", Layout(""))
+    assert found.classes == ("no", "yes")
+    assert table["label"].head(2).to_list() == [1, 0]
+
+
 def test_a_class_label_beyond_its_names_is_refused(tmp_path: Path) -> None:
     # `datasets` itself lets no such number into a file of its own; other writers do.
     frame = pl.Series("label", [0, 1, 7])
     with pytest.raises(UserError, match=r"holds 7, and its 2 class names are numbered from 0 to 1"):
-        reading._named(frame, ["no", "yes"], "train of it")
+        named_labels(frame, ["no", "yes"], "train of it")
 
 
 @pytest.mark.parametrize(
