@@ -242,6 +242,9 @@ def inspect_dataset(
     dataset: Annotated[str, Parameter(help=SweepParameters.model_fields["dataset"].description or "")],
     text_column: Annotated[str | None, Parameter(help="Found by its name when left out.")] = None,
     label_column: Annotated[str | None, Parameter(help="Found by its name when left out.")] = None,
+    encoding: Annotated[
+        str | None, Parameter(help=SweepParameters.model_fields["encoding"].description)
+    ] = None,
     model: Annotated[
         str | None, Parameter(help="Count tokens of this model, not characters; its weights are not loaded.")
     ] = None,
@@ -254,7 +257,12 @@ def inspect_dataset(
     from flows.terminal.preview import show_inspection
 
     show_inspection(
-        dataset, text_column=text_column, label_column=label_column, model=model, max_length=max_length
+        dataset,
+        text_column=text_column,
+        label_column=label_column,
+        encoding=encoding,
+        model=model,
+        max_length=max_length,
     )
 
 
@@ -347,14 +355,18 @@ def main() -> None:
 
 
 def _flag_errors(error: ValidationError) -> list[str]:
-    """One sentence a flag: what was given and what it takes."""
+    """One sentence a flag, or for flags that do not go together: what was given and what it takes."""
     sentences: dict[str, str] = {}
     for each in error.errors(include_url=False):
-        flag = "--" + str(each["loc"][0]).replace("_", "-")
-        given = (
-            f"{flag} is missing." if each["type"] == "missing" else f"{flag} {each['input']}: {each['msg']}."
-        )
-        sentences.setdefault(flag, given)
+        # What several flags say together has no place of its own.
+        flag = "--" + str(each["loc"][0]).replace("_", "-") if each["loc"] else ""
+        if not flag:
+            said = each["msg"].removeprefix("Value error, ") + "."
+        elif each["type"] == "missing":
+            said = f"{flag} is missing."
+        else:
+            said = f"{flag} {each['input']}: {each['msg']}."
+        sentences.setdefault(flag, said)
     return list(sentences.values())
 
 

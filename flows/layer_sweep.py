@@ -230,6 +230,8 @@ def describe_run(parameters: SweepParameters, embedding_set_id: str) -> Run:
     )
     # A set of scores, whichever was asked for first.
     asked["criterion"] = sorted(asked["criterion"])
+    if asked["encoding"] is None:
+        del asked["encoding"]  # as before there was a choice, so that older runs keep their ids
     code_version = f"{version('layerscout')}+scoring.{SCORING_VERSION}"
     content = json.dumps([asked, embedding_set_id, code_version], sort_keys=True)
     return Run(

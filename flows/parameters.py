@@ -75,6 +75,11 @@ class SweepParameters(BaseModel):
     label_column: str | None = Field(
         None, title="Label column", description="Found by its name when left out."
     )
+    encoding: str | None = Field(
+        None,
+        title="Encoding",
+        description="Of text files, such as cp1252. When left out, that of the mark they begin with, or UTF-8.",
+    )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto",
         title="Compute dtype",
@@ -157,7 +162,7 @@ class SweepParameters(BaseModel):
     def rows_asked(self) -> dict[str, Any]:
         """Which columns and rows of the data set, as `prepare_dataset` and `read_dataset` take them."""
         return self.model_dump(
-            include={"text_column", "label_column", "max_train_rows", "max_test_rows", "seed"}
+            include={"text_column", "label_column", "encoding", "max_train_rows", "max_test_rows", "seed"}
         )
 
     @field_validator("criterion")

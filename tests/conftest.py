@@ -30,8 +30,14 @@ FILLER = ["the", "a", "of", "and", "it", "was", "in", "that", "with", "on", "by"
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random Llama of 3 blocks with a word tokenizer, saved as a Hugging Face folder."""
+    """The folder of a model of `save_tiny_model`."""
     folder = tmp_path_factory.mktemp("tiny-llama")
+    save_tiny_model(folder)
+    return folder
+
+
+def save_tiny_model(folder: Path) -> None:
+    """Save a random Llama of 3 blocks with a word tokenizer as a Hugging Face folder."""
     words = [
         "<pad>",
         "<unk>",
@@ -57,7 +63,6 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pad_token_id=0,
     )
     LlamaModel(config).save_pretrained(folder)
-    return folder
 
 
 def labelled_text(rows: int, seed: int = 0) -> pl.DataFrame:

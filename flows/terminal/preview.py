@@ -26,12 +26,15 @@ def show_inspection(
     *,
     text_column: str | None,
     label_column: str | None,
+    encoding: str | None,
     model: str | None,
     max_length: int,
 ) -> None:
     """Print classes, lengths, duplicates and leaks of a data set, and what to mend before a sweep."""
     with working("Reading the data set"):
-        found, table = read_dataset(dataset, Layout(""), text_column=text_column, label_column=label_column)
+        found, table = read_dataset(
+            dataset, Layout(""), text_column=text_column, label_column=label_column, encoding=encoding
+        )
         tokens = None
         if model is not None:
             tokens = count_tokens(resolve_model(model, weights=False), table["text"].to_list())

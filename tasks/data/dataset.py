@@ -1,6 +1,7 @@
 """Labelled text from hub, file or registry wheel: one clean, fingerprinted table."""
 
 import hashlib
+import logging
 from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate
@@ -14,8 +15,11 @@ from storage.errors import UserError
 from storage.files import exists, filesystem, write_atomically
 from storage.layout import Layout
 from storage.sources.grammar import parse_source
+from tasks.data.labels import alike, are_plain_integers, in_order, label_values
 from tasks.data.reading import Read, read_source
 from tasks.retries import LONG_S, RETRIED
+
+log = logging.getLogger(__name__)
 
 # Tried in this order when no column is named.
 TEXT_COLUMNS = ("text", "sentence", "content", "document", "review", "tweet", "question", "body", "title")
@@ -56,6 +60,7 @@ def prepare_dataset(
     *,
     text_column: str | None = None,
     label_column: str | None = None,
+    encoding: str | None = None,
     max_train_rows: int | None = None,
     max_test_rows: int | None = None,
     seed: int = 0,
@@ -70,6 +75,7 @@ def prepare_dataset(
         layout,
         text_column=text_column,
         label_column=label_column,
+        encoding=encoding,
         max_train_rows=max_train_rows,
         max_test_rows=max_test_rows,
         seed=seed,
@@ -85,6 +91,7 @@ def read_dataset(
     *,
     text_column: str | None = None,
     label_column: str | None = None,
+    encoding: str | None = None,
     max_train_rows: int | None = None,
     max_test_rows: int | None = None,
     seed: int = 0,
@@ -96,27 +103,35 @@ def read_dataset(
         layout: of the storage where the table has its place.
         text_column: found by its name when None.
         label_column: found by its name when None.
+        encoding: of text files; None is that of the mark they begin with, or UTF-8.
         max_train_rows: a stratified part of the train rows, at least 2 of every class; None takes all.
         max_test_rows: a stratified part of the test rows; None takes all.
         seed: of the split and the samples.
 
     Raises:
-        UserError: no such data set or column, an empty text, a missing label, one class only, or a class that
-            `test` has and `train` has not.
+        UserError: no such data set or column, a file that cannot be read, an empty text, a missing label, one class
+            only, or a class that `test` has and `train` has not.
     """
     source = parse_source(spec, "dataset")
-    read = read_source(source)
+    read = read_source(source, encoding)
     columns = _columns(read)
     text = _find_column("text", text_column or read.text_column, TEXT_COLUMNS, columns, spec)
     label = _find_column("label", label_column or read.label_column, LABEL_COLUMNS, columns, spec)
     cleaned = {
         split: _clean(frame, text, label, f"{split} of {spec}") for split, frame in read.splits.items()
     }
+    cleaned = _labelled(cleaned, label, spec)
     train, test = _split(cleaned, seed)
     train = stratified_sample(train, max_train_rows, seed)
     test = stratified_sample(test, max_test_rows, seed)
-    values = _check_classes(train, test, spec, label)
-    classes = _class_names(values, label, read, train)
+    values = _check_classes(train, test, spec, label, read.label_names.get(label))
+    classes = _class_names(values, train)
+    if doubled := alike(classes):
+        log.warning(
+            "Classes of %s differ in case or white space alone, and each counts as one of its own: %s",
+            spec,
+            ", ".join(map(repr, doubled[:6])),
+        )
     numbered = pl.DataFrame({"value": values, "label": np.arange(len(values), dtype=np.int32)})
     table = (
         pl.concat([train.with_columns(split=pl.lit("train")), test.with_columns(split=pl.lit("test"))])
@@ -136,7 +151,7 @@ def read_dataset(
         label_column=label,
         train_rows=train.height,
         test_rows=test.height,
-        test_is_made="test" not in read.splits,
+        test_is_made="test" not in cleaned,
     )
     return found, table
 
@@ -213,42 +228,59 @@ def _find_column(role: str, asked: str | None, known: tuple[str, ...], columns: 
         if asked not in columns:
             raise UserError(f"{spec} has no column {asked!r} in every split (--{role}-column). {there}")
         return asked
-    by_name = {column.lower(): column for column in columns}
+    # Under its very name first: `text` beside `Text` is what was meant.
+    by_name: dict[str, list[str]] = {}
+    for column in columns:
+        by_name.setdefault(column.lower(), []).append(column)
     found = next((by_name[name] for name in known if name in by_name), None)
     if found is None:
-        raise UserError(f"Which column of {spec} is the {role}? Say --{role}-column NAME. {there}")
-    return found
+        # What nobody calls a column is a value.
+        headless = any(" " in column or column.isdigit() for column in columns)
+        raise UserError(
+            f"Which column of {spec} is the {role}? Say --{role}-column NAME. {there}"
+            + (" If these are values of its first row, write a line with names above it." if headless else "")
+        )
+    if len(found) > 1:
+        plain = [name for name in found if name == name.lower()]
+        if not plain:
+            raise UserError(
+                f"Both {' and '.join(found)} of {spec} may be the {role}. Say --{role}-column NAME."
+            )
+        found = plain
+    return found[0]
 
 
 def _clean(frame: pl.DataFrame, text: str, label: str, where: str) -> pl.DataFrame:
-    """The columns `text` and `value` (the label as it came), and `name` where the source names it."""
-    if frame.schema[text] != pl.String:
-        raise UserError(
-            f"Column {text!r} in {where} is {frame.schema[text]}, not text. Name another --text-column."
-        )
-    kind = frame.schema[label]
-    if kind.is_float() and (frame[label].drop_nulls() % 1 == 0).all():
-        # Integers beside an empty cell, as pandas writes them.
-        frame = frame.with_columns(pl.col(label).cast(pl.Int64))
-        kind = frame.schema[label]
-    if not (kind.is_integer() or kind in (pl.String, pl.Boolean, pl.Categorical, pl.Enum)):
-        raise UserError(
-            f"Column {label!r} in {where} is {kind}; a label is an integer or a string. Name another "
-            "--label-column, or cast it."
-        )
-    value = pl.col(label) if kind.is_integer() else pl.col(label).cast(pl.String)
-    rows = frame.select(text=pl.col(text), value=value.cast(pl.Int64) if kind.is_integer() else value)
-    companion = f"{label}_name"
-    if kind.is_integer() and frame.schema.get(companion) == pl.String:
-        rows = rows.with_columns(name=frame[companion])
-    else:
-        rows = rows.with_columns(name=pl.lit(None, dtype=pl.String))
+    """The columns `text` and `value` (the label as it is written, null without one), `name` where the source has it."""
+    texts = frame[text]
+    if texts.dtype != pl.String:
+        kind = "of lists or objects" if texts.dtype == pl.Object else texts.dtype
+        raise UserError(f"Column {text!r} in {where} is {kind}, not text. Name another --text-column.")
+    values = label_values(frame[label], where)
+    rows = pl.DataFrame({"text": texts, "value": values})
     _reject(
         rows, pl.col("text").str.strip_chars().fill_null("") == "", f"an empty text (column {text!r})", where
     )
-    blank = pl.col("value").cast(pl.String).str.strip_chars().fill_null("") == ""
-    _reject(rows, blank, f"no label (column {label!r})", where)
-    return rows
+    if rows.height and texts.str.contains(r"^\s*[-+]?[\d.,]+\s*$").all():
+        raise UserError(
+            f"Column {text!r} in {where} holds numbers alone, not text. Name another --text-column."
+        )
+    companion = f"{label}_name"
+    if frame.schema.get(companion) == pl.String and are_plain_integers(values.drop_nulls()):
+        return rows.with_columns(name=frame[companion])
+    return rows.with_columns(name=pl.lit(None, dtype=pl.String))
+
+
+def _labelled(splits: dict[str, pl.DataFrame], label: str, spec: str) -> dict[str, pl.DataFrame]:
+    """The splits but those where no row has a label: benchmarks keep those of their test rows to themselves."""
+    kept = {}
+    for split, rows in splits.items():
+        if split != "train" and rows.height and rows["value"].is_null().all():
+            log.warning("No row in %s of %s has a label (column %r): it is left out", split, spec, label)
+            continue
+        _reject(rows, pl.col("value").is_null(), f"no label (column {label!r})", f"{split} of {spec}")
+        kept[split] = rows
+    return kept
 
 
 def _reject(rows: pl.DataFrame, bad: pl.Expr, what: str, where: str) -> None:
@@ -262,29 +294,19 @@ def _reject(rows: pl.DataFrame, bad: pl.Expr, what: str, where: str) -> None:
 
 def _split(splits: dict[str, pl.DataFrame], seed: int) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Train (with validation) and test; a seeded stratified test part is cut where there is none."""
-    try:
-        train = pl.concat([splits[name] for name in ("train", "validation") if name in splits])
-        if "test" in splits:
-            return train, pl.concat([train.clear(), splits["test"]])
-    except pl.exceptions.PolarsError as error:
-        raise UserError(
-            "The splits hold labels of different types: cast the label column alike in all."
-        ) from error
+    train = pl.concat([splits[name] for name in ("train", "validation") if name in splits])
+    if "test" in splits:
+        return train, splits["test"]
     quantiles = _quantiles(train, seed)
     # A class keeps its first rows for train, so that none of them stands in test alone.
     kept = (pl.col("quantile") < 1 - TEST_SHARE) | (pl.col("rank") < LEAST_ROWS_PER_CLASS)
     return quantiles.filter(kept).select(train.columns), quantiles.filter(~kept).select(train.columns)
 
 
-def _in_order(values: pl.Series) -> pl.Series:
-    """Integers by size, also those that came as strings (2 before 10); other strings by the alphabet."""
-    if values.dtype == pl.String and values.str.contains(r"^-?\d{1,18}$").all():
-        return values.to_frame("value").sort(pl.col("value").cast(pl.Int64), "value")["value"]
-    return values.sort()
-
-
-def _check_classes(train: pl.DataFrame, test: pl.DataFrame, spec: str, label: str) -> pl.Series:
-    values = _in_order(train["value"].unique())
+def _check_classes(
+    train: pl.DataFrame, test: pl.DataFrame, spec: str, label: str, named: list[str] | None
+) -> pl.Series:
+    values = in_order(train["value"].unique(), named)
     if len(values) < 2:
         raise UserError(
             f"{spec} has one class only ({values[0] if len(values) else 'no rows'!r} in column {label!r}). Layers "
@@ -307,15 +329,12 @@ def _check_classes(train: pl.DataFrame, test: pl.DataFrame, spec: str, label: st
     return values
 
 
-def _class_names(values: pl.Series, label: str, read: Read, train: pl.DataFrame) -> tuple[str, ...]:
-    """The hub's names of integer labels, else a companion column `LABEL_name`, else the labels themselves."""
-    listed = read.label_names.get(label)
-    if listed is not None and values.dtype.is_integer() and max(values) < len(listed):
-        return tuple(listed[value] for value in values)
-    pairs = train.select("value", "name").unique().drop_nulls().sort("value")
+def _class_names(values: pl.Series, train: pl.DataFrame) -> tuple[str, ...]:
+    """The names of a companion column `LABEL_name`, where they are one for one; else the labels themselves."""
+    pairs = train.select("value", "name").unique().drop_nulls()
     if pairs.height == len(values) and pairs["name"].n_unique() == len(values):
-        return tuple(pairs["name"])
-    return tuple(str(value) for value in values)
+        return tuple(values.replace_strict(pairs["value"], pairs["name"]))
+    return tuple(values)
 
 
 @task(name="prepare-dataset", task_run_name="prepare {spec}", timeout_seconds=LONG_S, **RETRIED)
@@ -324,6 +343,7 @@ def prepare_dataset_task(
     layout: Layout,
     text_column: str | None,
     label_column: str | None,
+    encoding: str | None,
     max_train_rows: int | None,
     max_test_rows: int | None,
     seed: int,
@@ -334,6 +354,7 @@ def prepare_dataset_task(
         layout,
         text_column=text_column,
         label_column=label_column,
+        encoding=encoding,
         max_train_rows=max_train_rows,
         max_test_rows=max_test_rows,
         seed=seed,

@@ -1,16 +1,34 @@
 """A source of labelled text → one frame a split, as its columns came: file, folder, saved Dataset or repository."""
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from glob import has_magic
 from pathlib import Path
-from typing import Any, Literal
 
 import polars as pl
 
 from storage.errors import UserError
 from storage.sources.source import Fetched, Source
+from tasks.data.files import ENDINGS, ending_of, read_file, stem_of
+from tasks.data.hugging_face import (
+    Part,
+    are_plain_tables,
+    class_names,
+    named_labels,
+    parts_of,
+    read_tables,
+    reading_as_datasets,
+)
 
-SUFFIXES = (".parquet", ".csv", ".jsonl", ".tsv", ".tab")
+log = logging.getLogger(__name__)
+
+# What people call the splits, as the `datasets` library reads the names of files.
+SPLIT_NAMES = {
+    "train": ("train", "training"),
+    "validation": ("validation", "valid", "val", "dev"),
+    "test": ("test", "testing", "eval", "evaluation"),
+}
 # What may hold rows, or say where they are; the rest of a repository stays there.
 DATA_FILES = [
     "*.parquet",
@@ -28,7 +46,11 @@ DATA_FILES = [
 
 @dataclass(frozen=True)
 class Read:
-    """A source as it was read: one frame a split, the names of integer labels where it tells them."""
+    """A source as it was read: one frame a split (`train`, and perhaps `validation` and `test`).
+
+    `label_names` has the names of a column's classes in the source's own order, where it tells them; the column then
+    holds these names, and null where a row has no label.
+    """
 
     splits: dict[str, pl.DataFrame]
     revision: str = ""
@@ -37,121 +59,123 @@ class Read:
     label_column: str | None = None
 
 
-def read_source(source: Source) -> Read:
-    """Read what a spec names.
+def read_source(source: Source, encoding: str | None = None) -> Read:
+    """Read what a spec names. encoding: of text files; None is that of their mark, or UTF-8.
 
     Raises:
         UserError: there is nothing there, or nothing that can be read.
     """
     fetched = source.fetch("dataset", DATA_FILES)
     return replace(
-        _read_place(fetched, source.spec),
+        _read_place(fetched, source.spec, encoding),
         revision=fetched.revision,
         text_column=fetched.text_column,
         label_column=fetched.label_column,
     )
 
 
-def _read_place(fetched: Fetched, spec: str) -> Read:
+def _read_place(fetched: Fetched, spec: str, encoding: str | None) -> Read:
     """What lies there says how it is read, whichever source has brought it."""
     path = fetched.place
     if fetched.splits:
-        return Read({split: _read_file(path / name, spec) for split, name in fetched.splits.items()})
+        return _read_files({split: path / name for split, name in fetched.splits.items()}, spec, None)
     if fetched.is_repository:
-        return _from_hugging_face("load_dataset", path, spec)
+        return _read_repository(path, spec, encoding)
     if path.is_file():
-        return Read({"train": _read_file(path, spec)})
+        return _read_files({"train": path}, spec, encoding)
     if (path / "dataset_dict.json").is_file() or (path / "dataset_info.json").is_file():
-        return _from_hugging_face("load_from_disk", path, spec)
+        return _read_saved(path, spec)
     files = {
-        split: [path / f"{split}{suffix}" for suffix in SUFFIXES if (path / f"{split}{suffix}").is_file()]
-        for split in ("train", "validation", "test")
+        each.name: stem_of(each) for each in sorted(path.iterdir()) if each.is_file() and ending_of(each)
     }
-    doubled = [found for found in files.values() if len(found) > 1]
-    if not any(files.values()) and any(_named_after_train(path)):
+    named = _by_role(files, f"{path} (from {spec})")
+    if not named and any(_named_after_train(path)):
         # A clone from the hub: data/train-00000-of-00001.parquet and the like.
-        return _from_hugging_face("load_dataset", path, spec)
-    if doubled or not files["train"]:
+        return _read_repository(path, spec, encoding)
+    if "train" not in named:
         raise UserError(
-            f"{path} (from {spec}) should hold one train file, and perhaps validation and test, each as one "
-            f"of {', '.join(SUFFIXES)}; it "
-            + (
-                f"holds {' and '.join(each.name for each in doubled[0])}."
-                if doubled
-                else "holds no train file."
-            )
+            f"{path} (from {spec}) should hold one train file, and perhaps validation and test, each as one of "
+            f"{', '.join(ENDINGS)}; it holds no train file."
         )
-    return Read({split: _read_file(found[0], spec) for split, found in files.items() if found})
+    return _read_files({split: path / name for split, name in named.items()}, spec, encoding)
+
+
+def _read_files(files: Mapping[str, Path], spec: str, encoding: str | None) -> Read:
+    return _named(
+        {split: (read_file(file, spec, encoding), class_names(file)) for split, file in files.items()}, spec
+    )
+
+
+def _read_saved(folder: Path, spec: str) -> Read:
+    """What `save_to_disk` has written."""
+    with reading_as_datasets(spec) as datasets:
+        parts = parts_of(datasets.load_from_disk(str(folder)))
+    return _chosen(parts, spec)
+
+
+def _read_repository(folder: Path, spec: str, encoding: str | None) -> Read:
+    """A repository of the hub: its own rules say which file is of which split."""
+    if has_magic(str(folder)):
+        raise UserError(
+            f"`datasets` takes *, ? and [ in {folder} (from {spec}) for a pattern. Rename the folder, or save what is "
+            "in it as train.parquet and test.parquet there."
+        )
+    with reading_as_datasets(spec) as datasets:
+        builder = datasets.load_dataset_builder(str(folder))
+        if are_plain_tables(builder):
+            parts = read_tables(builder, spec, encoding)
+        else:
+            parts = parts_of(datasets.load_dataset(str(folder)))
+    return _chosen(parts, spec)
+
+
+def _chosen(parts: Mapping[str, Part], spec: str) -> Read:
+    """Of all splits those that are read, under our names for them."""
+    chosen = _by_role({name: name.lower() for name in parts}, spec)
+    if "train" not in chosen:
+        raise UserError(
+            f"{spec} has the splits {', '.join(parts)} but no train split. Save one as train.parquet."
+        )
+    unread = [name for name in parts if name not in chosen.values()]
+    if unread:
+        log.warning("Of %s the splits %s are not read: only train, validation and test are", spec, unread)
+    return _named({split: parts[name] for split, name in chosen.items()}, spec)
+
+
+def _named(parts: Mapping[str, Part], spec: str) -> Read:
+    """The splits with names in the place of numbered class labels: each split may number the same names otherwise."""
+    listed: dict[str, list[str]] = {}
+    splits = {}
+    for split, (frame, names) in parts.items():
+        frame = frame.with_columns(
+            named_labels(frame[column], known, f"{split} of {spec}") for column, known in names.items()
+        )
+        for column, known in names.items():
+            listed[column] = list(dict.fromkeys([*listed.get(column, []), *known]))
+        splits[split] = frame
+    return Read(splits, label_names=listed)
+
+
+def _by_role(names: Mapping[str, str], where: str) -> dict[str, str]:
+    """Which of the names (name → what is read of it) is `train`, `validation`, `test`.
+
+    Raises:
+        UserError: two names for one split.
+    """
+    found = {}
+    for split, known in SPLIT_NAMES.items():
+        ours = [name for name, read in names.items() if read in known]
+        if len(ours) > 1:
+            raise UserError(
+                f"{where} holds {' and '.join(ours)}, and each of them is the {split} split. Keep one of them there."
+            )
+        if ours:
+            found[split] = ours[0]
+    return found
 
 
 def _named_after_train(folder: Path) -> Iterator[Path]:
     """Files of a train split with further words in their names, here or one folder deeper."""
-    for suffix in (*SUFFIXES, ".json"):
-        yield from folder.glob(f"train[-_.]*{suffix}")
-        yield from folder.glob(f"*/train*{suffix}")
-
-
-def _read_file(path: Path, spec: str) -> pl.DataFrame:
-    try:
-        match path.suffix:
-            case ".parquet":
-                return pl.read_parquet(path)
-            case ".csv":
-                return pl.read_csv(path, separator=_separator(path), infer_schema_length=None)
-            case ".tsv":
-                return pl.read_csv(path, separator="\t", infer_schema_length=None)
-            case ".jsonl":
-                return pl.read_ndjson(path, infer_schema_length=None)
-            case ".tab":
-                return _read_tab(path)
-    except (pl.exceptions.PolarsError, OSError, UnicodeDecodeError) as error:
-        reason = str(error).strip().splitlines()[0]
-        if "utf-8" in reason.lower() or "utf8" in reason.lower():
-            reason = "it is not UTF-8. Save it as UTF-8"
-        raise UserError(f"{path} (from {spec}) cannot be read as {path.suffix[1:]}: {reason}") from error
-    raise UserError(f"{path} (from {spec}) is none of {', '.join(SUFFIXES)}. Convert it to one of them.")
-
-
-def _separator(path: Path) -> str:
-    """Spreadsheets of many countries part the columns of a CSV by semicolons; its first line tells."""
-    with path.open("rb") as opened:
-        heading = opened.readline()
-    return ";" if b";" in heading and b"," not in heading else ","
-
-
-def _read_tab(path: Path) -> pl.DataFrame:
-    """Orange's table: names, then two header lines on types and roles, then rows; blank lines are none."""
-    frame = pl.read_csv(path, separator="\t", skip_rows_after_header=2, infer_schema=False)
-    return frame.filter(pl.any_horizontal(pl.all().is_not_null()))
-
-
-def _from_hugging_face(function: Literal["load_dataset", "load_from_disk"], folder: Path, spec: str) -> Read:
-    import datasets  # slow, and plain files need not wait for it
-
-    bars = datasets.utils.logging.is_progress_bar_enabled()
-    datasets.disable_progress_bars()
-    try:
-        loaded: Any = getattr(datasets, function)(str(folder))
-    except (ValueError, OSError, datasets.exceptions.DatasetsError) as error:
-        raise UserError(
-            f"{spec} was fetched but `datasets` cannot read it: {str(error).strip().splitlines()[0]} Save the part "
-            "you want as train.parquet and test.parquet and use path:FOLDER."
-        ) from error
-    finally:
-        if bars:
-            datasets.enable_progress_bars()
-    parts = loaded if isinstance(loaded, dict) else {"train": loaded}
-    names = {
-        column: list(feature.names)
-        for part in parts.values()
-        for column, feature in part.features.items()
-        if isinstance(feature, datasets.ClassLabel)
-    }
-    splits = {
-        split: part.to_polars() for split, part in parts.items() if split in ("train", "validation", "test")
-    }
-    if "train" not in splits:
-        raise UserError(
-            f"{spec} has the splits {', '.join(parts)} but no train split. Save one as train.parquet."
-        )
-    return Read(splits, label_names=names)
+    for ending in ENDINGS:
+        yield from folder.glob(f"train[-_.]*{ending}")
+        yield from folder.glob(f"*/train*{ending}")

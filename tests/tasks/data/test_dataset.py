@@ -1,6 +1,7 @@
 import gzip
 import io
 import json
+import logging
 import random
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,6 +25,7 @@ from tasks.data.dataset import (
     read_table,
     stratified_sample,
 )
+from tasks.data.hugging_face import named_labels
 from tests.conftest import labelled_text
 
 TABLE = {"row_id": pl.Int64, "text": pl.String, "label": pl.Int32, "split": pl.String}
@@ -99,6 +101,204 @@ def test_saved_hugging_face_dataset_keeps_its_class_names(tmp_path: Path) -> Non
     found, table = prepare(f"path:{tmp_path / 'saved'}", tmp_path / "out")
     assert (found.classes, found.text_column) == (("no", "yes"), "sentence")
     assert table["text"].to_list() == list("abcdefabcdef")
+
+
+def saved(folder: Path, parts: dict[str, tuple[list[str], list[int]]]) -> str:
+    """The spec of a DatasetDict on disk: split → (the names that its class labels number, the labels)."""
+    datasets.DatasetDict(
+        {
+            split: datasets.Dataset.from_dict(
+                {"text": [f"{split} {row}" for row in range(len(labels))], "label": labels},
+                features=datasets.Features(
+                    {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=names)}
+                ),
+            )
+            for split, (names, labels) in parts.items()
+        }
+    ).save_to_disk(str(folder))
+    return f"path:{folder}"
+
+
+def test_splits_that_number_the_same_names_in_other_ways(tmp_path: Path) -> None:
+    spec = saved(
+        tmp_path / "saved", {"train": (["no", "yes"], [0, 1] * 3), "test": (["yes", "no"], [0, 0, 1])}
+    )
+    found, table = prepare(spec, tmp_path / "out")
+    assert found.classes == ("no", "yes")
+    assert [found.classes[label] for label in table.filter(split="test")["label"]] == ["yes", "yes", "no"]
+
+
+def test_the_hubs_minus_one_is_no_label(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    names = ["no", "yes"]
+    some = saved(tmp_path / "some", {"train": (names, [0, 1] * 3), "test": (names, [0, -1, 1])})
+    with pytest.raises(
+        UserError, match=r"Row 2 in test of path:.* has no label \(column 'label'\); 1 of 3 rows"
+    ):
+        prepare(some, tmp_path / "out")
+    no_train = saved(tmp_path / "train", {"train": (names, [-1] * 6), "test": (names, [0, 1])})
+    with pytest.raises(UserError, match="6 of 6 rows"):
+        prepare(no_train, tmp_path / "out")
+    # As benchmarks do that keep the labels of their test rows to themselves.
+    hidden = saved(tmp_path / "hidden", {"train": (names, [0, 1] * 10), "test": (names, [-1] * 3)})
+    with caplog.at_level(logging.WARNING):
+        found, _ = prepare(hidden, tmp_path / "out")
+    assert (found.train_rows + found.test_rows, found.test_is_made) == (20, True)
+    assert "No row in test" in caplog.text
+
+
+def test_a_parquet_file_of_datasets_brings_the_names_of_its_labels(tmp_path: Path) -> None:
+    features = datasets.Features(
+        {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["no", "yes"])}
+    )
+    for split, labels in (("train", [1, 0] * 5), ("test", [1, 0, -1])):
+        texts = [f"{split} {row}" for row in range(len(labels))]
+        part = datasets.Dataset.from_dict({"text": texts, "label": labels}, features=features)
+        part.to_parquet(str(tmp_path / f"{split}.parquet"))
+    with pytest.raises(UserError, match=r"Row 3 in test of .* has no label"):
+        read_dataset(f"path:{tmp_path}", Layout(""))
+    found, table = read_dataset(f"path:{tmp_path / 'train.parquet'}", Layout(""))
+    assert found.classes == ("no", "yes")
+    assert table["label"].head(2).to_list() == [1, 0]
+
+
+def test_a_class_label_beyond_its_names_is_refused(tmp_path: Path) -> None:
+    # `datasets` itself lets no such number into a file of its own; other writers do.
+    frame = pl.Series("label", [0, 1, 7])
+    with pytest.raises(UserError, match=r"holds 7, and its 2 class names are numbered from 0 to 1"):
+        named_labels(frame, ["no", "yes"], "train of it")
+
+
+@pytest.mark.parametrize(
+    ("files", "rows"),
+    [
+        (("Train.CSV", "DEV.csv", "test.csv"), (50, 10)),
+        (("training.csv", "valid.csv", "eval.csv"), (50, 10)),
+        (("train.csv", "val.csv", "evaluation.csv.gz"), (50, 10)),
+        (("train.json", "validation.tsv", "testing.jsonl"), (50, 10)),
+    ],
+)
+def test_splits_under_the_names_that_people_give_them(
+    tmp_path: Path, files: tuple[str, ...], rows: tuple[int, int]
+) -> None:
+    for name, count in zip(files, (30, 20, 10), strict=True):
+        table = labelled_text(count)
+        plain = (
+            tmp_path
+            / f"written{Path(name.lower().removesuffix('.gz')).suffix.replace('.json', '.jsonl')[:6]}"
+        )
+        _write(table, plain)
+        content = plain.read_bytes()
+        plain.unlink()
+        (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+    found, _ = prepare(f"path:{tmp_path}", tmp_path / "out")
+    assert (found.train_rows, found.test_rows, found.test_is_made) == (*rows, False)
+
+
+def test_two_files_for_one_split_are_refused(tmp_path: Path) -> None:
+    for name in ("train.csv", "dev.csv", "valid.csv"):
+        _write(labelled_text(10), tmp_path / name)
+    with pytest.raises(
+        UserError, match=r"holds dev\.csv and valid\.csv, and each of them is the validation split"
+    ):
+        prepare(f"path:{tmp_path}", tmp_path / "out")
+
+
+def test_splits_of_a_saved_dataset_that_are_not_read_are_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    names = ["no", "yes"]
+    spec = saved(tmp_path / "saved", {"train": (names, [0, 1] * 9), "unsupervised": (names, [-1] * 3)})
+    with caplog.at_level(logging.WARNING):
+        found, _ = prepare(spec, tmp_path / "out")
+    assert found.train_rows + found.test_rows == 18
+    assert "['unsupervised'] are not read" in caplog.text
+
+
+def test_labels_are_the_same_in_whichever_types_the_splits_hold_them(tmp_path: Path) -> None:
+    texts = pl.Series("text", list("abcdef"))
+    pl.DataFrame({"text": texts, "label": [1, 2, 10] * 2}).write_parquet(tmp_path / "train.parquet")
+    (tmp_path / "dev.csv").write_text("text,label\ng,1\n")
+    pl.DataFrame({"text": texts, "label": [1.0, 2.0, 10.0] * 2}).write_parquet(tmp_path / "test.parquet")
+    found, table = prepare(f"path:{tmp_path}", tmp_path / "out")
+    assert found.classes == ("1", "2", "10")
+    assert [found.classes[label] for label in table["label"]] == ["1", "2", "10"] * 2 + ["1"] + [
+        "1",
+        "2",
+        "10",
+    ] * 2
+
+
+def test_a_label_of_one_file_that_only_looks_like_a_number_merges_with_none(tmp_path: Path) -> None:
+    (tmp_path / "train.csv").write_text("text,label\n" + "a,1\nb,01\nc,1E2\nd,100\n" * 2)
+    (tmp_path / "test.csv").write_text("text,label\na,1\nb,01\n")
+    found, table = prepare(f"path:{tmp_path}", tmp_path / "out")
+    assert found.classes == ("01", "1", "100", "1E2")
+    assert [found.classes[label] for label in table.filter(split="test")["label"]] == ["1", "01"]
+
+
+def test_classes_that_look_the_same_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "all.csv").write_text("text,label\n" + "a,food\nb,food \nc,drink\n" * 5)
+    with caplog.at_level(logging.WARNING):
+        found, _ = prepare(f"path:{tmp_path / 'all.csv'}", tmp_path / "out")
+    assert found.classes == ("drink", "food", "food ")
+    assert "'food', 'food '" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        (("Text", "text", "label"), None),
+        (("Text", "TEXT", "label"), "Both Text and TEXT of .* may be the text. Say --text-column"),
+        (("I love this", "good"), "If these are values of its first row, write a line with names above it"),
+    ],
+)
+def test_columns_whose_names_do_not_tell(
+    tmp_path: Path, columns: tuple[str, ...], message: str | None
+) -> None:
+    rows = [[f"{name} {i}" for name in columns[:-1]] + [("x", "y")[i % 2]] for i in range(10)]
+    (tmp_path / "all.csv").write_text("\n".join(",".join(row) for row in [list(columns), *rows]))
+    if message is None:
+        assert read_dataset(f"path:{tmp_path / 'all.csv'}", Layout(""))[0].text_column == "text"
+    else:
+        with pytest.raises(UserError, match=message):
+            read_dataset(f"path:{tmp_path / 'all.csv'}", Layout(""))
+
+
+@pytest.mark.parametrize("folder", ["a[1]b", "all*", "what?"])
+def test_a_clone_in_a_folder_whose_name_is_a_pattern_is_refused(tmp_path: Path, folder: str) -> None:
+    for name, label in ((folder, "x"), ("a1b", "y"), ("allother", "y"), ("whatx", "y")):
+        (tmp_path / name / "data").mkdir(parents=True)
+        (tmp_path / name / "data" / "train-00000.csv").write_text("text,label\n" + f"a,{label}\nb,z\n" * 9)
+    with pytest.raises(
+        UserError, match=r"`datasets` takes \*, \? and \[ in .* for a pattern. Rename the folder"
+    ):
+        read_dataset(f"path:{tmp_path / folder}", Layout(""))
+
+
+def test_a_clone_of_tables_is_read_as_written(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "train-00000-of-00001.csv").write_text("text,label\n" + "a,01\nb,1\nNA,None\n" * 9)
+    found, table = read_dataset(f"path:{tmp_path}", Layout(""))
+    # Neither one number, nor missing.
+    assert found.classes == ("01", "1", "None")
+    assert "NA" in table["text"].to_list()
+
+
+def test_a_clone_of_tables_takes_the_class_names_of_its_card(tmp_path: Path) -> None:
+    card = """---
+dataset_info:
+  features:
+  - {name: text, dtype: string}
+  - name: label
+    dtype: {class_label: {names: {'0': 'no', '1': 'yes'}}}
+---
+"""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "README.md").write_text(card)
+    (tmp_path / "data" / "train-00000.csv").write_text("text,label\n" + "a,1\nb,0\n" * 9)
+    found, table = read_dataset(f"path:{tmp_path}", Layout(""))
+    assert found.classes == ("no", "yes")
+    assert table["label"].head(2).to_list() == [1, 0]
 
 
 def test_hub_data_set_is_read_from_the_hubs_own_cache_layout(
@@ -224,6 +424,8 @@ def test_built_in_data_sets(
         ),
         ({"text": ["a", "b"], "kind": ["x", "y"]}, {"label_column": "sort"}, r"no column 'sort'.*text, kind"),
         ({"text": [1, 2], "label": ["x", "y"]}, {}, "not text"),
+        ({"text": ["1", "2.5"], "label": ["x", "y"]}, {}, "holds numbers alone, not text"),
+        ({"text": ["a", "b"], "label": ["x", "nan"]}, {}, "Row 2 .* has no label"),
         ({"text": ["a", "b"], "label": [0.5, 1.5]}, {}, "integer or a string"),
         ({"text": list("abcd"), "label": list("wxyz")}, {}, "looks like an id"),
     ],
@@ -256,13 +458,13 @@ def test_folders_and_files_that_are_no_data_set(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is none of"):
         prepare(f"path:{tmp_path / 'notes.txt'}", tmp_path / "out")
     (tmp_path / "latin.csv").write_bytes("text,label\ncaf\xe9,x\n".encode("latin-1"))
-    with pytest.raises(UserError, match=r"it is not UTF-8\. Save it as UTF-8"):
+    with pytest.raises(UserError, match=r"is not in utf-8 .*say --encoding cp\d+, or save it as UTF-8"):
         prepare(f"path:{tmp_path / 'latin.csv'}", tmp_path / "out")
     (tmp_path / "train.parquet").write_bytes(gzip.compress(b"no parquet"))
     with pytest.raises(UserError, match="cannot be read as parquet"):
         prepare(f"path:{tmp_path}", tmp_path / "out")
     _write(labelled_text(30), tmp_path / "train.csv")
-    with pytest.raises(UserError, match=r"train\.parquet and train\.csv"):
+    with pytest.raises(UserError, match=r"holds train\.csv and train\.parquet"):
         prepare(f"path:{tmp_path}", tmp_path / "out")
 
 

@@ -1,0 +1,146 @@
+"""One file of labelled text → a frame: text tables, JSON and Parquet, in any case of their endings, also gzipped."""
+
+import gzip
+import json
+import logging
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from storage.errors import UserError
+from tasks.data.delimited import SEPARATORS, read_delimited
+
+log = logging.getLogger(__name__)
+
+ENDINGS = (".parquet", ".csv", ".tsv", ".tab", ".jsonl", ".json")
+"""All but the first also with `.gz` behind them."""
+# Marks at a file's beginning that say how its characters are written, the longer ones first.
+_MARKS = {
+    b"\xff\xfe\x00\x00": "utf-32",
+    b"\x00\x00\xfe\xff": "utf-32",
+    b"\xff\xfe": "utf-16",
+    b"\xfe\xff": "utf-16",
+    b"\xef\xbb\xbf": "utf-8",
+}
+# Bytes that the guess at an encoding looks at.
+_GUESSED_BYTES = 2**20
+
+
+def ending_of(path: Path) -> str:
+    """`.csv` of `Train.CSV` and of `train.csv.gz`; empty where a file is none of ENDINGS."""
+    name = path.name.lower()
+    plain = name.removesuffix(".gz")
+    found = next((each for each in ENDINGS if plain.endswith(each)), "")
+    return "" if found == ".parquet" and plain != name else found
+
+
+def stem_of(path: Path) -> str:
+    """`train` of `Train.csv.gz`."""
+    return path.name.lower().removesuffix(".gz").removesuffix(ending_of(path))
+
+
+def read_file(path: Path, spec: str, encoding: str | None = None) -> pl.DataFrame:
+    """Read one file; text and JSON give strings as they are written, Parquet its own types.
+
+    Raises:
+        UserError: it is none of ENDINGS, or it cannot be read: which line, and the way out.
+    """
+    where = f"{path} (from {spec})"
+    ending = ending_of(path)
+    if not ending:
+        raise UserError(
+            f"{where} is none of {', '.join(ENDINGS)}. Convert it to one of them: a spreadsheet is saved as CSV."
+        )
+    try:
+        if ending == ".parquet":
+            return pl.read_parquet(path, glob=False)
+        raw = gzip.decompress(path.read_bytes()) if path.name.lower().endswith(".gz") else path.read_bytes()
+    except (pl.exceptions.PolarsError, OSError, EOFError, zlib.error) as error:
+        kind = "gzip" if path.name.lower().endswith(".gz") else ending[1:]
+        raise UserError(f"{where} cannot be read as {kind}: {str(error).strip().splitlines()[0]}") from error
+    text = decoded(raw, encoding, where)
+    if ending in SEPARATORS:
+        return read_delimited(text, ending, where, lambda remark: log.warning("%s", remark))
+    return _frame(list(_json_rows(text, ending, where)), where)
+
+
+def decoded(raw: bytes, encoding: str | None, where: str) -> str:
+    """The text of a file: in the encoding that is named, else in that of its mark, else in UTF-8.
+
+    Raises:
+        UserError: it is not of that encoding; the message says which it seems to be.
+    """
+    mark = next((each for each in _MARKS if raw.startswith(each)), None)
+    asked = encoding or (_MARKS[mark] if mark is not None else "utf-8")
+    try:
+        text = raw.decode(asked).removeprefix("\ufeff")
+    except LookupError as error:
+        raise UserError(
+            f"There is no encoding {encoding!r} (--encoding). Try utf-8, cp1252 or utf-16."
+        ) from error
+    except UnicodeError as error:
+        raise UserError(f"{where} is not in {asked} ({error}).{_way_out(raw)}") from error
+    if "\0" in text:
+        raise UserError(f"{where} holds NUL characters, so it is hardly text in {asked}.{_way_out(raw)}")
+    return text
+
+
+def _way_out(raw: bytes) -> str:
+    import charset_normalizer  # slow, and hardly ever needed
+
+    guess = charset_normalizer.from_bytes(raw[:_GUESSED_BYTES]).best()
+    if guess is None or guess.encoding in ("ascii", "utf_8"):
+        return " Save it as UTF-8 without such characters, or say --encoding NAME."
+    return f" It seems to be {guess.encoding}: say --encoding {guess.encoding}, or save it as UTF-8."
+
+
+def _json_rows(text: str, ending: str, where: str) -> Iterator[dict[str, Any]]:
+    """Objects of an array, or one a line. Numbers stay what is written, as strings."""
+    if text.lstrip().startswith("["):
+        try:
+            rows = _json(text)
+        except ValueError as error:
+            raise UserError(f"{where} is no JSON: {error}.") from error
+        for number, row in enumerate(rows, start=1):
+            yield _object(row, f"{where}, element {number:,}")
+        return
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = _json(line)
+        except ValueError as error:
+            more = "" if ending == ".jsonl" else " Give an array of objects, or one object a line."
+            raise UserError(f"{where}, line {number:,} is no JSON: {error}.{more}") from error
+        yield _object(row, f"{where}, line {number:,}")
+
+
+def _json(text: str) -> Any:
+    return json.loads(text, parse_int=str, parse_float=str, parse_constant=lambda _: None)
+
+
+def _object(row: Any, where: str) -> dict[str, Any]:
+    if not isinstance(row, dict):
+        raise UserError(f'{where} is not an object of named values, such as {{"text": "…", "label": "…"}}.')
+    return row
+
+
+def _frame(rows: list[dict[str, Any]], where: str) -> pl.DataFrame:
+    """One column a name; null where an object lacks it. Booleans become `true` and `false`, as JSON writes them."""
+    if not rows:
+        raise UserError(f"{where} is empty: it holds no row.")
+    columns = {}
+    for name in dict.fromkeys(name for row in rows for name in row):
+        values = [row.get(name) for row in rows]
+        if any(isinstance(value, dict | list) for value in values):
+            columns[name] = pl.Series(name, values, dtype=pl.Object)
+        else:
+            columns[name] = pl.Series(name, [_as_written(value) for value in values], dtype=pl.String)
+    return pl.DataFrame(columns)
+
+
+def _as_written(value: Any) -> str | None:
+    return str(value).lower() if isinstance(value, bool) else value

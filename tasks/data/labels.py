@@ -1,0 +1,68 @@
+"""A label column → strings, one a class, as they are written; and the order and the names of the classes."""
+
+from collections.abc import Sequence
+
+import polars as pl
+
+from storage.errors import UserError
+
+# Without a leading zero or a plus: `01`, `1` and `+1` are three labels.
+PLAIN_INTEGER = r"^(0|-?[1-9]\d{0,17})$"
+# What pandas writes for a missing value where it writes something.
+MISSING = ("nan", "NaN")
+# Up to here every integer is a float of its own.
+_EXACT_FLOAT = 2**53
+
+
+def label_values(column: pl.Series, where: str) -> pl.Series:
+    """The column as strings, null where a label is missing: integers and booleans as people write them.
+
+    Raises:
+        UserError: the column is of a type that is no label, such as a float with a fraction, a date or a list.
+    """
+    kind = column.dtype
+    if kind.is_float():
+        column = column.fill_nan(None)
+        values = column.drop_nulls()
+        if len(values) and ((values % 1 != 0) | (values.abs() > _EXACT_FLOAT)).any():
+            raise UserError(_no_label(column, where))
+        # Integers beside an empty cell, as pandas writes them.
+        column = column.cast(pl.Int64)
+    elif not (
+        kind.is_integer() or kind in (pl.String, pl.Boolean, pl.Categorical, pl.Null) or kind == pl.Enum
+    ):
+        raise UserError(_no_label(column, where))
+    values = column.cast(pl.String)
+    missing = (values.str.strip_chars() == "") | values.is_in(MISSING)
+    return values.set(missing.fill_null(True), None)
+
+
+def _no_label(column: pl.Series, where: str) -> str:
+    kind = "a list or an object" if column.dtype == pl.Object else str(column.dtype)
+    return (
+        f"Column {column.name!r} in {where} is {kind}; a label is an integer or a string. Name another "
+        "--label-column, or cast it."
+    )
+
+
+def are_plain_integers(values: pl.Series) -> bool:
+    """Whether every value is an integer as people write it."""
+    return values.str.contains(PLAIN_INTEGER).all()
+
+
+def in_order(values: pl.Series, named: Sequence[str] | None) -> pl.Series:
+    """Distinct labels: as their source lists them, else integers by size (2 before 10), else by the alphabet."""
+    if named is not None and set(values) <= set(named):
+        place = {name: number for number, name in enumerate(named)}
+        return pl.Series(values.name, sorted(values, key=place.__getitem__), dtype=pl.String)
+    if are_plain_integers(values):
+        return values.to_frame("value").sort(pl.col("value").cast(pl.Int64))["value"]
+    return values.sort()
+
+
+def alike(values: Sequence[str]) -> list[str]:
+    """The labels that differ from another in case and white space alone, together in the order of what they share."""
+    frame = pl.DataFrame({"value": list(values)}, schema={"value": pl.String})
+    shared = pl.col("value").str.strip_chars().str.replace_all(r"\s+", " ").str.to_lowercase()
+    doubled = frame.with_columns(shared=shared).filter(pl.len().over("shared") > 1)
+    return doubled.sort("shared", "value")["value"].to_list()

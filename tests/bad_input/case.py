@@ -1,0 +1,100 @@
+"""One case: what lies there, the command, and what is seen of it. Each runs in a folder of its own."""
+
+import io
+import logging
+import shlex
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import chdir, contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+
+from flows.cli import main
+
+FORESEEN_NOT = "This was not foreseen"
+
+
+@dataclass(frozen=True)
+class Case:
+    """Something bad, in words; `arrange` puts it into the current folder; the command is told it."""
+
+    kind: str
+    given: str
+    command: str
+    arrange: Callable[[], object] = lambda: None
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a command said, its exit code, and what it left."""
+
+    code: int
+    said: str
+    """The error; else the warnings, and what was printed: of an inspection the rows and classes."""
+    left: tuple[str, ...]
+    """Files that were not there before; a changed one with `changed: ` before its name."""
+
+
+def see(case: Case, folder: Path) -> Seen:
+    """Arrange the case in an empty folder and run its command there, in this process."""
+    with chdir(folder):
+        case.arrange()
+        before = _files(folder)
+        words = shlex.split(case.command)
+        with _captured() as (out, error, warned):
+            code = _exit_code(words)
+        after = _files(folder)
+    if code:
+        said = [error.getvalue().rpartition("layerscout: ")[2]]
+    else:
+        said = [*warned, _read(out.getvalue()) if words[1] == "inspect" else out.getvalue()]
+    changed = [f"changed: {name}" for name in before if after.get(name) != before[name]]
+    return Seen(
+        code,
+        " ".join(" ".join(said).replace(f"{folder}/", "").split()),
+        (*(name for name in after if name not in before), *changed),
+    )
+
+
+def _read(shown: str) -> str:
+    """`Read: 16 train, 4 test rows of good, bad.` of what `layerscout inspect` prints."""
+    lines = shown.splitlines()
+    rows = next(line.removeprefix("rows").strip() for line in lines if line.startswith("rows "))
+    table = lines[next(i for i, line in enumerate(lines) if line.startswith("class ")) + 1 :]
+    classes = [line.rsplit(maxsplit=3)[0].strip() for line in table if line.endswith("%")]
+    return f"Read: {rows} rows of {', '.join(classes)}."
+
+
+def _exit_code(words: list[str]) -> int:
+    asked = sys.argv
+    sys.argv = words
+    try:
+        main()
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    finally:
+        sys.argv = asked
+    return 0
+
+
+@contextmanager
+def _captured() -> Iterator[tuple[io.StringIO, io.StringIO, list[str]]]:
+    """What goes to standard output, to standard error, and into the log as a warning."""
+    warned: list[str] = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: warned.append(record.getMessage())  # type: ignore[method-assign]  # nothing more
+    ours = [logging.getLogger(name) for name in ("flows", "tasks", "storage")]
+    for each in ours:
+        each.addHandler(handler)
+    try:
+        with redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()) as error:
+            yield out, error, warned
+    finally:
+        for each in ours:
+            each.removeHandler(handler)
+
+
+def _files(folder: Path) -> dict[str, bytes]:
+    """Every file below, but locks, which say nothing."""
+    found = sorted(each for each in folder.rglob("*") if each.is_file() and each.suffix != ".lock")
+    return {str(each.relative_to(folder)): each.read_bytes() for each in found}

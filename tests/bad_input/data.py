@@ -1,0 +1,199 @@
+"""Bad labelled text: files, rows, labels, columns and splits."""
+
+import gzip
+import json
+from functools import partial
+from pathlib import Path
+
+import polars as pl
+
+from tests.bad_input.case import Case
+
+FILES, ROWS, LABELS, COLUMNS, SPLITS = (
+    "Files of texts",
+    "Rows and quotation marks",
+    "Labels",
+    "Columns",
+    "Splits",
+)
+# Twenty good rows, for what is bad to stand among.
+GOOD = "".join(f"text number {i},{'good' if i % 2 else 'bad'}\n" for i in range(20))
+TABLE = "text,label\n" + GOOD
+
+
+def _write(name: str, content: str | bytes) -> None:
+    path = Path(name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def _file(kind: str, given: str, name: str, content: str | bytes, more: str = "") -> Case:
+    return Case(
+        kind, given, f"layerscout inspect --dataset 'path:{name}'{more}", partial(_write, name, content)
+    )
+
+
+def _parquet(given: str, labels: pl.Series, kind: str = LABELS) -> Case:
+    frame = pl.DataFrame({"text": [f"text {i}" for i in range(len(labels))], "label": labels})
+    return Case(
+        kind,
+        given,
+        "layerscout inspect --dataset path:rows.parquet",
+        lambda: frame.write_parquet("rows.parquet"),
+    )
+
+
+def _folder(given: str, files: dict[str, str]) -> Case:
+    def arrange() -> None:
+        for name, content in files.items():
+            _write(f"data/{name}", content)
+
+    return Case(SPLITS, given, "layerscout inspect --dataset path:data", arrange)
+
+
+CASES = [
+    # Files
+    _file(FILES, "an ending in capitals", "ROWS.CSV", TABLE),
+    _file(FILES, "a gzipped table", "rows.csv.gz", gzip.compress(TABLE.encode())),
+    _file(FILES, "a gzipped table that is cut off", "rows.csv.gz", gzip.compress(TABLE.encode())[:-9]),
+    _file(FILES, "a table that is not gzipped, named as if", "rows.csv.gz", TABLE),
+    _file(FILES, "UTF-16 with its mark", "rows.csv", TABLE.encode("utf-16")),
+    _file(FILES, "UTF-16 without a mark", "rows.csv", TABLE.encode("utf-16-le")),
+    _file(
+        FILES,
+        "Latin-1",
+        "rows.csv",
+        (TABLE + "un café crème et un thé glacé à la pêche,good\n").encode("latin-1"),
+    ),
+    _file(
+        FILES, "Latin-1, told", "rows.csv", (TABLE + "un thé,good\n").encode("latin-1"), " --encoding latin-1"
+    ),
+    _file(FILES, "an encoding that there is not", "rows.csv", TABLE, " --encoding klingon"),
+    _file(FILES, "an encoding that it is not in", "rows.csv", TABLE + "un thé,good\n", " --encoding ascii"),
+    _file(
+        FILES,
+        "a mark (BOM) before JSON lines",
+        "rows.jsonl",
+        b"\xef\xbb\xbf"
+        + b"\n".join(json.dumps({"text": f"text {i}", "label": "xy"[i % 2]}).encode() for i in range(20)),
+    ),
+    _file(
+        FILES,
+        "a JSON array",
+        "rows.json",
+        json.dumps([{"text": f"text {i}", "label": "xy"[i % 2]} for i in range(20)]),
+    ),
+    _file(
+        FILES, "JSON that holds columns", "rows.json", json.dumps({"text": {"0": "a"}, "label": {"0": "x"}})
+    ),
+    _file(FILES, "JSON over many lines that is no array", "rows.json", '{"text":\n ["a"]}'),
+    _file(FILES, "JSON lines with a broken one", "rows.jsonl", '{"text": "a", "label": "x"}\n{"text": "b"\n'),
+    _file(FILES, "JSON lines of strings", "rows.jsonl", '"a"\n"b"\n'),
+    _file(FILES, "a spreadsheet", "rows.xlsx", b"PK\x03\x04"),
+    _file(FILES, "a text file", "rows.txt", "a\nb\n"),
+    _file(FILES, "no Parquet, named as if", "rows.parquet", b"PAR1"),
+    _file(FILES, "an empty file", "rows.csv", b""),
+    _file(FILES, "a header and no row", "rows.csv", "text,label\n"),
+    _file(FILES, "NUL characters", "rows.csv", TABLE + "a\0b,good\n"),
+    _file(FILES, "line ends of an old Mac", "rows.csv", TABLE.replace("\n", "\r")),
+    _file(FILES, "semicolons", "rows.csv", TABLE.replace(",", ";")),
+    _file(FILES, "bars", "rows.csv", TABLE.replace(",", "|")),
+    _file(FILES, "tabs in a .csv", "rows.csv", TABLE.replace(",", "\t")),
+    Case(
+        FILES,
+        "a name like a pattern, with others that fit it",
+        "layerscout inspect --dataset 'path:all*.csv'",
+        lambda: (_write("all*.csv", TABLE), _write("all-old.csv", "text,label\nold,x\n")),
+    ),
+    Case(FILES, "a file that is not there", "layerscout inspect --dataset path:nowhere.csv"),
+    Case(
+        FILES,
+        "a broken link",
+        "layerscout inspect --dataset path:rows.csv",
+        lambda: Path("rows.csv").symlink_to("gone"),
+    ),
+    Case(
+        FILES,
+        "a folder named like a file",
+        "layerscout inspect --dataset path:rows.csv",
+        lambda: Path("rows.csv").mkdir(),
+    ),
+    # Rows
+    _file(
+        ROWS,
+        "a quotation mark that swallows rows of a CSV",
+        "rows.csv",
+        TABLE + '"So it begins,good\na,bad\nb,bad\nit ends",bad\n',
+    ),
+    _file(
+        ROWS,
+        "a quotation mark that swallows rows of a TSV",
+        "rows.tsv",
+        TABLE.replace(",", "\t") + '"So it begins\tgood\na\tbad\nb\tbad\nit ends"\tbad\n',
+    ),
+    _file(ROWS, "a quotation mark that is never closed", "rows.csv", TABLE + '"So it begins,good\na,bad\n'),
+    _file(ROWS, "text behind a closing quotation mark", "rows.csv", TABLE + '"So" it begins,good\n'),
+    _file(ROWS, "a comma in a text that is not quoted", "rows.csv", TABLE + "well, yes,good\n"),
+    _file(ROWS, "a row that is too short", "rows.csv", TABLE + "well\n"),
+    _file(ROWS, "blank rows and rows of separators", "rows.csv", TABLE + "\n \n,\n"),
+    _file(ROWS, "an empty text", "rows.csv", TABLE + " ,good\n"),
+    _file(ROWS, "a .tab file that is not Orange's", "rows.tab", TABLE.replace(",", "\t")),
+    _file(
+        ROWS,
+        "texts that are numbers",
+        "rows.csv",
+        "text,label\n" + "".join(f"{i}.5,{'xy'[i % 2]}\n" for i in range(9)),
+    ),
+    # Labels
+    _file(LABELS, "`01`, `1` and `1E0`", "rows.csv", "text,label\n" + "a,01\nb,1\nc,1E0\n" * 5),
+    _file(LABELS, "an empty label", "rows.csv", TABLE + "a,\n"),
+    _file(LABELS, "a label `nan`", "rows.csv", TABLE + "a,nan\n"),
+    _file(LABELS, "`food` and `food `", "rows.csv", "text,label\n" + "a,food\nb,food \nc,drink\n" * 5),
+    _file(LABELS, "twenty digits", "rows.csv", "text,label\n" + f"a,{'1' * 20}\nb,{'2' * 20}\n" * 5),
+    _file(LABELS, "one class only", "rows.csv", "text,label\n" + "a,x\nb,x\n" * 5),
+    _file(
+        LABELS, "as many labels as rows", "rows.csv", "text,label\n" + "".join(f"a,x{i}\n" for i in range(20))
+    ),
+    _parquet("unsigned 64-bit integers", pl.Series([2**64 - 1, 0] * 9, dtype=pl.UInt64)),
+    _parquet("integers that an empty cell made floats", pl.Series([1.0, 2.0] * 9)),
+    _parquet("floats with a fraction", pl.Series([1.5, 2.0] * 9)),
+    _parquet("1e30", pl.Series([1e30, 2.0] * 9)),
+    _parquet("NaN", pl.Series([1.0, float("nan")] * 9)),
+    _parquet("dates", pl.Series([0, 1] * 9).cast(pl.Date)),
+    _parquet("durations", pl.Series([0, 1] * 9).cast(pl.Duration)),
+    _parquet("lists", pl.Series([["a"], ["b"]] * 9)),
+    _file(
+        LABELS,
+        "lists in JSON",
+        "rows.jsonl",
+        '{"text": "a", "label": ["x"]}\n{"text": "b", "label": ["y"]}\n',
+    ),
+    # Columns
+    _file(COLUMNS, "no header", "rows.csv", "what a film,good\n" + GOOD),
+    _file(COLUMNS, "names that say nothing", "rows.csv", TABLE.replace("text,label", "x1,x2")),
+    _file(COLUMNS, "a column that is not there", "rows.csv", TABLE, " --text-column body"),
+    _file(COLUMNS, "`Text` and `TEXT`", "rows.csv", "Text,TEXT,label\n" + "a,b,x\nc,d,y\n" * 5),
+    _file(COLUMNS, "two columns of one name", "rows.csv", "text,text,label\n" + "a,b,x\nc,d,y\n" * 5),
+    _file(COLUMNS, "blanks around names", "rows.csv", TABLE.replace("text,label", " text , label ")),
+    _file(
+        COLUMNS,
+        "a text column of lists",
+        "rows.jsonl",
+        '{"text": ["a"], "label": "x"}\n{"text": ["b"], "label": "y"}\n',
+    ),
+    # Splits
+    _folder("train, dev and eval", {"train.csv": TABLE, "dev.csv": TABLE, "eval.csv": TABLE}),
+    _folder("two files for one split", {"train.csv": TABLE, "dev.csv": TABLE, "valid.csv": TABLE}),
+    _folder("no train file", {"test.csv": TABLE}),
+    _folder("a label that train lacks", {"train.csv": TABLE, "test.csv": TABLE + "a,ugly\n"}),
+    _folder("a test split without labels", {"train.csv": TABLE, "test.csv": "text,label\na,\nb,\n"}),
+    _folder(
+        "a test split with some labels missing", {"train.csv": TABLE, "test.csv": "text,label\na,good\nb,\n"}
+    ),
+    _folder(
+        "splits that name their columns in other ways",
+        {"train.csv": TABLE, "test.csv": TABLE.replace("label", "class")},
+    ),
+    _folder("a test split of no row", {"train.csv": TABLE, "test.csv": "text,label\n"}),
+    _folder("an empty folder", {"README": "nothing here"}),
+]
