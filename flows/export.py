@@ -17,6 +17,7 @@ from tasks.exporting.linear_head import (
     fresh_features,
     kept_features,
     plan_features,
+    refuse_another,
     refuse_worse,
     write_head,
 )
@@ -65,6 +66,7 @@ def export_model(layout: Layout, run_id: str, out: Path, *, layer: int | None = 
         features = _features(run, cut)
         with working("Fitting the head"):
             head = fit_head(run, cut, features)
+        refuse_another(run, cut, head)
         difference = audit_again(run, cut, head)
         if layer is None and cut.norm_state != cut.chosen_as:
             refuse_worse(cut, head.accuracy, difference)

@@ -2,25 +2,31 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
+from pydantic import TypeAdapter, ValidationError
 
 from storage.errors import UserError
 from storage.files import exists
 from storage.find_run import find_run
 from storage.layout import Layout
-from storage.manifest import read_manifest
+from storage.manifest import DamagedManifestError, read_manifest
 from storage.results import query
 from storage.sources.grammar import parse_source
-from tasks.data.dataset import Dataset, read_table
-from tasks.embedding.embedding_set import Settings, resolve_settings
+from tasks.data.dataset import Dataset, fingerprint_table, stored_table
+from tasks.embedding.embedding_set import Settings, finished_shard, resolve_settings
 from tasks.embedding.model import ModelFolder, resolve_model
+from tasks.embedding.set_records import EmbeddingSet, kept_plan
+from tasks.reporting.answer import Tables
 from tasks.reporting.run_record import collect
 from tasks.vocabulary import NormState, Pooling
+
+_DATASET = TypeAdapter(Dataset)
+_SETTINGS = TypeAdapter(Settings)
 
 
 @dataclass(frozen=True)
@@ -32,10 +38,12 @@ class RecordedRun:
     """Of the table `run`."""
     tables: Mapping[str, pl.DataFrame]
     dataset: Dataset
+    rows: pl.DataFrame
+    """The data set's table (`read_table`), which is what the run saw."""
     model: ModelFolder
     settings: Settings
-    shards: tuple[str, ...]
-    """URIs of its embeddings, which may have been deleted since."""
+    planned: EmbeddingSet
+    """Of its embeddings, which may have been deleted since."""
     seed: int
 
     @property
@@ -60,38 +68,30 @@ def find_recorded_run(layout: Layout, run_id: str) -> RecordedRun:
     """The run of this id, or of the first digits of it.
 
     Raises:
-        UserError: there is no such run, or more than one, or its model has changed since.
+        UserError: there is no such run, or more than one, its model has changed since, or what it left is damaged.
     """
     known = find_run(layout.results, run_id)
     row = query(layout.results, f"SELECT * FROM run WHERE run_id = '{known}'").row(0, named=True)
-    manifest = read_manifest(layout.manifest(row["embedding_set_id"]))
-    recorded = manifest["dataset"]
-    # The storage may have moved since; its own layout knows where the table is now.
-    dataset = Dataset(
-        **recorded | {"uri": layout.dataset(recorded["fingerprint"]), "classes": tuple(recorded["classes"])}
-    )
-    asked = manifest["settings"]
+    set_id = row["embedding_set_id"]
+    dataset, asked = _recorded_inputs(layout, set_id)
+    planned = kept_plan(layout, set_id, dataset.train_rows + dataset.test_rows)
+    rows = stored_table(dataset.uri)
+    if rows is None or fingerprint_table(rows, dataset.classes) != row["dataset_fingerprint"]:
+        raise UserError(_damaged(f"The run's texts ({dataset.uri})"))
+    if planned is None:
+        raise UserError(_damaged(f"The plan of its embeddings ({layout.manifest(set_id)})"))
     settings = resolve_settings(
-        Settings(
-            **asked
-            | {
-                "poolings": tuple(Pooling(each) for each in asked["poolings"]),
-                "norm_states": tuple(NormState(each) for each in asked["norm_states"]),
-                "device": "auto" if asked["device"].startswith("cuda") else asked["device"],
-            }
-        )
-    )
-    shards = tuple(
-        layout.shard(row["embedding_set_id"], shard["index"]) for shard in manifest["plan"]["shards"]
+        replace(asked, device="auto" if asked.device.startswith("cuda") else asked.device)
     )
     return RecordedRun(
         layout=layout,
         row=row,
-        tables=collect(layout, row["run_id"]),
+        tables=_tables(layout, known),
         dataset=dataset,
+        rows=rows,
         model=_same_model(row, settings.trust_remote_code),
         settings=settings,
-        shards=shards,
+        planned=planned,
         seed=json.loads(row["parameters"])["seed"],
     )
 
@@ -106,8 +106,21 @@ def check_layer(run: RecordedRun, layer: int) -> None:
 
 
 def keeps_embeddings(run: RecordedRun, norm_state: NormState) -> bool:
-    """Whether the run's own embeddings are in this norm state, and are all there still."""
-    return norm_state in run.settings.norm_states and all(exists(uri) for uri in run.shards)
+    """Whether the run's own embeddings are in this norm state, and are all there still.
+
+    Raises:
+        UserError: one is there and is damaged.
+    """
+    if norm_state not in run.settings.norm_states:
+        return False
+    uris = [run.layout.shard(run.planned.id, shard.index) for shard in run.planned.shards]
+    if not all(exists(uri) for uri in uris):
+        return False
+    for shard, uri in zip(run.planned.shards, uris, strict=True):
+        rows = run.rows[shard.start : shard.stop]
+        if finished_shard(run.layout, run.planned, shard, rows) is None:
+            raise UserError(_damaged(f"The shard {uri} of the run's embeddings"))
+    return True
 
 
 def probe_row(run: RecordedRun, cut: Cut) -> Mapping[str, Any]:
@@ -121,9 +134,34 @@ def probe_row(run: RecordedRun, cut: Cut) -> Mapping[str, Any]:
 
 def texts_of_test(run: RecordedRun, rows: NDArray[np.integer]) -> list[str]:
     """The texts of these rows, counted from the first test row."""
-    train, test = run.dataset.train_rows, run.dataset.test_rows
-    texts = read_table(run.dataset.uri, range(train, train + test))["text"]
-    return texts.gather(rows).to_list()
+    return run.rows["text"].gather(rows + run.dataset.train_rows).to_list()
+
+
+def _recorded_inputs(layout: Layout, set_id: str) -> tuple[Dataset, Settings]:
+    """The data set and the settings of an embedding set."""
+    uri = layout.manifest(set_id)
+    try:
+        manifest = read_manifest(uri)
+        dataset = _DATASET.validate_python(manifest["dataset"])
+        settings = _SETTINGS.validate_python(manifest["settings"])
+    except (FileNotFoundError, DamagedManifestError, KeyError, ValidationError) as error:
+        raise UserError(_damaged(f"What the run recorded of its embeddings ({uri})")) from error
+    # The storage may have moved since; its own layout knows where the table is now.
+    return replace(dataset, uri=layout.dataset(dataset.fingerprint)), settings
+
+
+def _tables(layout: Layout, run_id: str) -> Tables:
+    try:
+        return collect(layout, run_id)
+    except (FileNotFoundError, pl.exceptions.PolarsError) as error:
+        raise UserError(_damaged(f"A part of the run's staged rows ({error})")) from error
+
+
+def _damaged(what: str) -> str:
+    return (
+        f"{what} is missing or damaged, and nothing is exported from it. Give the sweep's command again, which "
+        "computes anew what does not hold, and export then."
+    )
 
 
 def _same_model(row: Mapping[str, Any], trust_remote_code: bool) -> ModelFolder:

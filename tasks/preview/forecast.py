@@ -13,16 +13,15 @@ from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding, AutoTo
 
 from storage.files import exists
 from storage.layout import Layout
-from storage.manifest import read_manifest
 from tasks.data.dataset import Dataset
 from tasks.embedding.embedding_set import (
     BATCHES_PER_SHARD,
     SECONDS_PER_SHARD,
     Settings,
     embedding_set_id,
-    kept_calibration,
 )
 from tasks.embedding.model import ModelFolder
+from tasks.embedding.set_records import kept_calibration, kept_plan
 from tasks.embedding.shards import plan_shards
 from tasks.embedding.tokens import tokenise
 from tasks.scoring.criteria import score_criteria
@@ -97,12 +96,10 @@ def forecast_sweep(
             f"assumed: {ASSUMED_SHARE:.0%} of the {flops / 1e9:,.0f} GFLOP/s that a {settings.dtype} matrix product "
             f"makes here just now, {rate:,.0f} tokens/s"
         )
-    manifest = layout.manifest(set_id)
-    if exists(manifest):
-        shards = read_manifest(manifest)["plan"]["shards"]
-        finished = [each for each in shards if exists(layout.shard_record(set_id, each["index"]))]
-        number, done = len(shards), len(finished)
-        left -= sum(each["tokens"] for each in finished)
+    if plan := kept_plan(layout, set_id, len(counts)):
+        finished = [each for each in plan.shards if exists(layout.shard_record(set_id, each.index))]
+        number, done = len(plan.shards), len(finished)
+        left -= sum(each.tokens for each in finished)
     else:
         number = len(plan_shards(counts, max(int(rate * SECONDS_PER_SHARD), budget * BATCHES_PER_SHARD)))
     vectors = len(counts) * (depth + 1) * len(settings.poolings) * len(settings.norm_states)

@@ -16,8 +16,9 @@ from storage.migrations import newest_migration, result_tables
 from storage.results import merge, rebuild
 from storage.staged import read_staged, rows_of, stage
 from tasks.data.dataset import Dataset
-from tasks.embedding.embedding_set import EmbeddingSet, Settings, ShardOutcome
+from tasks.embedding.embedding_set import Settings, ShardOutcome
 from tasks.embedding.model import ModelFolder
+from tasks.embedding.set_records import EmbeddingSet
 from tasks.reporting.answer import Tables
 from tasks.retries import RETRIED, SHORT_S
 
