@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import torch
@@ -97,7 +98,7 @@ def resolve_settings(asked: Settings) -> Settings:
 
 def embedding_set_id(dataset: Dataset, model: ModelFolder, settings: Settings) -> str:
     """32 hex digits of a SHA-256 over everything that changes a number."""
-    made_of = {
+    made_of: dict[str, Any] = {
         "dataset": dataset.fingerprint,
         "model": model.id,
         "revision": model.revision,
@@ -113,6 +114,8 @@ def embedding_set_id(dataset: Dataset, model: ModelFolder, settings: Settings) -
         "transformers": transformers.__version__,
         "embed_version": EMBED_VERSION,
     }
+    if model.runs_own_code:
+        made_of["trust_remote_code"] = True
     return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:32]
 
 

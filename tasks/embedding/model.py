@@ -59,6 +59,8 @@ class ModelFolder:
     family: str
     layers: int
     hidden_size: int
+    runs_own_code: bool = False
+    """It brings Python code, and that is trusted and run: every number can be another one."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,20 @@ def resolve_model(spec: str, *, trust_remote_code: bool = False, weights: bool =
         family=str(config.model_type),
         layers=int(config.num_hidden_layers),
         hidden_size=int(config.hidden_size),
+        runs_own_code=trust_remote_code and brings_code(folder),
     )
+
+
+def brings_code(folder: Path) -> bool:
+    """Whether the configuration or the tokenizer of a model folder names Python code of its own."""
+    for name in ("config.json", "tokenizer_config.json"):
+        try:
+            described = json.loads((folder / name).read_text(encoding="utf-8"))
+        except (OSError, ValueError):  # none, or none that can be read: transformers says so
+            continue
+        if isinstance(described, dict) and described.get("auto_map"):
+            return True
+    return False
 
 
 _loading = threading.Lock()

@@ -66,7 +66,7 @@ def kept_plan(layout: Layout, set_id: str, rows: int) -> EmbeddingSet | None:
     except FileNotFoundError:
         return None
     except (DamagedManifestError, KeyError, ValidationError) as error:
-        log.warning("%s is damaged, and the set is planned anew: %s", manifest, error)
+        log.warning("The plan in %s is damaged: %s", manifest, error)
         return None
     if newer := sorted(plan.keys() - asdict(found).keys()):
         raise UserError(
@@ -76,9 +76,7 @@ def kept_plan(layout: Layout, set_id: str, rows: int) -> EmbeddingSet | None:
     ends = [0, *(shard.stop for shard in found.shards)]
     starts = [*(shard.start for shard in found.shards), rows]
     if (found.id, found.rows) != (set_id, rows) or starts != ends:
-        log.warning(
-            "%s is damaged, and the set is planned anew: its shards are not those of its rows", manifest
-        )
+        log.warning("The plan in %s is damaged: its shards are not those of its rows", manifest)
         return None
     return found
 
@@ -91,7 +89,7 @@ def shard_record(layout: Layout, planned: EmbeddingSet, shard: Shard) -> ShardRe
     except FileNotFoundError:
         return None
     except (DamagedManifestError, ValidationError) as error:
-        log.warning("%s is damaged, and its shard is computed again: %s", place, error)
+        log.warning("%s is damaged: %s", place, error)
         return None
     return found if found.rows == shard.stop - shard.start else None
 

@@ -112,7 +112,7 @@ def write_head(folder: Path, run: RecordedRun, cut: Cut, head: Probe) -> None:
 
     The logits of an embedding x are coefficients · (x − mean) / scale + intercepts; the weights are float64, the
     coefficients [K, D]. `head.json` names the K classes in the order of the rows; of what else stands there,
-    `predict.py` reads `pooling` and `max_length`.
+    `predict.py` reads `pooling`, `max_length` and `runs_own_code`.
     """
     place = folder / "head"
     place.mkdir()
@@ -137,6 +137,7 @@ def write_head(folder: Path, run: RecordedRun, cut: Cut, head: Probe) -> None:
         "train_rows": head.n_train,
         "test_rows": head.n_test,
         "test_accuracy": head.accuracy,
+        "runs_own_code": run.model.runs_own_code,
     }
     (place / "head.json").write_text(
         json.dumps(described, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from storage.results import query
 from storage.sources.grammar import parse_source
 from tasks.data.dataset import Dataset, fingerprint_table, stored_table
 from tasks.embedding.embedding_set import Settings, finished_shard, resolve_settings
-from tasks.embedding.model import ModelFolder, resolve_model
+from tasks.embedding.model import ModelFolder, brings_code, resolve_model
 from tasks.embedding.set_records import EmbeddingSet, kept_plan
 from tasks.reporting.answer import Tables
 from tasks.reporting.run_record import collect
@@ -64,11 +65,14 @@ class Cut:
     """The norm state that a model puts out which ends there."""
 
 
-def find_recorded_run(layout: Layout, run_id: str) -> RecordedRun:
+def find_recorded_run(layout: Layout, run_id: str, *, trust_remote_code: bool = False) -> RecordedRun:
     """The run of this id, or of the first digits of it.
 
+    trust_remote_code: run the Python code that the model brings, where the run did.
+
     Raises:
-        UserError: there is no such run, or more than one, its model has changed since, or what it left is damaged.
+        UserError: there is no such run, or more than one, its model has changed since or its code is not trusted, or
+            what the run left is damaged.
     """
     known = find_run(layout.results, run_id)
     row = query(layout.results, f"SELECT * FROM run WHERE run_id = '{known}'").row(0, named=True)
@@ -80,8 +84,13 @@ def find_recorded_run(layout: Layout, run_id: str) -> RecordedRun:
         raise UserError(_damaged(f"The run's texts ({dataset.uri})"))
     if planned is None:
         raise UserError(_damaged(f"The plan of its embeddings ({layout.manifest(set_id)})"))
+    model = _same_model(row, asked.trust_remote_code, trust_remote_code)
     settings = resolve_settings(
-        replace(asked, device="auto" if asked.device.startswith("cuda") else asked.device)
+        replace(
+            asked,
+            device="auto" if asked.device.startswith("cuda") else asked.device,
+            trust_remote_code=model.runs_own_code,
+        )
     )
     return RecordedRun(
         layout=layout,
@@ -89,7 +98,7 @@ def find_recorded_run(layout: Layout, run_id: str) -> RecordedRun:
         tables=_tables(layout, known),
         dataset=dataset,
         rows=rows,
-        model=_same_model(row, settings.trust_remote_code),
+        model=model,
         settings=settings,
         planned=planned,
         seed=json.loads(row["parameters"])["seed"],
@@ -164,10 +173,15 @@ def _damaged(what: str) -> str:
     )
 
 
-def _same_model(row: Mapping[str, Any], trust_remote_code: bool) -> ModelFolder:
-    """The run's model, of the very revision that it saw."""
+def _same_model(row: Mapping[str, Any], was_trusted: bool, is_trusted: bool) -> ModelFolder:
+    """The run's model, of the very revision that it saw, with its own code where the run ran it."""
     spec = parse_source(row["model_id"]).pinned(row["model_revision"])
-    model = resolve_model(spec, trust_remote_code=trust_remote_code)
+    model = resolve_model(spec, trust_remote_code=was_trusted and is_trusted)
+    if was_trusted and not is_trusted and brings_code(Path(model.folder)):
+        raise UserError(
+            f"The run's embeddings were made by Python code that {row['model_id']} brings, and an export runs it "
+            "again. If you trust it, add --trust-remote-code."
+        )
     if model.revision != row["model_revision"]:
         raise UserError(
             f"{row['model_id']} is not what the run saw: its files have changed since (revision "
