@@ -14,7 +14,7 @@ from safetensors.numpy import save_file
 from storage.embeddings import Layer, read_layer
 from storage.errors import UserError
 from storage.layout import Layout
-from storage.staged import read_staged
+from storage.staged import DamagedPartError, read_staged
 from tasks.choosing.comparison import compare
 from tasks.embedding.embedding_set import (
     Settings,
@@ -154,7 +154,7 @@ def _audited(run: RecordedRun, cut: Cut) -> tuple[NDArray[np.integer], NDArray[n
         right = float((audited["label"] == audited["predicted"]).to_numpy().mean())
         same_rows = audited.select("row_id", "label").equals(rows.select("row_id", "label"))
         whole = same_rows and np.isclose(right, probe_row(run, cut)["accuracy"])
-    except (FileNotFoundError, pl.exceptions.PolarsError):
+    except (FileNotFoundError, DamagedPartError, pl.exceptions.PolarsError):
         whole = False
     if not whole:
         raise UserError(

@@ -18,6 +18,7 @@ from storage.layout import Layout
 from storage.manifest import DamagedManifestError, read_manifest
 from storage.results import query
 from storage.sources.grammar import parse_source
+from storage.staged import DamagedPartError
 from tasks.data.dataset import Dataset, fingerprint_table, stored_table
 from tasks.embedding.embedding_set import Settings, finished_shard, resolve_settings
 from tasks.embedding.model import ModelFolder, brings_code, resolve_model
@@ -162,7 +163,7 @@ def _recorded_inputs(layout: Layout, set_id: str) -> tuple[Dataset, Settings]:
 def _tables(layout: Layout, run_id: str) -> Tables:
     try:
         return collect(layout, run_id)
-    except (FileNotFoundError, pl.exceptions.PolarsError) as error:
+    except (FileNotFoundError, DamagedPartError) as error:
         raise UserError(_damaged(f"A part of the run's staged rows ({error})")) from error
 
 

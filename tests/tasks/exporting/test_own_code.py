@@ -94,7 +94,7 @@ def exported(folder: Path, into: Path, *, trust: bool) -> Path:
 
 
 def test_an_exported_folder_runs_it_by_its_flag_alone_and_asks_nothing(
-    with_code: Path, tmp_path: Path
+    with_code: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     own = exported(with_code, tmp_path / "own", trust=True)
     with pytest.raises(PermissionError, match=r"code of its own \(doubled\.py\)"):
