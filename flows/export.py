@@ -4,6 +4,7 @@ import hashlib
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -103,15 +104,14 @@ def _check_target(out: Path) -> Path:
         )
     place = Path(os.path.abspath(out))
     try:
-        taken = os.path.lexists(place) and (place.is_symlink() or not place.is_dir() or any(place.iterdir()))
-        nearest = next(each for each in (place, *place.parents) if each.exists())
+        if os.path.lexists(place) and (place.is_symlink() or not place.is_dir() or any(place.iterdir())):
+            raise UserError(f"{out} (--out) is there already, and nothing is overwritten. Name a new folder.")
+        # Tried, not asked: a disk that may only be read lets its owner write, until that is tried.
+        nearest = next(each for each in place.parents if each.exists())
+        with tempfile.TemporaryDirectory(dir=nearest, prefix=f".{place.name}."):
+            pass
     except OSError as error:
         raise UserError(_unwritable(out, error)) from error
-    if taken:
-        raise UserError(f"{out} (--out) is there already, and nothing is overwritten. Name a new folder.")
-    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
-        why = "may not be written" if nearest.is_dir() else "is no folder"
-        raise UserError(f"{out} (--out) cannot be made: {nearest} {why}. Name another folder.")
     return place
 
 

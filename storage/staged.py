@@ -84,9 +84,10 @@ def read_staged(layout: Layout, run_id: str, table: str, prefix: str = "") -> pl
     try:
         return pl.concat(scanned, how="diagonal").collect()
     except pl.exceptions.PolarsError as error:
+        reason = str(error).splitlines()[0]
         raise DamagedPartError(
-            f"The staged rows of {table} in {folder} cannot be read together ({str(error).splitlines()[0]}). Delete that "
-            "folder, and give the sweep's command again: what is not there is computed."
+            f"The staged rows of {table} in {folder} cannot be read together ({reason}). Delete that folder, and give "
+            "the sweep's command again: what is not there is computed."
         ) from error
 
 

@@ -22,7 +22,7 @@ from storage.layout import Layout
 from storage.manifest import write_manifest
 from tasks.data.dataset import Dataset, read_table
 from tasks.embedding.calibration import Calibration, budgets_of, calibrate
-from tasks.embedding.embed import EMBED_VERSION, EmbeddedTexts, choose_dtype, embed_tokens
+from tasks.embedding.embed import EMBED_VERSION, EmbeddedTexts, check_layers, choose_dtype, embed_tokens
 from tasks.embedding.model import LoadedModel, ModelFolder, load_model, resolve_model
 from tasks.embedding.set_records import (
     EmbeddingSet,
@@ -134,6 +134,12 @@ def plan_embedding_set(
             return plan
         texts = read_table(dataset.uri)["text"].to_list()
         loaded = _load(model, settings)
+        backbone = loaded.backbone
+        has_final_norm = backbone.final_norm is not None
+        # Before a plan is written that no shard could follow.
+        check_layers(
+            backbone.family, backbone.layers, has_final_norm, settings.norm_states, settings.max_layer
+        )
         tokens = tokenise(loaded.tokenizer, texts, settings.max_length)
         check_known(tokens, loaded.tokenizer, model.id)
         found = _calibrate_once(set_id, loaded, texts, settings, CALIBRATED_SHARE * int(tokens.counts.sum()))

@@ -24,6 +24,7 @@ from transformers import (
     AutoModel,
     AutoModelForTextEncoding,
     AutoTokenizer,
+    PreTrainedModel,
     modeling_gguf_pytorch_utils,
 )
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
@@ -134,6 +135,30 @@ def load_model(folder: str, dtype: str, device: str, *, trust_remote_code: bool 
     """
     with _loading:  # two threads that ask at once must not load it twice
         return _load(folder, dtype, device, trust_remote_code)
+
+
+def describe_whole(folder: str, *, trust_remote_code: bool = False) -> PreTrainedModel:
+    """The model of a folder without numbers, on torch's meta device: the names and shapes of its weights are read.
+
+    Raises:
+        UserError: as `load_model` for weights that do not fill the model.
+    """
+    config = _text_config(Path(folder), folder, trust_remote_code)
+    auto = AutoModelForTextEncoding if config.is_encoder_decoder else AutoModel
+    load = partial(
+        auto.from_pretrained,
+        folder,
+        device_map="meta",
+        local_files_only=True,
+        use_safetensors=True,
+        trust_remote_code=trust_remote_code,
+        output_loading_info=True,
+    )
+    try:
+        with without_bars():
+            return load_whole(load, folder)
+    except (OSError, ValueError, ImportError, SafetensorError) as error:
+        raise UserError(f"The model in {folder} does not load: {_first_line(error)}.") from error
 
 
 @lru_cache(maxsize=1)

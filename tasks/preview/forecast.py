@@ -23,7 +23,7 @@ from tasks.embedding.embedding_set import (
 from tasks.embedding.model import ModelFolder
 from tasks.embedding.set_records import kept_calibration, kept_plan
 from tasks.embedding.shards import plan_shards
-from tasks.embedding.tokens import tokenise
+from tasks.embedding.tokens import check_known, tokenise
 from tasks.scoring.criteria import score_criteria
 from tasks.scoring.features import Features
 from tasks.scoring.layer_scores import ScoringSettings, silhouette_of
@@ -64,7 +64,9 @@ def count_tokens(
     tokenizer = AutoTokenizer.from_pretrained(
         model.folder, local_files_only=True, trust_remote_code=trust_remote_code
     )
-    return tokenise(tokenizer, texts, 1 << 30).counts
+    tokens = tokenise(tokenizer, texts, 1 << 30)
+    check_known(tokens, tokenizer, model.id)
+    return tokens.counts
 
 
 def forecast_sweep(
