@@ -52,7 +52,9 @@ def show_plan(parameters: SweepParameters) -> None:
     with working("Reading the data set and the model's configuration"):
         dataset, table = read_dataset(parameters.dataset, layout, **parameters.rows_asked)
         model = resolve_model(parameters.model, trust_remote_code=trust, weights=False)
-        tokens = count_tokens(model, table["text"].to_list(), trust_remote_code=trust)
+        tokens = count_tokens(
+            model, table["text"].to_list(), max_length=parameters.max_length, trust_remote_code=trust
+        )
         settings = resolve_settings(settings_of(parameters))
         refuse_early(model, settings, tokens)
         plan = forecast_sweep(layout, dataset, model, settings, tokens)

@@ -33,7 +33,7 @@ from tasks.embedding.set_records import (
     shard_record,
 )
 from tasks.embedding.shards import Shard, plan_shards
-from tasks.embedding.tokens import Tokens, check_known, tokenise
+from tasks.embedding.tokens import Tokens, check_known, check_room, tokenise
 from tasks.machine import device_lock, lock_file, machine_lock, use_all_cores
 from tasks.retries import LONG_S, RETRIED
 from tasks.vocabulary import NormState, Pooling
@@ -140,6 +140,7 @@ def plan_embedding_set(
         check_layers(
             backbone.family, backbone.layers, has_final_norm, settings.norm_states, settings.max_layer
         )
+        check_room(loaded.tokenizer, settings.max_length)
         tokens = tokenise(loaded.tokenizer, texts, settings.max_length)
         check_known(tokens, loaded.tokenizer, model.id)
         found = _calibrate_once(set_id, loaded, texts, settings, CALIBRATED_SHARE * int(tokens.counts.sum()))

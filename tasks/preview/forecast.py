@@ -23,7 +23,7 @@ from tasks.embedding.embedding_set import (
 from tasks.embedding.model import ModelFolder
 from tasks.embedding.set_records import kept_calibration, kept_plan
 from tasks.embedding.shards import plan_shards
-from tasks.embedding.tokens import check_known, tokenise
+from tasks.embedding.tokens import check_known, check_room, tokenise
 from tasks.scoring.criteria import score_criteria
 from tasks.scoring.features import Features
 from tasks.scoring.layer_scores import ScoringSettings, silhouette_of
@@ -58,12 +58,17 @@ class Forecast:
 
 
 def count_tokens(
-    model: ModelFolder, texts: Sequence[str], *, trust_remote_code: bool = False
+    model: ModelFolder,
+    texts: Sequence[str],
+    *,
+    max_length: int = 1 << 30,
+    trust_remote_code: bool = False,
 ) -> npt.NDArray[np.int32]:
-    """Tokens of each text, uncut: int32 [N]."""
+    """Tokens of each text, uncut: int32 [N]. `UserError` where `max_length` would leave no token of any text."""
     tokenizer = AutoTokenizer.from_pretrained(
         model.folder, local_files_only=True, trust_remote_code=trust_remote_code
     )
+    check_room(tokenizer, max_length)
     tokens = tokenise(tokenizer, texts, 1 << 30)
     check_known(tokens, tokenizer, model.id)
     return tokens.counts

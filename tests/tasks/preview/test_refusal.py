@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import transformers as hf
 from safetensors.torch import load_file, save_file
+from tokenizers import processors
 
 from storage.errors import UserError
 from storage.layout import Layout
@@ -93,3 +94,25 @@ def test_weights_that_do_not_fill_the_model(tiny_model: Path, tmp_path: Path) ->
 def test_a_tokenizer_that_knows_none_of_the_words(tiny_model: Path) -> None:
     with pytest.raises(UserError, match="unknown to the tokenizer"):
         count_tokens(resolve_model(f"path:{tiny_model}"), ["xylophone zither", "marimba"])
+
+
+def test_a_maximum_length_that_special_tokens_fill(
+    tiny_model: Path, tmp_path: Path, tiny_dataset: Path
+) -> None:
+    """A tokenizer cuts nothing then, or everything, and either way no text is read as asked."""
+    folder = Path(shutil.copytree(tiny_model, tmp_path / "model"))
+    tokenizer = hf.AutoTokenizer.from_pretrained(folder)
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<pad> $A <unk>", special_tokens=[("<pad>", 0), ("<unk>", 1)]
+    )
+    tokenizer.save_pretrained(folder)
+    layout = Layout(str(tmp_path / "out"))
+    dataset = prepare_dataset(f"path:{tiny_dataset}", layout)
+    model = resolve_model(f"path:{folder}")
+    for length in (1, 2):
+        message = f"Of {length} tokens .--max-length. none is left for the text.*adds 2 .*Give at least 3"
+        with pytest.raises(UserError, match=message):
+            count_tokens(model, ["wave"], max_length=length)
+        with pytest.raises(UserError, match=message):
+            plan_embedding_set(layout, dataset, model, asked(length=length))
+    assert count_tokens(model, ["wave tide"], max_length=3).tolist() == [4]
