@@ -3,6 +3,7 @@
 import gc
 import json
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -202,6 +203,10 @@ def export(
     *,
     out: Annotated[Path, Parameter(help="Folder to write; it appears whole or not at all.")],
     layer: Annotated[int | None, Parameter(help="Another layer than the chosen one.")] = None,
+    trust_remote_code: Annotated[
+        bool,
+        Parameter(negative=(), help="Run Python code that the model's repository brings, as its sweep did."),
+    ] = False,
     storage: Storage = DEFAULT_STORAGE,
 ) -> None:
     """Save the model of a run, cut after its chosen layer, with a linear head for its classes and a model card.
@@ -214,7 +219,10 @@ def export(
     from flows.export import export_model
     from flows.terminal.show_export import show_export
 
-    show_export(export_model(Layout(storage), run, out, layer=layer), out)
+    # A scheduler ends a command so: then too, nothing half written stays.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    found = export_model(Layout(storage), run, out, layer=layer, trust_remote_code=trust_remote_code)
+    show_export(found, out)
 
 
 @app.command

@@ -1,8 +1,15 @@
 """The chosen layer as a model: cut, head fitted, everything checked, and only then put where it was asked for."""
 
+import hashlib
 import os
+import re
+import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from filelock import Timeout
 
 from flows.running.progress import Pace, progress_bar, working
 from storage.embeddings import Layer
@@ -17,15 +24,19 @@ from tasks.exporting.linear_head import (
     fresh_features,
     kept_features,
     plan_features,
+    refuse_another,
     refuse_worse,
     write_head,
 )
 from tasks.exporting.model_card import Evidence, evidence_of, write_model_card
 from tasks.exporting.recorded_run import Cut, RecordedRun, check_layer, find_recorded_run, keeps_embeddings
+from tasks.machine import machine_lock
 from tasks.vocabulary import NormState, Pooling
 
 
-def export_model(layout: Layout, run_id: str, out: Path, *, layer: int | None = None) -> Evidence:
+def export_model(
+    layout: Layout, run_id: str, out: Path, *, layer: int | None = None, trust_remote_code: bool = False
+) -> Evidence:
     """Write the model of a run, cut after its chosen layer, with tokenizer, pooling, linear head and model card.
 
     Args:
@@ -33,6 +44,7 @@ def export_model(layout: Layout, run_id: str, out: Path, *, layer: int | None = 
         run_id: of a finished run, or the first digits of it.
         out: folder to write; it appears whole or not at all.
         layer: another layer than the chosen one.
+        trust_remote_code: run the Python code that the model brings, where the run did.
 
     Where the run measured the layer before the final norm, which a model that ends there always applies, the head is
     fitted and audited again behind it.
@@ -41,21 +53,17 @@ def export_model(layout: Layout, run_id: str, out: Path, *, layer: int | None = 
         UserError: no such run or layer, `out` is taken, the model has changed or cannot be cut, or the chosen layer is
             significantly worse behind the final norm and was not named by hand.
     """
-    _check_target(out)
+    out = _check_target(out)
     with working("Finding the run and its model"):
-        run = find_recorded_run(layout, run_id)
+        run = find_recorded_run(layout, run_id, trust_remote_code=trust_remote_code)
     cut_after = run.answer["layer"] if layer is None else layer
     check_layer(run, cut_after)
     pooling, chosen_as = Pooling(run.answer["pooling"]), NormState(run.answer["norm_state"])
     source, trust = Path(run.model.folder), run.settings.trust_remote_code
-    with working("Loading the whole model"):
-        whole = load_model(run.model.folder, "float32", run.settings.device, trust_remote_code=trust)
-    cut = Cut(cut_after, pooling, chosen_as, exported_norm_state(whole, cut_after, chosen_as))
-
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as scratch:
-        folder = Path(scratch) / "model"
-        folder.mkdir()
+    with _beside(out) as folder:
+        with working("Loading the whole model"):
+            whole = load_model(run.model.folder, "float32", run.settings.device, trust_remote_code=trust)
+        cut = Cut(cut_after, pooling, chosen_as, exported_norm_state(whole, cut_after, chosen_as))
         with working(f"Cutting after layer {cut.layer}"):
             save_cut(source, cut.layer, folder, trust_remote_code=trust)
         if cut.pooling in SENTENCE_TRANSFORMERS_POOLING:
@@ -65,6 +73,7 @@ def export_model(layout: Layout, run_id: str, out: Path, *, layer: int | None = 
         features = _features(run, cut)
         with working("Fitting the head"):
             head = fit_head(run, cut, features)
+        refuse_another(run, cut, head)
         difference = audit_again(run, cut, head)
         if layer is None and cut.norm_state != cut.chosen_as:
             refuse_worse(cut, head.accuracy, difference)
@@ -87,11 +96,50 @@ def _features(run: RecordedRun, cut: Cut) -> Layer:
         return fresh_features(run, cut, planned, advance)
 
 
-def _check_target(out: Path) -> None:
-    if "://" in str(out):
-        raise UserError(f"A model is exported to a folder on this machine, not to {out} (--out).")
-    if out.is_file() or (out.is_dir() and any(out.iterdir())):
-        raise UserError(f"{out} (--out) is there already, and nothing is overwritten. Name a new folder.")
+def _check_target(out: Path) -> Path:
+    """The absolute path, if it can be written and nothing lies there."""
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(out)):  # a Path has left one of the two strokes
+        raise UserError(
+            f"A model is exported to a folder on this machine, not to {out} (--out). Export it here, and copy it there."
+        )
+    place = Path(os.path.abspath(out))
+    try:
+        if os.path.lexists(place) and (place.is_symlink() or not place.is_dir() or any(place.iterdir())):
+            raise UserError(f"{out} (--out) is there already, and nothing is overwritten. Name a new folder.")
+        # Tried, not asked: a disk that may only be read lets its owner write, until that is tried.
+        nearest = next(each for each in place.parents if each.exists())
+        with tempfile.TemporaryDirectory(dir=nearest, prefix=f".{place.name}."):
+            pass
+    except OSError as error:
+        raise UserError(_unwritable(out, error)) from error
+    return place
+
+
+@contextmanager
+def _beside(out: Path) -> Iterator[Path]:
+    """A new folder beside `out`, gone in the end. Its name is fixed: what a killed export left, the next one clears."""
+    place = out.with_name(f".{out.name}.unfinished")
+    lock = machine_lock(f"export-{hashlib.sha256(str(place).encode()).hexdigest()[:16]}")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise UserError(f"Another export is writing {out} (--out). Name another folder, or wait.") from error
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(place, ignore_errors=True)
+        place.mkdir()
+    except OSError as error:
+        lock.release()
+        raise UserError(_unwritable(out, error)) from error
+    try:
+        yield place
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+        lock.release()
+
+
+def _unwritable(out: Path, error: OSError) -> str:
+    return f"{out} (--out) cannot be written: {error.strerror}. Name another folder."
 
 
 def _put_in_place(folder: Path, out: Path) -> None:

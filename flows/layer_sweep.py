@@ -117,9 +117,8 @@ def _sweep(parameters: SweepParameters, engine: Engine) -> SweepOutcome:
     layers = layers_of(curves, planned, dataset, range((parameters.max_layer or model.layers) + 1))
     # Finding out here that a layer's scores are staged is cheaper than a task run that finds it out.
     unscored = [layer for layer in layers if not is_scored(layer, parameters.criterion)]
-    if not parameters.keep_embeddings and not unscored:
-        shards = recorded_shards(layout, planned)
-    else:
+    shards = None if parameters.keep_embeddings or unscored else recorded_shards(layout, planned)
+    if shards is None:
         embed = on_device(embed_shard_task, settings.device)
         embedding = [
             engine.submit(embed, layout, planned, shard, dataset, model, settings) for shard in planned.shards

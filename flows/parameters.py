@@ -8,6 +8,9 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from storage.sources.grammar import ways_to_name
 from tasks.vocabulary import Metric, NormState, Pooling, Precision, ProbeProtocol
 
+# Of the columns that hold them.
+LARGEST_INTEGER = 2**31 - 1
+LARGEST_BIGINT = 2**63 - 1
 # Deployments set the variable: a worker runs a flow in a folder of its own, which is gone afterwards.
 DEFAULT_STORAGE = os.environ.get("LAYERSCOUT_STORAGE", "layerscout-out")
 
@@ -62,6 +65,7 @@ class SweepParameters(BaseModel):
     silhouette_rows: int = Field(
         50_000,
         ge=100,
+        le=LARGEST_BIGINT,
         title="Silhouette rows",
         description="Most train rows of a Euclidean silhouette, which looks at every pair; of more, so many are "
         "sampled by class.",
@@ -91,12 +95,14 @@ class SweepParameters(BaseModel):
     max_train_rows: int | None = Field(
         None,
         ge=4,
+        le=LARGEST_BIGINT,
         title="Most train rows",
         description="A stratified part of the train rows; all when left out.",
     )
     max_test_rows: int | None = Field(
         None,
         ge=2,
+        le=LARGEST_BIGINT,
         title="Most test rows",
         description="A stratified part of the test rows; all when left out.",
     )
@@ -108,11 +114,16 @@ class SweepParameters(BaseModel):
         description="Tokens of a text that are read; the rest is cut.",
     )
     max_layer: int | None = Field(
-        None, ge=1, title="Last layer", description="Run only the first so many blocks; all when left out."
+        None,
+        ge=1,
+        le=LARGEST_INTEGER,
+        title="Last layer",
+        description="Run only the first so many blocks; all when left out.",
     )
     token_budget: int | None = Field(
         None,
         ge=1,
+        le=LARGEST_INTEGER,
         title="Token budget",
         description="Tokens of one batch. When left out, a short calibration finds it; few texts get the smallest.",
     )
@@ -132,7 +143,9 @@ class SweepParameters(BaseModel):
         description="Folder or URI (s3://…, gs://…) for embeddings, the results database and reports.",
         min_length=1,
     )
-    seed: int = Field(0, ge=0, lt=2**31, title="Seed", description="Of every sample, split and resampling.")
+    seed: int = Field(
+        0, ge=0, le=LARGEST_INTEGER, title="Seed", description="Of every sample, split and resampling."
+    )
     runner: Literal["threads", "processes", "dask", "ray"] = Field(
         "threads",
         title="Engine",

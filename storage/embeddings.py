@@ -1,5 +1,6 @@
 """Embeddings on any filesystem: one Parquet file a shard, one row group a layer."""
 
+import hashlib
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -53,11 +54,13 @@ def write_shard(
     label: NDArray[np.int32],
     *,
     value_type: ValueType = "float32",
-) -> None:
+) -> str:
     """Write one shard, whole or not at all: a row group for each (norm state, pooling, layer).
 
     states: (norm_state, pooling) → [L, N, D]. row_id: [N]. label: [N]. Pages carry checksums and are not
     compressed: embeddings hardly shrink. `UserError` where a value does not fit `float16` (beyond ±65,504).
+
+    Returns the SHA-256 of the file's footer, which has no checksum of its own: `verify_shard` takes it.
     """
     shapes = {array.shape for array in states.values()}
     if len(shapes) != 1 or len(row_id) != len(label) or next(iter(shapes))[1] != len(row_id):
@@ -97,22 +100,45 @@ def write_shard(
                     writer.write_batch(batch, row_group_size=max(rows, 1))
 
     write_atomically(uri, write)
+    system, path = filesystem(uri)
+    with system.open_input_file(path) as written:
+        return _footer_hash(written)
 
 
-def verify_shard(uri: str) -> bool:
-    """Whether a whole shard lies at `uri`, read through with its checksums. A damaged one is logged and False."""
+def verify_shard(
+    uri: str, row_id: NDArray[np.int64], label: NDArray[np.int32], footer: str | None = None
+) -> bool:
+    """Whether the whole shard of these rows lies at `uri`, read through with its checksums. A damaged one is logged.
+
+    row_id: [N]. label: [N]. footer: what `write_shard` returned; None of a shard whose writer did not keep it.
+    """
     try:
         system, path = filesystem(uri)
         with system.open_input_file(path) as source:
+            # Before anything parses it: some damage ends the whole process inside Arrow.
+            if footer is not None and _footer_hash(source) != footer:
+                raise OSError("its footer is not the one that was written")
             file = pq.ParquetFile(source, page_checksum_verification=True)
             for group in range(file.num_row_groups):
-                file.read_row_group(group)
+                rows = file.read_row_group(group)
+                for name, expected in (("row_id", row_id), ("label", label)):
+                    if not np.array_equal(rows.column(name).to_numpy(), expected):
+                        raise OSError(f"its {name} is not that of its rows")
     except FileNotFoundError:
         return False
-    except (OSError, pa.ArrowException) as error:
-        log.warning("The shard %s is damaged and will be computed again: %s", uri, error)
+    except (OSError, KeyError, pa.ArrowException) as error:
+        log.warning("The shard %s is damaged: %s", uri, error)
         return False
     return True
+
+
+def _footer_hash(source: pa.NativeFile) -> str:
+    """Of the footer and all after it: its length and the four letters that end a Parquet file."""
+    size = source.size()
+    source.seek(max(size - 8, 0))
+    length = int.from_bytes(source.read(4), "little")
+    source.seek(max(size - 8 - length, 0))
+    return hashlib.sha256(source.read()).hexdigest()
 
 
 def read_layer(uris: Sequence[str], *, layer: int, norm_state: str, pooling: str) -> Layer:

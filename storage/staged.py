@@ -1,19 +1,36 @@
-"""Result rows as each task wrote them: a killed run loses none, and the database can be rebuilt from them."""
+"""Result rows as each task wrote them: a killed run loses none, and the database can be rebuilt from them.
 
+A part is Parquet that carries its own seal: among its metadata the SHA-256 of the file as it is with zeros in the
+seal's place. Parquet has no checksum of all of a file, and damage that reaches its decoder can end the process.
+"""
+
+import hashlib
 from collections.abc import Mapping, Sequence
 from io import BytesIO
 from typing import Any
 
 import polars as pl
 
-from storage.files import exists, list_files, read_bytes, write_atomically
+from storage.errors import UserError
+from storage.files import list_files, read_bytes, write_file
 from storage.layout import Layout
 from storage.migrations import result_tables
+
+_SEAL = "layerscout.sha256"
+_OPEN = b"0" * 64
+# As Thrift writes the pair: the key, then a field of 64 bytes.
+_BEFORE_SEAL = _SEAL.encode() + b"\x18\x40"
+
+
+class DamagedPartError(UserError):
+    """What lies in a part's place is not what was staged there."""
 
 
 def stage(layout: Layout, run_id: str, table: str, part: str, rows: pl.DataFrame) -> None:
     """Write the rows of one part of a table; they appear whole or not at all, and replace the part's old rows."""
-    write_atomically(layout.staged(run_id, table, part), rows.write_parquet)
+    buffer = BytesIO()
+    rows.write_parquet(buffer, metadata={_SEAL: _OPEN.decode()})
+    write_file(layout.staged(run_id, table, part), _sealed(buffer.getvalue()))
 
 
 def keyed(key: pl.DataFrame, rows: pl.DataFrame) -> pl.DataFrame:
@@ -33,15 +50,19 @@ def rows_of(table: str, key: pl.DataFrame, rows: Sequence[Mapping[str, Any]]) ->
 
 
 def is_staged(layout: Layout, run_id: str, table: str, part: str) -> bool:
-    """Whether a part's rows are there."""
-    return exists(layout.staged(run_id, table, part))
+    """Whether a part's rows are there, whole."""
+    try:
+        _read(layout.staged(run_id, table, part))
+    except (FileNotFoundError, DamagedPartError):
+        return False
+    return True
 
 
 def read_part(layout: Layout, run_id: str, table: str, part: str) -> pl.DataFrame | None:
-    """The rows of one part; None where they are not there."""
+    """The rows of one part; None where they are not there, or damaged."""
     try:
-        return pl.read_parquet(BytesIO(read_bytes(layout.staged(run_id, table, part))))
-    except FileNotFoundError:
+        return pl.read_parquet(BytesIO(_read(layout.staged(run_id, table, part))))
+    except (FileNotFoundError, DamagedPartError, pl.exceptions.PolarsError):
         return None
 
 
@@ -52,10 +73,41 @@ def read_staged(layout: Layout, run_id: str, table: str, prefix: str = "") -> pl
 
     Raises:
         FileNotFoundError: nothing is staged there.
+        DamagedPartError: a part is not what was staged, or parts do not fit together.
     """
     folder = layout.staged_table(run_id, table)
     parts = [each for each in list_files(folder, ".parquet") if each.rsplit("/", 1)[1].startswith(prefix)]
     if not parts:
         raise FileNotFoundError(f"No staged rows of {table} ({prefix}*) in {folder}.")
     # Collected as one: Polars starts a query a part otherwise.
-    return pl.concat([pl.scan_parquet(BytesIO(read_bytes(part))) for part in parts], how="diagonal").collect()
+    scanned = [pl.scan_parquet(BytesIO(_read(part))) for part in parts]
+    try:
+        return pl.concat(scanned, how="diagonal").collect()
+    except pl.exceptions.PolarsError as error:
+        reason = str(error).splitlines()[0]
+        raise DamagedPartError(
+            f"The staged rows of {table} in {folder} cannot be read together ({reason}). Delete that folder, and give "
+            "the sweep's command again: what is not there is computed."
+        ) from error
+
+
+def _sealed(content: bytes) -> bytes:
+    at = content.rindex(_BEFORE_SEAL) + len(_BEFORE_SEAL)
+    return content[:at] + hashlib.sha256(content).hexdigest().encode() + content[at + len(_OPEN) :]
+
+
+def _read(uri: str) -> bytes:
+    """A part's bytes, which are as they were written; of an older version's, which bear no seal, the end is there."""
+    content = read_bytes(uri)
+    at = content.rfind(_BEFORE_SEAL) + len(_BEFORE_SEAL)
+    if at < len(_BEFORE_SEAL):
+        whole = content.endswith(b"PAR1")
+    else:
+        unsealed = content[:at] + _OPEN + content[at + len(_OPEN) :]
+        whole = hashlib.sha256(unsealed).hexdigest().encode() == content[at : at + len(_OPEN)]
+    if not whole:
+        raise DamagedPartError(
+            f"The staged part {uri} is damaged. Delete it, and give the sweep's command again: what is not there is "
+            "computed."
+        )
+    return content

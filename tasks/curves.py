@@ -9,7 +9,7 @@ import polars as pl
 from storage.layout import Layout
 from storage.staged import read_staged
 from tasks.data.dataset import Dataset
-from tasks.embedding.embedding_set import EmbeddingSet
+from tasks.embedding.set_records import EmbeddingSet
 from tasks.vocabulary import NormState, Pooling
 
 

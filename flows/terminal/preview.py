@@ -11,11 +11,13 @@ from flows.layer_sweep import scoring_of, settings_of
 from flows.parameters import SweepParameters
 from flows.running.progress import duration, working
 from storage.layout import Layout
+from storage.results import check_database
 from tasks.data.dataset import Dataset, read_dataset
 from tasks.embedding.embedding_set import resolve_settings
 from tasks.embedding.model import resolve_model
 from tasks.preview.forecast import Forecast, count_tokens, forecast_scoring, forecast_sweep
 from tasks.preview.inspection import Inspection, inspect_table, warnings_of
+from tasks.preview.refusal import refuse_early
 from tasks.scoring.criteria import check_criteria
 
 MOST_CLASSES_SHOWN = 30
@@ -48,12 +50,16 @@ def show_plan(parameters: SweepParameters) -> None:
     """Print what a sweep with these parameters would do and cost, and run nothing."""
     check_criteria(parameters.criterion)
     layout = Layout(parameters.storage)
+    check_database(layout.results)
     trust = parameters.trust_remote_code
     with working("Reading the data set and the model's configuration"):
         dataset, table = read_dataset(parameters.dataset, layout, **parameters.rows_asked)
         model = resolve_model(parameters.model, trust_remote_code=trust, weights=False)
-        tokens = count_tokens(model, table["text"].to_list(), trust_remote_code=trust)
+        tokens = count_tokens(
+            model, table["text"].to_list(), max_length=parameters.max_length, trust_remote_code=trust
+        )
         settings = resolve_settings(settings_of(parameters))
+        refuse_early(model, settings, tokens)
         plan = forecast_sweep(layout, dataset, model, settings, tokens)
         seen = inspect_table(table, dataset.classes, token_counts=tokens, max_length=parameters.max_length)
     layers = (parameters.max_layer or model.layers) + 1

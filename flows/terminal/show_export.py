@@ -32,5 +32,9 @@ def show_export(found: Evidence, out: Path) -> None:
             f"Without sentence-transformers' files: it has no {found.pooling} pooling. predict.py has it.",
             soft_wrap=True,
         )
-    for name, place in (("folder", str(out)), ("try it", f'python {out}/predict.py "a text"')):
+    flag = ""
+    if found.runs_own_code:
+        flag = " --trust-remote-code"
+        console.print("The model runs Python code of its own, which lies in the folder.", soft_wrap=True)
+    for name, place in (("folder", str(out)), ("try it", f'python {out}/predict.py{flag} "a text"')):
         console.print(f"[bold]{name:<11}[/]{place}", soft_wrap=True)

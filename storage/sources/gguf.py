@@ -13,6 +13,7 @@ class GgufSource(Source):
 
     scheme = "gguf"
     about = "a model file"
+    is_local = True
     ways: ClassVar[Mapping[Kind, str]] = {"model": "gguf:FILE"}
 
     def fetch(self, kind: Kind, patterns: Sequence[str]) -> Fetched:

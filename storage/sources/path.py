@@ -13,6 +13,7 @@ class PathSource(Source):
 
     scheme = "path"
     about = "a local folder"
+    is_local = True
     ways: ClassVar[Mapping[Kind, str]] = {
         "model": "path:FOLDER",
         "dataset": "path:FOLDER (train|validation|test.{parquet,csv,jsonl,tsv}), path:FILE",

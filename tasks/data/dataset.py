@@ -8,6 +8,7 @@ from itertools import accumulate
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 import pyarrow.parquet as pq
 from prefect import task
 
@@ -80,7 +81,10 @@ def prepare_dataset(
         max_test_rows=max_test_rows,
         seed=seed,
     )
-    if not exists(found.uri):
+    there = stored_table(found.uri)
+    if there is None or not there.equals(table):
+        if exists(found.uri):
+            log.warning("The data set's table %s is damaged, and is written anew", found.uri)
         write_atomically(found.uri, partial(table.write_parquet, row_group_size=ROWS_PER_GROUP))
     return found
 
@@ -174,6 +178,14 @@ def read_table(uri: str, rows: range | None = None) -> pl.DataFrame:
         first = stops[groups[0]] - sizes[groups[0]] if groups else 0
         read = file.read_row_groups(groups).slice(rows.start - first, len(rows))
     return pl.DataFrame(read)
+
+
+def stored_table(uri: str) -> pl.DataFrame | None:
+    """`read_table` of all rows; None where there is no table, or one that cannot be read."""
+    try:
+        return read_table(uri)
+    except (OSError, pa.ArrowException, pl.exceptions.PolarsError):
+        return None
 
 
 def fingerprint_table(table: pl.DataFrame, classes: tuple[str, ...]) -> str:

@@ -104,7 +104,8 @@ def embed_tokens(
 ) -> EmbeddedTexts:
     """`embed_texts` after tokenising, which needs no model: the next texts' can go on while these are computed."""
     started = time.perf_counter()
-    layers = _check_layers(backbone, norm_states, max_layer) + 1
+    has_final_norm = backbone.final_norm is not None
+    layers = check_layers(backbone.family, backbone.layers, has_final_norm, norm_states, max_layer) + 1
     check_positions(backbone, tokens)
     keys = [(norm_state, pooling) for norm_state in norm_states for pooling in poolings]
     states = {
@@ -154,17 +155,19 @@ def workers_of(backbone: Backbone) -> int:
     return min(torch.get_num_threads(), _MOST_WORKERS) if backbone.device.type == "cpu" else 1
 
 
-def _check_layers(backbone: Backbone, norm_states: Sequence[NormState], max_layer: int | None) -> int:
-    if NormState.FINAL_NORM in norm_states and backbone.final_norm is None:
+def check_layers(
+    family: str, layers: int, has_final_norm: bool, norm_states: Sequence[NormState], max_layer: int | None
+) -> int:
+    """The last layer to embed; `UserError` where the model has no such layer or norm state."""
+    if NormState.FINAL_NORM in norm_states and not has_final_norm:
         raise UserError(
-            f"The norm state 'final_norm' was asked for, but a {backbone.family!r} model has no final norm: each "
-            "block ends in its own. Ask for 'as_returned' only."
+            f"The norm state 'final_norm' was asked for, but a {family!r} model has no final norm: each block ends in "
+            "its own. Ask for 'as_returned' only."
         )
-    last = backbone.layers if max_layer is None else max_layer
-    if not 0 <= last <= backbone.layers:
+    last = layers if max_layer is None else max_layer
+    if not 0 <= last <= layers:
         raise UserError(
-            f"The last layer to embed is {last}, but the model has layers 0 to {backbone.layers}. "
-            "Choose max_layer among them."
+            f"The last layer to embed is {last}, but the model has layers 0 to {layers}. Choose max_layer among them."
         )
     return last
 

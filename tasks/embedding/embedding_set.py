@@ -8,23 +8,32 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
+import polars as pl
 import torch
 import transformers
 from prefect import get_run_logger, task
 
-from storage.cache import cache_folder
 from storage.embeddings import ValueType, verify_shard, write_shard
 from storage.errors import UserError
-from storage.files import exists, remove_file
+from storage.files import remove_file
 from storage.layout import Layout
-from storage.manifest import read_manifest, write_manifest
+from storage.manifest import write_manifest
 from tasks.data.dataset import Dataset, read_table
 from tasks.embedding.calibration import Calibration, budgets_of, calibrate
-from tasks.embedding.embed import EMBED_VERSION, EmbeddedTexts, choose_dtype, embed_tokens
+from tasks.embedding.embed import EMBED_VERSION, EmbeddedTexts, check_layers, choose_dtype, embed_tokens
 from tasks.embedding.model import LoadedModel, ModelFolder, load_model, resolve_model
+from tasks.embedding.set_records import (
+    EmbeddingSet,
+    ShardRecord,
+    calibration_file,
+    kept_calibration,
+    kept_plan,
+    shard_record,
+)
 from tasks.embedding.shards import Shard, plan_shards
-from tasks.embedding.tokens import Tokens, check_known, tokenise
+from tasks.embedding.tokens import Tokens, check_known, check_room, tokenise
 from tasks.machine import device_lock, lock_file, machine_lock, use_all_cores
 from tasks.retries import LONG_S, RETRIED
 from tasks.vocabulary import NormState, Pooling
@@ -52,22 +61,6 @@ class Settings:
     max_layer: int | None = None
     token_budget: int | None = None
     storage_dtype: ValueType = "float32"
-
-
-@dataclass(frozen=True)
-class EmbeddingSet:
-    """A planned set. `tokens` counts non-padding tokens of all rows, `truncated_share` is a fraction 0–1.
-
-    `last_is_normed` says that of `as_returned` the last layer alone has passed the model's final norm.
-    """
-
-    id: str
-    token_budget: int
-    rows: int
-    tokens: int
-    truncated_share: float
-    last_is_normed: bool
-    shards: tuple[Shard, ...]
 
 
 @dataclass(frozen=True)
@@ -105,7 +98,7 @@ def resolve_settings(asked: Settings) -> Settings:
 
 def embedding_set_id(dataset: Dataset, model: ModelFolder, settings: Settings) -> str:
     """32 hex digits of a SHA-256 over everything that changes a number."""
-    made_of = {
+    made_of: dict[str, Any] = {
         "dataset": dataset.fingerprint,
         "model": model.id,
         "revision": model.revision,
@@ -121,6 +114,8 @@ def embedding_set_id(dataset: Dataset, model: ModelFolder, settings: Settings) -
         "transformers": transformers.__version__,
         "embed_version": EMBED_VERSION,
     }
+    if model.runs_own_code:
+        made_of["trust_remote_code"] = True
     return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:32]
 
 
@@ -135,11 +130,17 @@ def plan_embedding_set(
     set_id = embedding_set_id(dataset, model, settings)
     manifest = layout.manifest(set_id)
     with machine_lock(f"plan-{set_id}"):
-        if exists(manifest):
-            plan = read_manifest(manifest)["plan"]
-            return EmbeddingSet(**plan | {"shards": tuple(Shard(**shard) for shard in plan["shards"])})
+        if plan := kept_plan(layout, set_id, dataset.train_rows + dataset.test_rows):
+            return plan
         texts = read_table(dataset.uri)["text"].to_list()
         loaded = _load(model, settings)
+        backbone = loaded.backbone
+        has_final_norm = backbone.final_norm is not None
+        # Before a plan is written that no shard could follow.
+        check_layers(
+            backbone.family, backbone.layers, has_final_norm, settings.norm_states, settings.max_layer
+        )
+        check_room(loaded.tokenizer, settings.max_length)
         tokens = tokenise(loaded.tokenizer, texts, settings.max_length)
         check_known(tokens, loaded.tokenizer, model.id)
         found = _calibrate_once(set_id, loaded, texts, settings, CALIBRATED_SHARE * int(tokens.counts.sum()))
@@ -173,18 +174,8 @@ def _calibrate_once(
         found = calibrate(loaded.backbone, loaded.tokenizer, texts, settings.max_length, most_tokens)
     if found is None:
         return Calibration(budgets_of(loaded.backbone.device)[0], 0.0)
-    write_manifest(str(_calibration_file(set_id)), asdict(found))
+    write_manifest(str(calibration_file(set_id)), asdict(found))
     return found
-
-
-def kept_calibration(set_id: str) -> Calibration | None:
-    """What an earlier calibration of this set found on this machine; None where there was none."""
-    file = _calibration_file(set_id)
-    return Calibration(**json.loads(file.read_text())) if file.exists() else None
-
-
-def _calibration_file(set_id: str) -> Path:
-    return cache_folder() / "calibrations" / f"{set_id}.json"
 
 
 def embed_shard(
@@ -204,32 +195,41 @@ def embed_shard(
         UserError: half a budget does not fit into memory either, or a value is not finite.
     """
     uri = layout.shard(planned.id, shard.index)
-    record = layout.shard_record(planned.id, shard.index)
     rows = shard.stop - shard.start
-
-    def finished() -> ShardOutcome | None:
-        if not (exists(record) and verify_shard(uri)):
-            return None
-        return ShardOutcome(shard.index, uri, rows, shard.tokens, read_manifest(record)["seconds"], True)
-
-    if done := finished():
-        return done
     table = read_table(dataset.uri, range(shard.start, shard.stop))
+    if done := finished_shard(layout, planned, shard, table):
+        return done
     loaded = _load(model, settings)
     # Outside the lock: while one shard computes, the next is tokenised.
     tokens = tokenise(loaded.tokenizer, table["text"].to_list(), settings.max_length)
     with device_lock(settings.device):
         # Another run of the same set may have computed it while this one waited.
-        if done := finished():
+        if done := finished_shard(layout, planned, shard, table):
             return done
         embedded, token_budget = _embed_in_memory(loaded, tokens, settings, planned.token_budget)
     states = {(norm.value, pooling.value): values for (norm, pooling), values in embedded.states.items()}
-    write_shard(
+    footer = write_shard(
         uri, states, table["row_id"].to_numpy(), table["label"].to_numpy(), value_type=settings.storage_dtype
     )
-    cost = {"seconds": embedded.seconds, "rows": rows, "tokens": shard.tokens, "token_budget": token_budget}
-    write_manifest(record, cost)
+    record = ShardRecord(embedded.seconds, rows, shard.tokens, token_budget, footer)
+    write_manifest(layout.shard_record(planned.id, shard.index), asdict(record))
     return ShardOutcome(shard.index, uri, rows, shard.tokens, embedded.seconds, False)
+
+
+def finished_shard(
+    layout: Layout, planned: EmbeddingSet, shard: Shard, table: pl.DataFrame
+) -> ShardOutcome | None:
+    """The shard as an earlier run left it; None where it is not there, is damaged, or is not of these rows.
+
+    table: the shard's rows of the data set.
+    """
+    record = shard_record(layout, planned, shard)
+    uri = layout.shard(planned.id, shard.index)
+    if record is None or not verify_shard(
+        uri, table["row_id"].to_numpy(), table["label"].to_numpy(), record.footer
+    ):
+        return None
+    return ShardOutcome(shard.index, uri, table.height, shard.tokens, record.seconds, True)
 
 
 def _embed_in_memory(
@@ -299,13 +299,20 @@ def delete_embeddings(shards: list[ShardOutcome]) -> None:
         remove_file(shard.uri)
 
 
-def recorded_shards(layout: Layout, planned: EmbeddingSet) -> list[ShardOutcome]:
-    """What earlier runs recorded of the shards, for a run that has every score already and reads no embedding."""
+def recorded_shards(layout: Layout, planned: EmbeddingSet) -> list[ShardOutcome] | None:
+    """What earlier runs recorded of the shards, for a run that has every score already and reads no embedding.
+
+    None where a record is missing or damaged.
+    """
     outcomes = []
     for shard in planned.shards:
-        seconds = read_manifest(layout.shard_record(planned.id, shard.index))["seconds"]
+        record = shard_record(layout, planned, shard)
+        if record is None:
+            return None
         uri = layout.shard(planned.id, shard.index)
-        outcomes.append(ShardOutcome(shard.index, uri, shard.stop - shard.start, shard.tokens, seconds, True))
+        outcomes.append(
+            ShardOutcome(shard.index, uri, shard.stop - shard.start, shard.tokens, record.seconds, True)
+        )
     return outcomes
 
 

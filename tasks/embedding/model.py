@@ -2,8 +2,8 @@
 
 import hashlib
 import json
+import os
 import re
-import shutil
 import struct
 import tempfile
 import threading
@@ -24,6 +24,7 @@ from transformers import (
     AutoModel,
     AutoModelForTextEncoding,
     AutoTokenizer,
+    PreTrainedModel,
     modeling_gguf_pytorch_utils,
 )
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
@@ -38,10 +39,12 @@ from tasks.retries import LONG_S, RETRIED
 
 # What a model folder needs to run; the rest of a repository (training state, other formats) stays there.
 WEIGHT_FILES = ["*.safetensors"]
-DESCRIBING_FILES = ["*.json", "*.txt", "*.model", "*.jinja", "*.py"]
+# Of tokenizers of older families too.
+VOCABULARIES = {".txt", ".model", ".tiktoken", ".bpe", ".codes", ".spm", ".tokenizer"}
+DESCRIBING_FILES = ["*.json", "*.jinja", "*.py", *(f"*{suffix}" for suffix in sorted(VOCABULARIES))]
 # Of a folder's files, those that can change an embedding.
-HASHED_SUFFIXES = {".safetensors", ".json", ".txt", ".model", ".py"}
-# The sizes of a cached folder's files, written last.
+HASHED_SUFFIXES = {".safetensors", ".json", ".py", *VOCABULARIES}
+# The SHA-256 of each of a cached folder's files, written last.
 MADE = "made.json"
 
 
@@ -59,6 +62,8 @@ class ModelFolder:
     family: str
     layers: int
     hidden_size: int
+    runs_own_code: bool = False
+    """It brings Python code, and that is trusted and run: every number can be another one."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +104,20 @@ def resolve_model(spec: str, *, trust_remote_code: bool = False, weights: bool =
         family=str(config.model_type),
         layers=int(config.num_hidden_layers),
         hidden_size=int(config.hidden_size),
+        runs_own_code=trust_remote_code and brings_code(folder),
     )
+
+
+def brings_code(folder: Path) -> bool:
+    """Whether the configuration or the tokenizer of a model folder names Python code of its own."""
+    for name in ("config.json", "tokenizer_config.json"):
+        try:
+            described = json.loads((folder / name).read_text(encoding="utf-8"))
+        except (OSError, ValueError):  # none, or none that can be read: transformers says so
+            continue
+        if isinstance(described, dict) and described.get("auto_map"):
+            return True
+    return False
 
 
 _loading = threading.Lock()
@@ -119,6 +137,30 @@ def load_model(folder: str, dtype: str, device: str, *, trust_remote_code: bool 
     """
     with _loading:  # two threads that ask at once must not load it twice
         return _load(folder, dtype, device, trust_remote_code)
+
+
+def describe_whole(folder: str, *, trust_remote_code: bool = False) -> PreTrainedModel:
+    """The model of a folder without numbers, on torch's meta device: the names and shapes of its weights are read.
+
+    Raises:
+        UserError: as `load_model` for weights that do not fill the model.
+    """
+    config = _text_config(Path(folder), folder, trust_remote_code)
+    auto = AutoModelForTextEncoding if config.is_encoder_decoder else AutoModel
+    load = partial(
+        auto.from_pretrained,
+        folder,
+        device_map="meta",
+        local_files_only=True,
+        use_safetensors=True,
+        trust_remote_code=trust_remote_code,
+        output_loading_info=True,
+    )
+    try:
+        with without_bars():
+            return load_whole(load, folder)
+    except (OSError, ValueError, ImportError, SafetensorError) as error:
+        raise UserError(f"The model in {folder} does not load: {_first_line(error)}.") from error
 
 
 @lru_cache(maxsize=1)
@@ -176,16 +218,16 @@ def _check_folder(folder: Path, spec: str, *, weights: bool) -> None:
             f"{folder} (from {spec}) holds no config.json, so it is not a model folder in Hugging Face's layout. "
             "Save one with `model.save_pretrained(FOLDER)` and `tokenizer.save_pretrained(FOLDER)`."
         )
-    if weights and not list(folder.glob("*.safetensors")):
+    if weights and not any(each.is_file() for each in folder.glob("*.safetensors")):
         raise UserError(
-            f"{folder} (from {spec}) holds no *.safetensors. Pickled weights are not loaded, since they can run "
-            "code; convert them with `model.save_pretrained(FOLDER)`."
+            f"{folder} (from {spec}) holds no *.safetensors that is a file. Pickled weights are not loaded, since they "
+            "can run code; convert them with `model.save_pretrained(FOLDER)`."
         )
 
 
 def _check_vocabulary(folder: Path, tokenizer: Any) -> None:
     """transformers makes up a tokenizer of its special tokens alone where a folder holds none."""
-    files = {*tokenizer.vocab_files_names.values(), "tokenizer.json"}
+    files = {*tokenizer.vocab_files_names.values(), "tokenizer.json", "tekken.json"}
     if tokenizer.vocab_files_names and not any((folder / name).is_file() for name in files):
         raise UserError(
             f"{folder} holds no tokenizer ({', '.join(sorted(files))}), so every word would be an unknown one. Save "
@@ -200,17 +242,18 @@ def _from_gguf(file: Path, spec: str) -> tuple[Path, str]:
             f"{file} (from {spec}) is one of {int(split[1])} parts of a model. Join them first: llama-gguf-split "
             "--merge FIRST_PART JOINED.gguf, then name gguf:JOINED.gguf."
         )
-    with file.open("rb") as opened:
-        sha256 = hashlib.file_digest(opened, "sha256").hexdigest()
+    sha256 = _sha256(file)
     done = cache_folder() / "gguf" / sha256[:32]
     done.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{done}.lock"):
         if not _is_as_it_was_made(done):
-            shutil.rmtree(done, ignore_errors=True)
             with tempfile.TemporaryDirectory(dir=done.parent, prefix=".part.") as scratch:
                 part = Path(scratch) / "model"
                 _dequantise(file, part, spec)
-                (part / MADE).write_text(json.dumps(_sizes(part)), encoding="utf-8")
+                (part / MADE).write_text(json.dumps(_hashes(part)), encoding="utf-8")
+                # Another process may be loading the old one: it is moved away whole, and the new one is there at once.
+                if os.path.lexists(done):
+                    done.rename(Path(scratch) / "old")
                 part.rename(done)
     return done, sha256
 
@@ -218,14 +261,14 @@ def _from_gguf(file: Path, spec: str) -> tuple[Path, str]:
 def _is_as_it_was_made(folder: Path) -> bool:
     """Whether a cached folder holds what was once put there. One of an older version does not say, and is made anew."""
     try:
-        made: dict[str, int] = json.loads((folder / MADE).read_text(encoding="utf-8"))
+        made: dict[str, str] = json.loads((folder / MADE).read_text(encoding="utf-8"))
     except (OSError, ValueError):  # none, or none that can be read
         return False
-    return made == _sizes(folder)
+    return made == _hashes(folder)
 
 
-def _sizes(folder: Path) -> dict[str, int]:
-    return {file.name: file.stat().st_size for file in sorted(folder.iterdir()) if file.name != MADE}
+def _hashes(folder: Path) -> dict[str, str]:
+    return {file.name: _sha256(file) for file in sorted(folder.iterdir()) if file.name != MADE}
 
 
 def _dequantise(file: Path, into: Path, spec: str) -> None:
@@ -275,10 +318,16 @@ def _text_config(folder: Path, spec: str, trust_remote_code: bool) -> transforme
 
 def _hash_folder(folder: Path) -> str:
     whole = hashlib.sha256()
-    for file in sorted(each for each in folder.iterdir() if each.suffix in HASHED_SUFFIXES):
-        with file.open("rb") as opened:
-            whole.update(f"{file.name}:{hashlib.file_digest(opened, 'sha256').hexdigest()};".encode())
+    for file in sorted(
+        each for each in folder.iterdir() if each.suffix in HASHED_SUFFIXES and each.is_file()
+    ):
+        whole.update(f"{file.name}:{_sha256(file)};".encode())
     return whole.hexdigest()
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def _first_line(error: BaseException) -> str:

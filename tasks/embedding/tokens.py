@@ -51,6 +51,16 @@ def tokenise(tokenizer: Any, texts: Sequence[str], max_length: int) -> Tokens:
     return Tokens(ids, counts, truncated)
 
 
+def check_room(tokenizer: Any, max_length: int) -> None:
+    """`UserError` where special tokens alone fill the maximum: tokenizers cut nothing then, or all of every text."""
+    special = tokenizer.num_special_tokens_to_add()
+    if special and max_length <= special:
+        raise UserError(
+            f"Of {max_length} tokens (--max-length) none is left for the text: the tokenizer adds {special} of its own "
+            f"to each. Give at least {special + 1}."
+        )
+
+
 def check_known(tokens: Tokens, tokenizer: Any, model_id: str) -> None:
     """Warn where a share of the tokens is unknown to the tokenizer that no text of its languages has.
 

@@ -63,6 +63,8 @@ def save_cut(folder: Path, layer: int, into: Path, *, trust_remote_code: bool = 
         UserError: this family cannot be cut there.
     """
     config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=trust_remote_code)
+    if not trust_remote_code and hasattr(config, "auto_map"):
+        del config.auto_map  # the code that it names is not run here, and not taken along
     cut_config(config, layer)
     with quiet():
         try:
@@ -87,6 +89,8 @@ def save_cut(folder: Path, layer: int, into: Path, *, trust_remote_code: bool = 
         tokenizer = AutoTokenizer.from_pretrained(
             folder, local_files_only=True, trust_remote_code=trust_remote_code
         )
+        if not trust_remote_code:
+            tokenizer.init_kwargs.pop("auto_map", None)
         tokenizer.padding_side = "right"
         if tokenizer.pad_token is None:
             tokenizer.pad_token = (

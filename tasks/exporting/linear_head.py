@@ -7,30 +7,35 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import polars as pl
+from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 from storage.embeddings import Layer, read_layer
 from storage.errors import UserError
 from storage.layout import Layout
-from storage.staged import read_staged
+from storage.staged import DamagedPartError, read_staged
 from tasks.choosing.comparison import compare
 from tasks.embedding.embedding_set import (
-    EmbeddingSet,
     Settings,
     delete_embeddings,
     embed_shard,
     plan_embedding_set,
 )
+from tasks.embedding.set_records import EmbeddingSet
 from tasks.exporting import predict_script
 from tasks.exporting.recorded_run import Cut, RecordedRun, probe_row
 from tasks.reporting.answer import p_value, percent, points
 from tasks.scoring.probe import Probe, fit_probe
 from tasks.vocabulary import ProbeProtocol
 
+# Of the test rows that another device's rounding may give another label; damage gives more.
+MOST_OTHER = 0.05
+
 
 def kept_features(run: RecordedRun, cut: Cut) -> Layer:
     """The layer's embeddings of every row, as the run left them."""
-    return _read(run.shards, cut)
+    return _read(tuple(run.layout.shard(run.planned.id, shard.index) for shard in run.planned.shards), cut)
 
 
 def plan_features(run: RecordedRun, cut: Cut) -> EmbeddingSet:
@@ -68,11 +73,22 @@ def fit_head(run: RecordedRun, cut: Cut, features: Layer) -> Probe:
 
 def audit_again(run: RecordedRun, cut: Cut, head: Probe) -> tuple[float, float, float, float]:
     """The head's accuracy less the audited one on the same test rows, its 95 % interval and p."""
-    part = Layout.part(cut.pooling, cut.chosen_as, cut.layer)
-    audited = read_staged(run.layout, run.row["run_id"], "prediction", part).sort("row_id")
-    label = audited["label"].to_numpy()
-    found = compare(head.predictions == label, audited["predicted"].to_numpy() == label, seed=run.seed)
+    label, predicted = _audited(run, cut)
+    found = compare(head.predictions == label, predicted == label, seed=run.seed)
     return found.difference, found.low, found.high, found.p_value
+
+
+def refuse_another(run: RecordedRun, cut: Cut, head: Probe) -> None:
+    """Raises UserError where the head is not the probe that was audited, although it was fitted to the same layer."""
+    _, predicted = _audited(run, cut)
+    other = float((head.predictions != predicted).mean())
+    if cut.norm_state == cut.chosen_as and other > MOST_OTHER:
+        raise UserError(
+            f"The head does not agree with the run's audit: it gives {percent(other)} of the test texts another label "
+            f"({percent(head.accuracy)} are right, {percent(probe_row(run, cut)['accuracy'])} were). Embeddings or "
+            "staged rows of the run are not what it saw. Give the sweep's command again in a new --storage, and export "
+            "that run. Nothing was written."
+        )
 
 
 def refuse_worse(cut: Cut, accuracy: float, difference: tuple[float, float, float, float]) -> None:
@@ -96,7 +112,7 @@ def write_head(folder: Path, run: RecordedRun, cut: Cut, head: Probe) -> None:
 
     The logits of an embedding x are coefficients · (x − mean) / scale + intercepts; the weights are float64, the
     coefficients [K, D]. `head.json` names the K classes in the order of the rows; of what else stands there,
-    `predict.py` reads `pooling` and `max_length`.
+    `predict.py` reads `pooling`, `max_length` and `runs_own_code`.
     """
     place = folder / "head"
     place.mkdir()
@@ -121,11 +137,31 @@ def write_head(folder: Path, run: RecordedRun, cut: Cut, head: Probe) -> None:
         "train_rows": head.n_train,
         "test_rows": head.n_test,
         "test_accuracy": head.accuracy,
+        "runs_own_code": run.model.runs_own_code,
     }
     (place / "head.json").write_text(
         json.dumps(described, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
     )
     shutil.copyfile(predict_script.__file__, folder / "predict.py")
+
+
+def _audited(run: RecordedRun, cut: Cut) -> tuple[NDArray[np.integer], NDArray[np.integer]]:
+    """Label and prediction of every test row, as the run staged them."""
+    part = Layout.part(cut.pooling, cut.chosen_as, cut.layer)
+    rows = run.rows[run.dataset.train_rows :]
+    try:
+        audited = read_staged(run.layout, run.row["run_id"], "prediction", part).sort("row_id")
+        right = float((audited["label"] == audited["predicted"]).to_numpy().mean())
+        same_rows = audited.select("row_id", "label").equals(rows.select("row_id", "label"))
+        whole = same_rows and np.isclose(right, probe_row(run, cut)["accuracy"])
+    except (FileNotFoundError, DamagedPartError, pl.exceptions.PolarsError):
+        whole = False
+    if not whole:
+        raise UserError(
+            f"The predictions that the run staged for layer {cut.layer} are missing or damaged, so nothing can be held "
+            "against its audit. Give the sweep's command again in a new --storage, and export that run."
+        )
+    return audited["label"].to_numpy(), audited["predicted"].to_numpy()
 
 
 def _settings(run: RecordedRun, cut: Cut) -> Settings:

@@ -50,6 +50,8 @@ class Evidence:
     tokens_per_second: tuple[float, float]
     device: str
     has_sentence_transformers: bool
+    runs_own_code: bool
+    """The model runs Python code that it brings."""
 
 
 def evidence_of(
@@ -79,6 +81,7 @@ def evidence_of(
         difference=difference,
         device=run.settings.device,
         has_sentence_transformers=cut.pooling in SENTENCE_TRANSFORMERS_POOLING,
+        runs_own_code=run.model.runs_own_code,
         **asdict(check),
     )
 
@@ -87,7 +90,7 @@ def write_model_card(found: Evidence) -> str:
     """The page in Markdown, with the head that the hub reads."""
     run = found.run
     source = parse_source(run["model_id"])
-    base = source.hub_id or source.spec
+    base = source.hub_id or _for_others(source.spec)
     head = [
         "---",
         "library_name: " + _library(found),
@@ -100,9 +103,9 @@ def write_model_card(found: Evidence) -> str:
         *head,
         "---",
         f"# {base}, layer {found.layer} of {found.layers}",
-        f"`{run['model_id']}` cut after layer {found.layer}: its embeddings ({found.pooling} pooling, norm state "
-        f"`{found.norm_state}`) and a linear head for the {len(found.dataset['classes'])} classes of "
-        f"`{run['dataset_id']}`. Made by layerscout; the licence of the model it was cut from holds.",
+        f"`{_for_others(run['model_id'])}` cut after layer {found.layer}: its embeddings ({found.pooling} pooling, "
+        f"norm state `{found.norm_state}`) and a linear head for the {len(found.dataset['classes'])} classes of "
+        f"`{_for_others(run['dataset_id'])}`. Made by layerscout; the licence of the model it was cut from holds.",
         "## Evidence",
         found.answer,
         found.reason,
@@ -160,16 +163,28 @@ def _norm_state(found: Evidence) -> str:
     )
 
 
+def _for_others(spec: str) -> str:
+    """The spec, or of a place on this machine the last part of its path."""
+    source = parse_source(spec)
+    return source.short_name if source.is_local else spec
+
+
 def _library(found: Evidence) -> str:
     return "sentence-transformers" if found.has_sentence_transformers else "transformers"
 
 
 def _use(found: Evidence) -> str:
     parts = []
+    trust, flag = (", trust_remote_code=True", " --trust-remote-code") if found.runs_own_code else ("", "")
+    if found.runs_own_code:
+        parts.append(
+            "**The model runs Python code of its own**, which lies in this folder: read it before you allow it. "
+            "Without `trust_remote_code=True` the folder does not load, or loads as another model."
+        )
     if found.has_sentence_transformers:
         parts.append(
             "```python\nfrom sentence_transformers import SentenceTransformer\n\n"
-            'embeddings = SentenceTransformer("THIS_FOLDER").encode(["a text"])\n```'
+            f'embeddings = SentenceTransformer("THIS_FOLDER"{trust}).encode(["a text"])\n```'
         )
     else:
         parts.append(
@@ -177,9 +192,9 @@ def _use(found: Evidence) -> str:
         )
     parts += [
         "```python\nfrom transformers import AutoModel, AutoTokenizer\n\n"
-        'model, tokenizer = AutoModel.from_pretrained("THIS_FOLDER"), AutoTokenizer.from_pretrained("THIS_FOLDER")\n'
-        "```",
-        '```\npython THIS_FOLDER/predict.py "a text" "another text"\n```',
+        f'model = AutoModel.from_pretrained("THIS_FOLDER"{trust})\n'
+        f'tokenizer = AutoTokenizer.from_pretrained("THIS_FOLDER"{trust})\n```',
+        f'```\npython THIS_FOLDER/predict.py{flag} "a text" "another text"\n```',
         "`predict.py` rebuilds a fitted scikit-learn pipeline from `head/`, where nothing is pickled.",
     ]
     return "\n\n".join(parts)

@@ -1,5 +1,6 @@
 """Predict labels with this folder's model and linear head: python predict.py "a text" "another text"
 
+A model that brings Python code of its own is run with --trust-remote-code before the texts, and never without.
 Needs torch, transformers, safetensors and scikit-learn; `layerscout export` has put it here. As a module it gives
 `load_classifier`, a scikit-learn pipeline from embeddings to class names, and `embed`, the embeddings it takes.
 """
@@ -18,6 +19,7 @@ from sklearn.preprocessing import StandardScaler
 from transformers import AutoModel, AutoTokenizer
 
 BATCH = 32
+TRUST = "--trust-remote-code"
 
 
 def load_classifier(folder: Path) -> Pipeline:
@@ -40,11 +42,16 @@ def load_classifier(folder: Path) -> Pipeline:
     return make_pipeline(scaler, regression)
 
 
-def embed(folder: Path, texts: list[str]) -> np.ndarray:
+def embed(folder: Path, texts: list[str], *, trust_remote_code: bool = False) -> np.ndarray:
     """Embeddings of the texts, float64 [N, D]: the model's last states in float32, pooled as the head was fitted."""
     head = json.loads((folder / "head" / "head.json").read_text(encoding="utf-8"))
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
+    if head.get("runs_own_code") and not trust_remote_code:
+        names = ", ".join(sorted(each.name for each in folder.glob("*.py") if each.name != "predict.py"))
+        raise PermissionError(
+            f"The model runs code of its own ({names}): read it, and allow it if you trust it."
+        )
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    model = AutoModel.from_pretrained(folder, dtype=torch.float32, trust_remote_code=trust_remote_code).eval()
     found = []
     for start in range(0, len(texts), BATCH):
         inputs = tokenizer(
@@ -78,8 +85,14 @@ def pool(states: torch.Tensor, mask: torch.Tensor, pooling: str) -> torch.Tensor
 def main(texts: list[str]) -> None:
     """Print each text's label, its probability and the text."""
     folder = Path(__file__).parent
+    trusted = texts[0] == TRUST
+    texts = texts[1:] if trusted else texts
     classifier: Any = load_classifier(folder)
-    probabilities = classifier.predict_proba(embed(folder, texts))
+    try:
+        embeddings = embed(folder, texts, trust_remote_code=trusted)
+    except PermissionError as refused:
+        sys.exit(f"{refused} python predict.py {TRUST} TEXT …")
+    probabilities = classifier.predict_proba(embeddings)
     for text, row in zip(texts, probabilities, strict=True):
         print(f"{classifier.classes_[row.argmax()]}\t{row.max():.3f}\t{text}")
 

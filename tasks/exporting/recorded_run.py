@@ -2,25 +2,33 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
+from pydantic import TypeAdapter, ValidationError
 
 from storage.errors import UserError
 from storage.files import exists
 from storage.find_run import find_run
 from storage.layout import Layout
-from storage.manifest import read_manifest
+from storage.manifest import DamagedManifestError, read_manifest
 from storage.results import query
 from storage.sources.grammar import parse_source
-from tasks.data.dataset import Dataset, read_table
-from tasks.embedding.embedding_set import Settings, resolve_settings
-from tasks.embedding.model import ModelFolder, resolve_model
+from storage.staged import DamagedPartError
+from tasks.data.dataset import Dataset, fingerprint_table, stored_table
+from tasks.embedding.embedding_set import Settings, finished_shard, resolve_settings
+from tasks.embedding.model import ModelFolder, brings_code, resolve_model
+from tasks.embedding.set_records import EmbeddingSet, kept_plan
+from tasks.reporting.answer import Tables
 from tasks.reporting.run_record import collect
 from tasks.vocabulary import NormState, Pooling
+
+_DATASET = TypeAdapter(Dataset)
+_SETTINGS = TypeAdapter(Settings)
 
 
 @dataclass(frozen=True)
@@ -32,10 +40,12 @@ class RecordedRun:
     """Of the table `run`."""
     tables: Mapping[str, pl.DataFrame]
     dataset: Dataset
+    rows: pl.DataFrame
+    """The data set's table (`read_table`), which is what the run saw."""
     model: ModelFolder
     settings: Settings
-    shards: tuple[str, ...]
-    """URIs of its embeddings, which may have been deleted since."""
+    planned: EmbeddingSet
+    """Of its embeddings, which may have been deleted since."""
     seed: int
 
     @property
@@ -56,42 +66,42 @@ class Cut:
     """The norm state that a model puts out which ends there."""
 
 
-def find_recorded_run(layout: Layout, run_id: str) -> RecordedRun:
+def find_recorded_run(layout: Layout, run_id: str, *, trust_remote_code: bool = False) -> RecordedRun:
     """The run of this id, or of the first digits of it.
 
+    trust_remote_code: run the Python code that the model brings, where the run did.
+
     Raises:
-        UserError: there is no such run, or more than one, or its model has changed since.
+        UserError: there is no such run, or more than one, its model has changed since or its code is not trusted, or
+            what the run left is damaged.
     """
     known = find_run(layout.results, run_id)
     row = query(layout.results, f"SELECT * FROM run WHERE run_id = '{known}'").row(0, named=True)
-    manifest = read_manifest(layout.manifest(row["embedding_set_id"]))
-    recorded = manifest["dataset"]
-    # The storage may have moved since; its own layout knows where the table is now.
-    dataset = Dataset(
-        **recorded | {"uri": layout.dataset(recorded["fingerprint"]), "classes": tuple(recorded["classes"])}
-    )
-    asked = manifest["settings"]
+    set_id = row["embedding_set_id"]
+    dataset, asked = _recorded_inputs(layout, set_id)
+    planned = kept_plan(layout, set_id, dataset.train_rows + dataset.test_rows)
+    rows = stored_table(dataset.uri)
+    if rows is None or fingerprint_table(rows, dataset.classes) != row["dataset_fingerprint"]:
+        raise UserError(_damaged(f"The run's texts ({dataset.uri})"))
+    if planned is None:
+        raise UserError(_damaged(f"The plan of its embeddings ({layout.manifest(set_id)})"))
+    model = _same_model(row, asked.trust_remote_code, trust_remote_code)
     settings = resolve_settings(
-        Settings(
-            **asked
-            | {
-                "poolings": tuple(Pooling(each) for each in asked["poolings"]),
-                "norm_states": tuple(NormState(each) for each in asked["norm_states"]),
-                "device": "auto" if asked["device"].startswith("cuda") else asked["device"],
-            }
+        replace(
+            asked,
+            device="auto" if asked.device.startswith("cuda") else asked.device,
+            trust_remote_code=model.runs_own_code,
         )
-    )
-    shards = tuple(
-        layout.shard(row["embedding_set_id"], shard["index"]) for shard in manifest["plan"]["shards"]
     )
     return RecordedRun(
         layout=layout,
         row=row,
-        tables=collect(layout, row["run_id"]),
+        tables=_tables(layout, known),
         dataset=dataset,
-        model=_same_model(row, settings.trust_remote_code),
+        rows=rows,
+        model=model,
         settings=settings,
-        shards=shards,
+        planned=planned,
         seed=json.loads(row["parameters"])["seed"],
     )
 
@@ -106,8 +116,21 @@ def check_layer(run: RecordedRun, layer: int) -> None:
 
 
 def keeps_embeddings(run: RecordedRun, norm_state: NormState) -> bool:
-    """Whether the run's own embeddings are in this norm state, and are all there still."""
-    return norm_state in run.settings.norm_states and all(exists(uri) for uri in run.shards)
+    """Whether the run's own embeddings are in this norm state, and are all there still.
+
+    Raises:
+        UserError: one is there and is damaged.
+    """
+    if norm_state not in run.settings.norm_states:
+        return False
+    uris = [run.layout.shard(run.planned.id, shard.index) for shard in run.planned.shards]
+    if not all(exists(uri) for uri in uris):
+        return False
+    for shard, uri in zip(run.planned.shards, uris, strict=True):
+        rows = run.rows[shard.start : shard.stop]
+        if finished_shard(run.layout, run.planned, shard, rows) is None:
+            raise UserError(_damaged(f"The shard {uri} of the run's embeddings"))
+    return True
 
 
 def probe_row(run: RecordedRun, cut: Cut) -> Mapping[str, Any]:
@@ -121,15 +144,45 @@ def probe_row(run: RecordedRun, cut: Cut) -> Mapping[str, Any]:
 
 def texts_of_test(run: RecordedRun, rows: NDArray[np.integer]) -> list[str]:
     """The texts of these rows, counted from the first test row."""
-    train, test = run.dataset.train_rows, run.dataset.test_rows
-    texts = read_table(run.dataset.uri, range(train, train + test))["text"]
-    return texts.gather(rows).to_list()
+    return run.rows["text"].gather(rows + run.dataset.train_rows).to_list()
 
 
-def _same_model(row: Mapping[str, Any], trust_remote_code: bool) -> ModelFolder:
-    """The run's model, of the very revision that it saw."""
+def _recorded_inputs(layout: Layout, set_id: str) -> tuple[Dataset, Settings]:
+    """The data set and the settings of an embedding set."""
+    uri = layout.manifest(set_id)
+    try:
+        manifest = read_manifest(uri)
+        dataset = _DATASET.validate_python(manifest["dataset"])
+        settings = _SETTINGS.validate_python(manifest["settings"])
+    except (FileNotFoundError, DamagedManifestError, KeyError, ValidationError) as error:
+        raise UserError(_damaged(f"What the run recorded of its embeddings ({uri})")) from error
+    # The storage may have moved since; its own layout knows where the table is now.
+    return replace(dataset, uri=layout.dataset(dataset.fingerprint)), settings
+
+
+def _tables(layout: Layout, run_id: str) -> Tables:
+    try:
+        return collect(layout, run_id)
+    except (FileNotFoundError, DamagedPartError) as error:
+        raise UserError(_damaged(f"A part of the run's staged rows ({error})")) from error
+
+
+def _damaged(what: str) -> str:
+    return (
+        f"{what} is missing or damaged, and nothing is exported from it. Give the sweep's command again, which "
+        "computes anew what does not hold, and export then."
+    )
+
+
+def _same_model(row: Mapping[str, Any], was_trusted: bool, is_trusted: bool) -> ModelFolder:
+    """The run's model, of the very revision that it saw, with its own code where the run ran it."""
     spec = parse_source(row["model_id"]).pinned(row["model_revision"])
-    model = resolve_model(spec, trust_remote_code=trust_remote_code)
+    model = resolve_model(spec, trust_remote_code=was_trusted and is_trusted)
+    if was_trusted and not is_trusted and brings_code(Path(model.folder)):
+        raise UserError(
+            f"The run's embeddings were made by Python code that {row['model_id']} brings, and an export runs it "
+            "again. If you trust it, add --trust-remote-code."
+        )
     if model.revision != row["model_revision"]:
         raise UserError(
             f"{row['model_id']} is not what the run saw: its files have changed since (revision "

@@ -13,18 +13,17 @@ from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding, AutoTo
 
 from storage.files import exists
 from storage.layout import Layout
-from storage.manifest import read_manifest
 from tasks.data.dataset import Dataset
 from tasks.embedding.embedding_set import (
     BATCHES_PER_SHARD,
     SECONDS_PER_SHARD,
     Settings,
     embedding_set_id,
-    kept_calibration,
 )
 from tasks.embedding.model import ModelFolder
+from tasks.embedding.set_records import kept_calibration, kept_plan
 from tasks.embedding.shards import plan_shards
-from tasks.embedding.tokens import tokenise
+from tasks.embedding.tokens import check_known, check_room, tokenise
 from tasks.scoring.criteria import score_criteria
 from tasks.scoring.features import Features
 from tasks.scoring.layer_scores import ScoringSettings, silhouette_of
@@ -59,13 +58,20 @@ class Forecast:
 
 
 def count_tokens(
-    model: ModelFolder, texts: Sequence[str], *, trust_remote_code: bool = False
+    model: ModelFolder,
+    texts: Sequence[str],
+    *,
+    max_length: int = 1 << 30,
+    trust_remote_code: bool = False,
 ) -> npt.NDArray[np.int32]:
-    """Tokens of each text, uncut: int32 [N]."""
+    """Tokens of each text, uncut: int32 [N]. `UserError` where `max_length` would leave no token of any text."""
     tokenizer = AutoTokenizer.from_pretrained(
         model.folder, local_files_only=True, trust_remote_code=trust_remote_code
     )
-    return tokenise(tokenizer, texts, 1 << 30).counts
+    check_room(tokenizer, max_length)
+    tokens = tokenise(tokenizer, texts, 1 << 30)
+    check_known(tokens, tokenizer, model.id)
+    return tokens.counts
 
 
 def forecast_sweep(
@@ -97,12 +103,10 @@ def forecast_sweep(
             f"assumed: {ASSUMED_SHARE:.0%} of the {flops / 1e9:,.0f} GFLOP/s that a {settings.dtype} matrix product "
             f"makes here just now, {rate:,.0f} tokens/s"
         )
-    manifest = layout.manifest(set_id)
-    if exists(manifest):
-        shards = read_manifest(manifest)["plan"]["shards"]
-        finished = [each for each in shards if exists(layout.shard_record(set_id, each["index"]))]
-        number, done = len(shards), len(finished)
-        left -= sum(each["tokens"] for each in finished)
+    if plan := kept_plan(layout, set_id, len(counts)):
+        finished = [each for each in plan.shards if exists(layout.shard_record(set_id, each.index))]
+        number, done = len(plan.shards), len(finished)
+        left -= sum(each.tokens for each in finished)
     else:
         number = len(plan_shards(counts, max(int(rate * SECONDS_PER_SHARD), budget * BATCHES_PER_SHARD)))
     vectors = len(counts) * (depth + 1) * len(settings.poolings) * len(settings.norm_states)

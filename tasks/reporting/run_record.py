@@ -14,10 +14,11 @@ from storage.files import list_folders
 from storage.layout import Layout
 from storage.migrations import newest_migration, result_tables
 from storage.results import merge, rebuild
-from storage.staged import read_staged, rows_of, stage
+from storage.staged import DamagedPartError, read_staged, rows_of, stage
 from tasks.data.dataset import Dataset
-from tasks.embedding.embedding_set import EmbeddingSet, Settings, ShardOutcome
+from tasks.embedding.embedding_set import Settings, ShardOutcome
 from tasks.embedding.model import ModelFolder
+from tasks.embedding.set_records import EmbeddingSet
 from tasks.reporting.answer import Tables
 from tasks.retries import RETRIED, SHORT_S
 
@@ -198,14 +199,20 @@ def rebuild_database(layout: Layout) -> Rebuilt:
     def runs() -> Iterator[tuple[str, Tables]]:
         for run_id in list_folders(layout.staged_runs):
             try:
-                tables[run_id] = collect(layout, run_id)
+                collected = collect(layout, run_id)
+                finished = str(collected["execution"]["finished_at"].max())
+                tables[run_id] = collected
             except FileNotFoundError as error:
                 left_out[run_id] = f"It never came to its end, or an older version ran it. {error}"
-            except (pl.exceptions.PolarsError, OSError, KeyError) as error:
+                continue
+            except DamagedPartError as error:
                 # A part that a disk or a hand has damaged must not cost the other runs their rows.
-                left_out[run_id] = f"Its staged rows cannot be read ({error}): sweep it again."
-            else:
-                ended.append((str(tables[run_id]["execution"]["finished_at"].max()), run_id))
+                left_out[run_id] = str(error)
+                continue
+            except (pl.exceptions.PolarsError, OSError, KeyError, ValueError) as error:
+                left_out[run_id] = f"Its staged rows are not those of a run ({error}): sweep it again."
+                continue
+            ended.append((finished, run_id))
         # Of rows that runs share, the latest stands, as it would have if each had been merged in its time.
         for _, run_id in sorted(ended):
             yield run_id, tables.pop(run_id)

@@ -1,7 +1,6 @@
 """The scores of one layer, from its embeddings in storage to staged rows: one task, which reads the layer once.
 
-A score whose rows are staged is not computed again. Of the tables of one kind of score `silhouette`, `criterion` and
-`probe` are written last, so that their presence means that the finer rows beside them are there too.
+A score whose rows are staged, all of them whole, is not computed again.
 """
 
 import time
@@ -28,6 +27,10 @@ from tasks.vocabulary import Metric, Precision, ProbeProtocol, Space
 
 # Raised by hand when a change of the scoring code changes a number.
 SCORING_VERSION = 8
+
+# What one kind of score stages.
+SILHOUETTE = ("silhouette", "silhouette_by_class", "silhouette_row")
+PROBE = ("probe", "prediction")
 
 
 @dataclass(frozen=True)
@@ -69,8 +72,7 @@ def score_layer(layer: LayerOfRun, settings: ScoringSettings) -> None:
 
 def is_scored(layer: LayerOfRun, criteria: Sequence[str]) -> bool:
     """Whether every score of the layer is staged, so that its embeddings are not needed any more."""
-    there = all(is_staged(layer.layout, layer.run_id, table, layer.part) for table in ("silhouette", "probe"))
-    return there and not _missing(criteria, _staged_criteria(layer))
+    return _has(layer, *SILHOUETTE, *PROBE) and not _missing(criteria, _staged_criteria(layer))
 
 
 def on_idle_cores(layers: list[LayerOfRun], cores: int) -> list[LayerOfRun]:
@@ -82,7 +84,7 @@ def on_idle_cores(layers: list[LayerOfRun], cores: int) -> list[LayerOfRun]:
 
 def score_silhouettes(layer: LayerOfRun, train: SplitRows, settings: ScoringSettings) -> None:
     """Stage `silhouette`, `silhouette_by_class` and `silhouette_row` of the train rows, every metric."""
-    if is_staged(layer.layout, layer.run_id, "silhouette", layer.part):
+    if _has(layer, *SILHOUETTE):
         return
     means, classes, rows = [], [], []
     for metric in settings.metrics:
@@ -161,6 +163,8 @@ def score_with_criteria(
 
 
 def _staged_criteria(layer: LayerOfRun) -> pl.DataFrame | None:
+    if not _has(layer, "ridge_row"):
+        return None
     return read_part(layer.layout, layer.run_id, "criterion", layer.part)
 
 
@@ -172,7 +176,7 @@ def _missing(names: Sequence[str], staged: pl.DataFrame | None) -> list[str]:
 
 def score_with_probe(layer: LayerOfRun, train: Features, test: SplitRows, protocol: ProbeProtocol) -> None:
     """Stage `probe` and `prediction`: fitted on train rows, measured on test rows."""
-    if is_staged(layer.layout, layer.run_id, "probe", layer.part):
+    if _has(layer, *PROBE):
         return
     started = time.perf_counter()
     found = fit_probe_on(train, test.X, test.y, protocol=protocol, seed=layer.seed)
@@ -210,6 +214,11 @@ def read_rows(layer: LayerOfRun) -> tuple[SplitRows, SplitRows]:
         SplitRows(found.embeddings[:train], found.label[:train], found.row_id[:train]),
         SplitRows(found.embeddings[train:], found.label[train:], found.row_id[train:]),
     )
+
+
+def _has(layer: LayerOfRun, *tables: str) -> bool:
+    """Whether its parts of all these tables are staged."""
+    return all(is_staged(layer.layout, layer.run_id, table, layer.part) for table in tables)
 
 
 def _stage(layer: LayerOfRun, table: str, rows: pl.DataFrame) -> None:

@@ -5,6 +5,8 @@ import shutil
 import subprocess
 import sys
 import tarfile
+from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +16,16 @@ import pytest
 from sentence_transformers import SentenceTransformer
 from transformers import AutoModel
 
-from flows.export import export_model
+from flows.export import _beside, export_model
 from flows.terminal.show_export import show_export
 from storage.errors import UserError
 from storage.layout import Layout
 from storage.results import query
+from tasks.exporting.linear_head import fit_head, kept_features, refuse_another
 from tasks.exporting.predict_script import embed, load_classifier
+from tasks.exporting.recorded_run import Cut, find_recorded_run, keeps_embeddings
 from tasks.reporting.run_record import collect
+from tasks.vocabulary import NormState, Pooling
 from tests.conftest import labelled_text
 from tests.flows.conftest import environment, layerscout
 
@@ -85,6 +90,11 @@ def test_the_chosen_layer_is_audited_again_behind_the_norm_and_exported(
     card = (out / "README.md").read_text()
     for evidence in (found.answer, found.reason, answer["run_id"], "tokens/s"):
         assert evidence in card
+    for file in out.rglob("*"):
+        if file.suffix in (".json", ".md", ".py", ".txt"):
+            assert str(Path(layout.root).parents[1]) not in file.read_text(), (
+                f"{file} names a place of this machine"
+            )
     # The accuracy that the head promises is what the folder alone gives, through either library.
     test = labelled_text(80, seed=2)
     classifier = load_classifier(out)
@@ -166,6 +176,108 @@ def test_what_cannot_be_exported_says_why_and_leaves_nothing(
         (tiny_model / "config.json").write_text(kept)
     assert [each.name for each in tmp_path.iterdir()] == ["taken"]
     shutil.rmtree(tmp_path / "taken")
+
+
+def test_what_cannot_be_written_is_refused_before_any_work(tmp_path: Path) -> None:
+    nowhere = Layout(str(tmp_path / "no storage"))
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "link").symlink_to(tmp_path / "gone")
+    for out, message in [
+        ("s3://bucket/model", "to a folder on this machine, not to s3:/bucket/model"),
+        ("file:///tmp/model", "to a folder on this machine"),
+        (tmp_path / "file", "nothing is overwritten"),
+        (tmp_path / "link", "nothing is overwritten"),
+        (tmp_path, "nothing is overwritten"),
+        (tmp_path / "file" / "model", "cannot be written: Not a directory"),
+        (tmp_path / ("x" * 300), "File name too long"),
+        ("/proc/model", "/proc/model .--out. cannot be written"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            export_model(nowhere, "run", Path(out))
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["file", "link"]
+
+
+def test_what_a_killed_export_left_is_cleared_by_the_next_and_a_live_one_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LAYERSCOUT_CACHE", str(tmp_path / "cache"))
+    left = tmp_path / "models" / ".mine.unfinished"
+    left.mkdir(parents=True)
+    (left / "config.json").write_text("{}")
+    with _beside(tmp_path / "models" / "mine") as folder:
+        assert list(folder.iterdir()) == []
+        with (
+            pytest.raises(UserError, match="Another export is writing"),
+            _beside(tmp_path / "models" / "mine"),
+        ):
+            pass
+        assert folder.is_dir()
+    assert list((tmp_path / "models").iterdir()) == []
+
+
+def flipped(file: Path) -> bytes:
+    whole = file.read_bytes()
+    at = len(whole) // 2
+    return whole[:at] + bytes([whole[at] ^ 16]) + whole[at + 1 :]
+
+
+def test_what_the_run_left_is_verified_before_anything_is_exported_from_it(
+    swept: tuple[Layout, dict[str, Any]], tmp_path: Path
+) -> None:
+    layout, answer = swept
+    run = find_recorded_run(layout, answer["run_id"])
+    shard, manifest = layout.shard(run.planned.id, 0), layout.manifest(run.planned.id)
+    part = Layout.part(run.answer["pooling"], "as_returned", 2)
+    predictions = Path(layout.staged(answer["run_id"], "prediction", part))
+    probes = layout.staged(answer["run_id"], "probe", part)
+    cut = Cut(2, Pooling(run.answer["pooling"]), NormState.AS_RETURNED, NormState.AS_RETURNED)
+    assert keeps_embeddings(run, NormState.AS_RETURNED)
+    head = fit_head(run, cut, kept_features(run, cut))
+    refuse_another(run, cut, head)
+
+    def use() -> None:
+        again = find_recorded_run(layout, answer["run_id"])
+        keeps_embeddings(again, NormState.AS_RETURNED)
+        refuse_another(again, cut, head)
+
+    rows = pl.read_parquet(run.dataset.uri)
+    shuffled, fewer, otherwise = BytesIO(), BytesIO(), BytesIO()
+    rows.with_columns(label=rows["label"].shuffle(seed=1)).write_parquet(shuffled)
+    pl.read_parquet(predictions).head(-1).write_parquet(fewer)
+    # As if other predictions had been audited: as many are right.
+    audited = pl.read_parquet(predictions)
+    other = audited.with_columns(predicted=1 - pl.col("predicted").clip(0, 1))
+    other.write_parquet(otherwise)
+    cases = [
+        (shard, flipped(Path(shard)), "shard_00000.parquet of the run's embeddings is missing or damaged"),
+        (shard, b"", "shard_00000.parquet of the run's embeddings is missing or damaged"),
+        (run.dataset.uri, shuffled.getvalue(), "The run's texts .* is missing or damaged"),
+        (
+            run.dataset.uri,
+            Path(run.dataset.uri).read_bytes()[:-50],
+            "The run's texts .* is missing or damaged",
+        ),
+        (manifest, b"", "What the run recorded of its embeddings .* is missing or damaged"),
+        (manifest, Path(manifest).read_bytes().replace(b'"stop"', b'"st"'), "The plan of its embeddings"),
+        (probes, Path(probes).read_bytes()[:-20], "A part of the run's staged rows"),
+        (str(predictions), b"", "predictions that the run staged for layer 2 are missing or damaged"),
+        (
+            str(predictions),
+            fewer.getvalue(),
+            "predictions that the run staged for layer 2 are missing or damaged",
+        ),
+        (str(predictions), otherwise.getvalue(), "predictions that the run staged for layer 2"),
+    ]
+    for place, content, message in cases:
+        kept = Path(place).read_bytes()
+        Path(place).write_bytes(content)
+        with pytest.raises(UserError, match=message):
+            use()
+        Path(place).write_bytes(kept)
+    use()
+    wrong = replace(head, predictions=np.roll(head.predictions, 1))
+    with pytest.raises(UserError, match=r"does not agree with the run's audit.*new --storage"):
+        refuse_another(run, cut, wrong)
 
 
 def test_a_run_of_version_0_1_0_is_exported_from_its_storage(tmp_path: Path) -> None:

@@ -2,10 +2,13 @@
 
 import re
 
+import polars as pl
 import pytest
+from pydantic import ValidationError
 
 from flows.layer_sweep import describe_run, scoring_of
 from flows.parameters import SweepParameters
+from storage.migrations import result_tables
 from tasks.scoring.criteria import CRITERIA
 from tasks.vocabulary import Precision, ProbeProtocol
 
@@ -43,3 +46,17 @@ def test_criteria_are_part_of_the_run_and_their_order_is_not() -> None:
 def test_what_changes_a_score_makes_another_run(changed: dict[str, object]) -> None:
     assert scoring_of(asked(**changed)) != scoring_of(asked())
     assert describe_run(asked(**changed), "set").id != describe_run(asked(), "set").id
+
+
+def test_no_integer_is_taken_that_its_column_cannot_hold() -> None:
+    """It would be found out at the merge, when all is computed."""
+    columns = {name: kind for table in result_tables().values() for name, kind in table.columns.items()}
+    integers = [
+        name for name, field in SweepParameters.model_fields.items() if field.annotation in (int, int | None)
+    ]
+    assert {"token_budget", "max_length", "max_layer", "seed"} <= set(integers)
+    for name in integers:
+        largest = 2**31 - 1 if columns.get(name, pl.Int32) == pl.Int32 else 2**63 - 1
+        largest = 2**63 - 1 if name in ("max_train_rows", "max_test_rows", "silhouette_rows") else largest
+        with pytest.raises(ValidationError, match="less than or equal to"):
+            asked(**{name: largest + 1})

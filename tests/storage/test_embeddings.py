@@ -1,6 +1,7 @@
 """A shard gives back what was written, touches only the layer asked for, and never hides damage."""
 
 import logging
+from pathlib import Path
 
 import duckdb
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 from storage import embeddings
 from storage.embeddings import read_layer, verify_shard, write_shard
 from storage.errors import UserError
-from storage.manifest import read_manifest, write_manifest
+from storage.manifest import DamagedManifestError, read_manifest, write_manifest
 
 KEYS = [("as_returned", "mean"), ("as_returned", "last"), ("final_norm", "mean")]
 
@@ -132,31 +133,60 @@ def test_float16_refuses_to_overflow(tmp_path):
     states["as_returned", "last"][1, 3, 2] = 70_000
     with pytest.raises(UserError, match=r"70000 at layer 1, last, as_returned, row 3 .* float32"):
         write(uri, states, value_type="float16")
-    assert not verify_shard(uri)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_an_absent_shard_is_not_whole(tmp_path, caplog):
-    assert not verify_shard(f"{tmp_path}/none.parquet")
+    assert not verify_shard(f"{tmp_path}/none.parquet", np.arange(5), np.zeros(5, np.int32))
     assert caplog.records == []
 
 
 def test_every_flipped_or_missing_byte_of_the_values_is_found(tmp_path, caplog):
     path = tmp_path / "shard.parquet"
     states = some_states(rows=40)
-    write(str(path), states)
-    assert verify_shard(str(path))
+    rows = write(str(path), states)
+    assert verify_shard(str(path), *rows)
     whole = path.read_bytes()
     at = whole.index(states["as_returned", "last"][2].tobytes())
     for position in (at, at + 317, at + 639):
         path.write_bytes(whole[:position] + bytes([whole[position] ^ 1]) + whole[position + 1 :])
         with caplog.at_level(logging.WARNING):
-            assert not verify_shard(str(path))
+            assert not verify_shard(str(path), *rows)
         assert str(path) in caplog.text
         caplog.clear()
     for size in (0, 3, len(whole) // 2, len(whole) - 1):
         path.write_bytes(whole[:size])
-        assert not verify_shard(str(path))
+        assert not verify_shard(str(path), *rows)
+
+
+def test_a_flipped_byte_anywhere_is_found_or_changes_nothing(tmp_path):
+    """Arrow checks pages alone: in the footer some damage ends the process, and some reads as another layer."""
+    path, states = tmp_path / "shard.parquet", some_states(rows=6, layers=2)
+    row_id, label = np.arange(6, dtype=np.int64), np.array([0, 1, 2, 0, 1, 2], np.int32)
+    footer = write_shard(str(path), states, row_id, label)
+    whole = path.read_bytes()
+    found = 0
+    for at in range(0, len(whole), 43):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 16]) + whole[at + 1 :])
+        if not verify_shard(str(path), row_id, label, footer):
+            found += 1
+            continue
+        for (norm_state, pooling), array in states.items():
+            for layer in range(2):
+                got = read_layer([str(path)], layer=layer, norm_state=norm_state, pooling=pooling)
+                np.testing.assert_array_equal(got.embeddings, array[layer])
+                np.testing.assert_array_equal(got.label, label)
+    assert found > len(whole) / 86
+
+
+def test_a_shard_of_other_rows_or_labels_is_not_the_one_that_was_asked_for(tmp_path, caplog):
+    uri = f"{tmp_path}/shard.parquet"
+    row_id, label = write(uri, some_states())
+    assert verify_shard(uri, row_id, label)
+    assert not verify_shard(uri, row_id + 1, label)
+    assert not verify_shard(uri, row_id, label[::-1])
+    assert not verify_shard(uri, row_id[:4], label[:4])
+    assert "its label is not that of its rows" in caplog.text
 
 
 def test_a_failing_write_leaves_the_old_shard(tmp_path):
@@ -182,3 +212,7 @@ def test_the_manifest_comes_back(tmp_path):
         read_manifest(uri)
     write_manifest(uri, {"token_budget": 4096, "poolings": ["mean", "last"]})
     assert read_manifest(uri) == {"token_budget": 4096, "poolings": ["mean", "last"]}
+    for junk in (b"", b"no JSON", b"\xff\xfe", b"[1]", b"[" * 100_000, b'{"token_budget": 4'):
+        Path(uri).write_bytes(junk)
+        with pytest.raises(DamagedManifestError, match=r"manifest\.json is damaged"):
+            read_manifest(uri)

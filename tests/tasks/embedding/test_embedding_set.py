@@ -8,27 +8,28 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
 
-from storage.embeddings import read_layer
+from storage.embeddings import read_layer, write_shard
 from storage.errors import UserError
 from storage.layout import Layout
-from storage.manifest import read_manifest
+from storage.manifest import read_manifest, write_manifest
 from tasks.data.dataset import Dataset, prepare_dataset, read_table
 from tasks.embedding import embedding_set
 from tasks.embedding.calibration import budgets_of
 from tasks.embedding.embed import embed_tokens
 from tasks.embedding.embedding_set import (
-    EmbeddingSet,
     Settings,
     embed_shard,
-    kept_calibration,
     plan_embedding_set,
+    recorded_shards,
     using_embeddings,
 )
 from tasks.embedding.model import ModelFolder, resolve_model
+from tasks.embedding.set_records import EmbeddingSet, calibration_file, kept_calibration
 from tasks.embedding.shards import Shard
 from tasks.embedding.tokens import tokenise
 from tasks.machine import device_lock
@@ -210,3 +211,73 @@ def test_embeddings_that_another_run_reads_are_left_to_it(planned: Planned, tmp_
         reader.communicate("done\n")
         assert delete([shard])
     assert not Path(shard.uri).exists()
+
+
+@pytest.mark.parametrize(
+    "junk",
+    [
+        b"",
+        b"no JSON",
+        b"{}",
+        b'{"plan": {}}',
+        b'{"plan": {"id": "another", "shards": []}}',
+        b'{"plan": 7}',
+    ],
+)
+def test_a_damaged_manifest_is_written_anew_as_it_was(planned: Planned, junk: bytes) -> None:
+    layout, found, dataset, model = planned
+    manifest = Path(layout.manifest(found.id))
+    whole = manifest.read_bytes()
+    manifest.write_bytes(junk)
+    assert plan_embedding_set(layout, dataset, model, SETTINGS) == found
+    assert manifest.read_bytes() == whole
+
+
+def test_a_plan_that_lacks_rows_is_no_plan_and_one_that_says_more_is_a_newer_versions(
+    planned: Planned,
+) -> None:
+    layout, found, dataset, model = planned
+    manifest = layout.manifest(found.id)
+    whole = read_manifest(manifest)
+    short = whole["plan"] | {"rows": 300, "shards": [whole["plan"]["shards"][0] | {"stop": 300}]}
+    write_manifest(manifest, whole | {"plan": short})
+    assert plan_embedding_set(layout, dataset, model, SETTINGS) == found
+    write_manifest(manifest, whole | {"plan": whole["plan"] | {"pace": 7}})
+    with pytest.raises(
+        UserError, match=r"newer version of layerscout: this one does not know pace\. Upgrade"
+    ):
+        plan_embedding_set(layout, dataset, model, SETTINGS)
+
+
+def test_a_shard_is_computed_again_unless_record_rows_and_labels_hold(planned: Planned) -> None:
+    layout, found, dataset, model = planned
+    arguments = (layout, found, found.shards[0], dataset, model, SETTINGS)
+    uri, record = (Path(each) for each in (layout.shard(found.id, 0), layout.shard_record(found.id, 0)))
+    embed_shard(*arguments)
+    assert embed_shard(*arguments).reused
+    assert recorded_shards(layout, found) is not None
+    whole, recorded = uri.read_bytes(), read_manifest(str(record))
+    for junk in ({}, recorded | {"seconds": None}, recorded | {"rows": 3}):
+        write_manifest(str(record), junk)
+        assert recorded_shards(layout, found) is None
+        assert not embed_shard(*arguments).reused
+        assert uri.read_bytes() == whole
+    # As a shard of 0.1.0, which kept no hash of the footer, and as a newer version might, which keeps more.
+    for other in ({"footer": None}, {"pace": 7}):
+        write_manifest(str(record), recorded | other)
+        assert embed_shard(*arguments).reused
+    states = {("as_returned", "mean"): np.zeros((4, 360, 32), np.float32)}
+    write_shard(str(uri), states, np.arange(360), np.zeros(360, np.int32))
+    write_manifest(str(record), recorded | {"footer": None})
+    assert not embed_shard(*arguments).reused
+    assert uri.read_bytes() == whole
+
+
+def test_a_damaged_calibration_is_none(planned: Planned) -> None:
+    _, found, _, _ = planned
+    place = calibration_file(found.id)
+    write_manifest(str(place), {"token_budget": 64, "tokens_per_second": 1.0})
+    assert kept_calibration(found.id) is not None
+    for junk in ("", "{}", '{"token_budget": 64'):
+        place.write_text(junk)
+        assert kept_calibration(found.id) is None

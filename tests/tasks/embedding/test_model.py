@@ -1,13 +1,15 @@
 import json
 import shutil
+from fnmatch import fnmatch
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from transformers import AutoModel
 
 from storage.errors import UserError
-from tasks.embedding.model import load_model, resolve_model
+from tasks.embedding.model import DESCRIBING_FILES, _check_vocabulary, load_model, resolve_model
 
 
 def test_folder_is_resolved_by_its_content(tiny_model: Path, tmp_path: Path) -> None:
@@ -111,3 +113,36 @@ def test_a_folder_whose_weights_do_not_load_is_an_error(tiny_model: Path, tmp_pa
     (damaged / "model.safetensors").write_bytes(b"\0" * 100)
     with pytest.raises(UserError, match="does not load"):
         load_model(str(damaged), "float32", "cpu")
+
+
+def test_links_to_nothing_and_folders_named_like_files_are_no_part_of_a_model(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(tiny_model, tmp_path / "model")
+    (folder / "notes.json").symlink_to(tmp_path / "gone.json")
+    (folder / "samples.txt").mkdir()
+    assert resolve_model(f"path:{folder}").revision == resolve_model(f"path:{tiny_model}").revision
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors").symlink_to(tmp_path / "gone.safetensors")
+    with pytest.raises(UserError, match=r"holds no \*\.safetensors that is a file"):
+        resolve_model(f"path:{folder}")
+
+
+@pytest.mark.parametrize("name", ["qwen.tiktoken", "bpe.codes", "source.spm", "tekken.json"])
+def test_every_file_that_can_change_a_token_is_part_of_the_revision(
+    tiny_model: Path, tmp_path: Path, name: str
+) -> None:
+    folder = shutil.copytree(tiny_model, tmp_path / "model")
+    (folder / name).write_bytes(b"one")
+    before = resolve_model(f"path:{folder}").revision
+    (folder / name).write_bytes(b"two")
+    assert resolve_model(f"path:{folder}").revision != before
+    assert any(fnmatch(name, pattern) for pattern in DESCRIBING_FILES)
+
+
+def test_a_tokenizer_in_a_file_of_another_name_is_no_missing_one(tmp_path: Path) -> None:
+    loaded = SimpleNamespace(vocab_files_names={"vocab_file": "tokenizer.model"})
+    with pytest.raises(UserError, match="holds no tokenizer"):
+        _check_vocabulary(tmp_path, loaded)
+    (tmp_path / "tekken.json").write_text("{}")
+    _check_vocabulary(tmp_path, loaded)

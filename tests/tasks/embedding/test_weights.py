@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from storage.errors import UserError
 from storage.sources.wheels import unpack
 from tasks.embedding.embed import embed_texts
-from tasks.embedding.model import MADE, _is_as_it_was_made, load_model, resolve_model
+from tasks.embedding.model import MADE, load_model, resolve_model
 from tasks.embedding.tokens import MANY_UNKNOWN, MOST_UNKNOWN, Tokens, check_known, tokenise
 from tasks.vocabulary import NormState, Pooling
 from tests.tasks.embedding.test_backbone import MODELS, small_model
@@ -186,16 +186,6 @@ def test_special_tokens_hide_no_unknown_word_and_are_none_themselves(tiny_model:
     # GPT-2's unknown token is its end of text: no text has unknown bytes.
     tokenizer.cls_token = tokenizer.unk_token
     check_known(alone, tokenizer, "path:model")
-
-
-def test_a_cached_model_is_made_anew_unless_it_is_as_it_was_made(tmp_path: Path) -> None:
-    (tmp_path / "model.safetensors").write_bytes(b"weights")
-    assert not _is_as_it_was_made(tmp_path)  # as an older version left it
-    (tmp_path / MADE).write_text(json.dumps({"model.safetensors": 7}))
-    assert _is_as_it_was_made(tmp_path)
-    for damage in (b"weight", b"weights of another"):
-        (tmp_path / "model.safetensors").write_bytes(damage)
-        assert not _is_as_it_was_made(tmp_path)
 
 
 def test_what_lies_beside_a_gguf_changes_nothing_and_runs_nothing(

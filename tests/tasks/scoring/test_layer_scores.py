@@ -110,6 +110,26 @@ def test_what_is_staged_is_not_computed_again(
         score_layer(replace(layer, run_id="another"), fewer)
 
 
+@pytest.mark.parametrize(
+    "table",
+    ["silhouette", "silhouette_by_class", "silhouette_row", "criterion", "ridge_row", "probe", "prediction"],
+)
+def test_a_damaged_part_is_computed_again(
+    scored: tuple[list[LayerOfRun], np.ndarray, np.ndarray], table: str
+) -> None:
+    layer = scored[0][1]
+    place = Path(layer.layout.staged("run", table, layer.part))
+    expected = pl.read_parquet(place)
+    whole = place.read_bytes()
+    middle = len(whole) // 2
+    place.write_bytes(whole[:middle] + bytes([whole[middle] ^ 4]) + whole[middle + 1 :])
+    assert not is_scored(layer, SETTINGS.criteria)
+    score_layer(layer, SETTINGS)
+    assert is_scored(layer, SETTINGS.criteria)
+    found = pl.read_parquet(place)
+    assert found.drop("seconds", strict=False).equals(expected.drop("seconds", strict=False))
+
+
 def test_one_criterion_more_is_computed_and_the_others_stay(
     scored: tuple[list[LayerOfRun], np.ndarray, np.ndarray],
 ) -> None:
