@@ -94,18 +94,28 @@ def check_database(database: str) -> None:
     check_known(applied)
 
 
+# What DuckDB raises where a file is not what it wrote, in opening or in reading it.
+DAMAGE = (
+    duckdb.IOException,
+    duckdb.FatalException,
+    duckdb.InternalException,
+    duckdb.SerializationException,
+)
+
+
 def query(database: str, sql: str, *, allow_files: bool = False) -> pl.DataFrame:
     """Run one read-only query and return its rows; Ctrl-C ends it.
 
     allow_files: let the query itself read and write files and fetch extensions, as plain DuckDB does.
 
     Raises:
-        UserError: there is no database yet, or the query is wrong; DuckDB's own words are kept.
+        UserError: there is no database yet, it is damaged, or the query is wrong; DuckDB's own words are kept.
     """
     if not exists(database):
-        raise UserError(
-            f"There is no results database at {database}. Run `layerscout sweep` first, or name --storage."
-        )
+        way_out = "Run `layerscout sweep` first, or name --storage."
+        if exists(f"{database.rpartition('/')[0]}/staged"):
+            way_out = "The rows of finished runs are there: `layerscout rebuild` writes it anew."
+        raise UserError(f"There is no results database at {database}. {way_out}")
     with tempfile.TemporaryDirectory(prefix="layerscout-") as scratch:
         try:
             with closing(open_to_read(database, Path(scratch) / "results.duckdb")) as connection:
@@ -119,7 +129,13 @@ def query(database: str, sql: str, *, allow_files: bool = False) -> pl.DataFrame
                 "it read and write them, and --out writes its rows."
             ) from error
         except duckdb.Error as error:
-            raise UserError(f"DuckDB cannot answer that: {error}") from error
+            # What a checksum finds is of no kind of its own.
+            damaged = type(error) is duckdb.Error or isinstance(error, DAMAGE)
+            way_out = (
+                "\nIf the database is damaged, `layerscout rebuild` writes it anew from the rows of finished runs, and "
+                "keeps what lies there."
+            )
+            raise UserError(f"DuckDB cannot answer that: {error}{way_out if damaged else ''}") from error
 
 
 def _rows(connection: duckdb.DuckDBPyConnection, sql: str) -> pl.DataFrame:

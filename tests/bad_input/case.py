@@ -30,7 +30,7 @@ class Seen:
 
     code: int
     said: str
-    """The error; else the warnings, and what was printed: of an inspection the rows and classes."""
+    """The error; else the warnings, and what was printed: of an inspection the rows and classes, of a plan nothing."""
     left: tuple[str, ...]
     """Files that were not there before; a changed one with `changed: ` before its name."""
 
@@ -47,7 +47,8 @@ def see(case: Case, folder: Path) -> Seen:
     if code:
         said = [error.getvalue().rpartition("layerscout: ")[2]]
     else:
-        said = [*warned, _read(out.getvalue()) if words[1] == "inspect" else out.getvalue()]
+        shown = {"inspect": _read, "sweep": lambda _: "A plan is shown."}.get(words[1], str)
+        said = [*warned, shown(out.getvalue())]
     changed = [f"changed: {name}" for name in before if after.get(name) != before[name]]
     return Seen(
         code,

@@ -10,6 +10,7 @@ from typing import Any
 
 from tests.bad_input.case import Case
 from tests.bad_input.data import TABLE
+from tests.conftest import labelled_text, save_tiny_model
 
 OPTIONS, SOURCES, GRIDS, MODELS = "Options", "Sources", "Grids", "Models"
 DRY = "layerscout sweep --model path:model --dataset path:rows.csv --dry-run"
@@ -36,8 +37,6 @@ def _source(given: str, flags: str) -> Case:
 @cache
 def _saved_model() -> Path:
     """A random Llama of 3 blocks with a word tokenizer, in a folder of this process."""
-    from tests.conftest import save_tiny_model
-
     folder = Path(mkdtemp(prefix="layerscout-tiny-"))
     save_tiny_model(folder)
     return folder
@@ -45,7 +44,7 @@ def _saved_model() -> Path:
 
 def _tiny() -> Path:
     """`model` and `rows.csv` in the current folder; the model's folder."""
-    Path("rows.csv").write_text(TABLE)
+    labelled_text(40).write_csv("rows.csv")
     shutil.copytree(_saved_model(), "model")
     return Path("model")
 

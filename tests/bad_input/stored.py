@@ -9,7 +9,6 @@ from tests.bad_input.case import Case
 STORAGE, QUERIES, OUTPUTS = "Storage", "Queries", "Outputs"
 # A storage with one run, as version 0.1.0 left it (tests/tasks/reporting/test_old_storage.py).
 ARCHIVE = Path(__file__).parents[1] / "fixtures" / "storage-0.1.0.tar.xz"
-RUN = "7"
 
 
 def _storage() -> Path:
@@ -91,8 +90,8 @@ CASES = [
     Case(STORAGE, "nothing to rebuild from", "layerscout rebuild"),
     Case(
         STORAGE,
-        "a run whose embeddings were not kept, exported",
-        "layerscout export 0000 --out model",
+        "a layer that the model has not, exported",
+        "layerscout export 7 --layer 99 --out model",
         _storage,
     ),
     # Queries
@@ -128,6 +127,6 @@ CASES = [
         "layerscout report --figure nowhere/curve.png",
         _storage,
     ),
-    Case(OUTPUTS, "an export to an object store", "layerscout export 0 --out s3://bucket/model", _storage),
-    Case(OUTPUTS, "an export over a folder", "layerscout export 0 --out layerscout-out", _storage),
+    Case(OUTPUTS, "an export to an object store", "layerscout export 7 --out s3://bucket/model", _storage),
+    Case(OUTPUTS, "an export over a folder", "layerscout export 7 --out layerscout-out", _storage),
 ]
