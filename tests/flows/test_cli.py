@@ -114,10 +114,12 @@ def test_ui_serves_on_this_machine_until_it_is_ended(tmp_path: Path) -> None:
         [*COMMAND, "ui", "--storage", str(tmp_path)], env=environment(), stdout=subprocess.PIPE, text=True
     )
     assert serving.stdout is not None
-    address = re.search(r"http://127\.0\.0\.1:\d+", serving.stdout.readline())
+    address = re.search(r"(http://127\.0\.0\.1:\d+)/open#(\S+)", serving.stdout.readline())
     assert address
-    page = httpx.get(address[0], follow_redirects=True, trust_env=False)
+    page = httpx.get(address[1], follow_redirects=True, trust_env=False)
     assert "<title>Prefect" in page.text
+    printed = dict(each.split("=", 1) for each in serving.stdout.readline().split()[1:])
+    assert printed == {"PREFECT_API_URL": f"{address[1]}/api", "PREFECT_API_AUTH_STRING": address[2]}
     serving.send_signal(signal.SIGINT)
     assert serving.wait(timeout=30) == 0
 
