@@ -1,6 +1,7 @@
 """`layerscout …`: a thin shell over the flows."""
 
 import gc
+import io
 import json
 import os
 import sys
@@ -14,7 +15,7 @@ from cyclopts import App, CycloptsError, Parameter
 from pydantic import ValidationError
 
 from flows.parameters import SweepParameters
-from storage.errors import UserError
+from storage.errors import UserError, is_about_a_place, told_of_a_place
 from storage.layout import Layout
 
 if TYPE_CHECKING:
@@ -154,12 +155,15 @@ def report(
     """
     from storage.files import write_file
     from storage.find_run import every_run, find_run
+    from storage.places import check_target
     from tasks.reporting.artifacts import write_report
     from tasks.reporting.figure import figure_file
     from tasks.reporting.grid_comparison import write_comparison
     from tasks.reporting.run_record import collect
 
     layout = Layout(storage)
+    if figure is not None:
+        check_target(figure, "--figure")
     if every:
         files, _ = write_comparison(layout, every_run(layout.results))
         print(files.html)
@@ -308,7 +312,9 @@ T = TypeVar("T", bound="Outcome")
 def _run_on_server(flow: "Flow[..., T]", parameters: Any) -> T:
     """Run a flow that the server which is configured records, else the own one of the storage it writes to."""
     from flows.running.local_run import recording_server, run_recorded
+    from storage.places import check_folder
 
+    check_folder(parameters.storage, "--storage")  # before a server is started in it
     with recording_server(Layout(parameters.storage).server):
         return run_recorded(flow, parameters)
 
@@ -316,6 +322,7 @@ def _run_on_server(flow: "Flow[..., T]", parameters: Any) -> T:
 def main() -> None:
     """The console script: an error is a paragraph and a non-zero exit code, a traceback only with `--debug`."""
     debug = False
+    _print_anything()
     try:
         command, bound, _ = app.parse_args(print_error=False, exit_on_error=False)
         debug = bound.arguments.get("debug", False)
@@ -323,6 +330,9 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit(EXIT_INTERRUPTED)
     except ValidationError as error:
+        # Prefect's models of its settings are named so; it reads them when it is imported.
+        if error.title.endswith("Settings"):
+            _fail(_settings_error(error), EXIT_ERROR)
         _fail(" ".join(_flag_errors(error)), EXIT_USAGE)
     except CycloptsError as error:
         cause = error.__cause__
@@ -339,11 +349,14 @@ def main() -> None:
         # The outermost frame: whatever it is, a user gets a paragraph with the way out, and --debug the traceback.
         if debug:
             raise
-        _fail(
-            f"{type(error).__name__}: {error}\nThis was not foreseen: the same command with --debug shows where it "
-            "happened.",
-            EXIT_ERROR,
-        )
+        _fail(_in_words(error), EXIT_ERROR)
+
+
+def _print_anything() -> None:
+    """What a terminal's encoding lacks is written as `\\xd7`: no run that is done may end as failed by its answer."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _flag_errors(error: ValidationError) -> list[str]:
@@ -356,6 +369,28 @@ def _flag_errors(error: ValidationError) -> list[str]:
         )
         sentences.setdefault(flag, given)
     return list(sentences.values())
+
+
+def _in_words(error: Exception) -> str:
+    """What else may come to the outermost frame."""
+    if is_about_a_place(error):
+        return told_of_a_place(error)
+    # Of pydantic-settings, which Prefect brings: its settings are in a file that is no TOML.
+    if type(error).__name__ == "SettingsError":
+        return str(error)
+    return (
+        f"{type(error).__name__}: {error}\nThis was not foreseen: the same command with --debug shows where it "
+        "happened."
+    )
+
+
+def _settings_error(error: ValidationError) -> str:
+    found = error.errors(include_url=False)[0]
+    name = ".".join(map(str, found["loc"])) or "url"
+    return (
+        f"Prefect cannot use what it is told about {error.title}, {name}: {found['msg']}. It reads PREFECT_… "
+        "variables, .env and prefect.toml in this folder, and its profile: correct it there, or take it out."
+    )
 
 
 def _fail(message: str, code: int) -> NoReturn:

@@ -1,6 +1,7 @@
 """The chosen layer as a model: cut, head fitted, everything checked, and only then put where it was asked for."""
 
 import os
+import re
 import tempfile
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from flows.running.progress import Pace, progress_bar, working
 from storage.embeddings import Layer
 from storage.errors import UserError
 from storage.layout import Layout
+from storage.places import why_not_writable
 from tasks.embedding.model import load_model
 from tasks.exporting.cut import SENTENCE_TRANSFORMERS_POOLING, save_cut, write_sentence_transformers
 from tasks.exporting.exported_check import check_exported, exported_norm_state, whole_model_embeddings
@@ -88,10 +90,13 @@ def _features(run: RecordedRun, cut: Cut) -> Layer:
 
 
 def _check_target(out: Path) -> None:
-    if "://" in str(out):
+    # A `Path` makes one slash of two.
+    if re.match(r"\w[\w+.-]+:/", str(out)):
         raise UserError(f"A model is exported to a folder on this machine, not to {out} (--out).")
     if out.is_file() or (out.is_dir() and any(out.iterdir())):
         raise UserError(f"{out} (--out) is there already, and nothing is overwritten. Name a new folder.")
+    if (why := why_not_writable(out.parent)) is not None:
+        raise UserError(f"{out} (--out) cannot be written: {why}. Name another folder.")
 
 
 def _put_in_place(folder: Path, out: Path) -> None:

@@ -24,8 +24,10 @@ from prefect.logging.handlers import APILogWorker
 from prefect.settings import get_current_settings, temporary_settings
 from prefect.states import Cancelled
 
+from flows.running.configured_server import check_configured
 from flows.running.engines import in_environment
 from flows.running.progress import console, working
+from flows.running.proxies import past_proxies
 from flows.running.server import local_server
 from storage.errors import UserError
 from storage.layout import ServerHome
@@ -56,12 +58,17 @@ T = TypeVar("T", bound=Outcome)
 
 @contextmanager
 def recording_server(home: ServerHome) -> Iterator[str]:
-    """A browser's way into the UI: of the configured server, else of a local one that lives as long as this block."""
-    configured = get_current_settings().api.url
-    if configured:
-        yield configured.removesuffix("/api")
-        return
+    """A browser's way into the UI: of the configured server, else of a local one that lives as long as this block.
+
+    Raises:
+        UserError: what is configured is no Prefect server that takes this client, or the local one did not come up.
+    """
     with ExitStack() as serving:
+        serving.enter_context(past_proxies())
+        if configured := get_current_settings().api.url:
+            check_configured(configured)
+            yield configured.removesuffix("/api")
+            return
         with working("Starting the Prefect server"):
             server = serving.enter_context(local_server(home))
         serving.enter_context(temporary_settings({**server.variables, "PREFECT_HOME": home.folder}))

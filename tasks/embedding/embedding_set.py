@@ -92,7 +92,7 @@ def resolve_settings(asked: Settings) -> Settings:
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        torch.empty(1, device=device)
+        torch.zeros(1, device=device).tolist()  # `meta` makes tensors, and keeps no number
     except (RuntimeError, AssertionError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(

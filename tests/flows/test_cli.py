@@ -161,3 +161,21 @@ def test_ctrl_c_ends_a_long_query(storage: str) -> None:
         assert running.wait(timeout=20) == 130
     finally:
         running.kill()
+
+
+@pytest.mark.parametrize("form", ["table", "csv"])
+def test_a_terminal_that_lacks_letters_ends_no_command(storage: str, form: str) -> None:
+    query = "SELECT 'café × 3' AS label"
+    arguments = ["sql", query, "--storage", storage, "--format", form]
+    done = layerscout(*arguments, env=environment(PYTHONIOENCODING="ascii"))
+    assert (done.returncode, done.stdout.split("\n")[1]) == (0, r"caf\xe9 \xd7 3")
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"), [("PREFECT_API_URL", "http://["), ("PREFECT_CLIENT_MAX_RETRIES", "many")]
+)
+def test_settings_that_prefect_cannot_read_are_a_sentence(variable: str, value: str, tmp_path: Path) -> None:
+    failed = layerscout("doctor", "--storage", str(tmp_path), env=environment(**{variable: value}))
+    assert failed.returncode == 1
+    assert "layerscout: Prefect cannot use what it is told about" in failed.stderr
+    assert "Traceback" not in failed.stderr

@@ -123,9 +123,11 @@ def runs(service: Service, tiny_model: Path, tiny_dataset: Path) -> dict[str, An
 
 
 @pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
+def browser(service: Service, tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
     with chromium(tmp_path_factory.mktemp("chromium")) as driver:
         driver.set_window_size(1400, 1400)
+        driver.get(service.server.entrance)
+        eventually(driver, lambda page: "/open" not in page.current_url)
         yield driver
 
 
