@@ -363,6 +363,9 @@ def _flag_errors(error: ValidationError) -> list[str]:
     """One sentence a flag: what was given and what it takes."""
     sentences: dict[str, str] = {}
     for each in error.errors(include_url=False):
+        if not each["loc"]:  # of flags that do not go together
+            sentences[each["msg"]] = f"{each['msg'].removeprefix('Value error, ')}."
+            continue
         flag = "--" + str(each["loc"][0]).replace("_", "-")
         given = (
             f"{flag} is missing." if each["type"] == "missing" else f"{flag} {each['input']}: {each['msg']}."

@@ -27,8 +27,10 @@ def check_folder(root: str, named: str) -> None:
         except (OSError, ArrowException) as error:
             raise UnreachableError(f"{root} ({named}) cannot be reached: {_reason(error)}.") from error
         return
-    if "?" in os.path.abspath(root):
-        raise UserError(f"DuckDB opens no file below a folder with a ? in its name, as in {root} ({named}).")
+    if set("?\\") & set(os.path.abspath(root)):
+        raise UserError(
+            f"DuckDB opens no file below a folder with ? or \\ in its name: {root} ({named}). Name another."
+        )
     folder = Path(root).absolute()
     probe = folder / f".{uuid.uuid4().hex}{UNFINISHED}"
     try:

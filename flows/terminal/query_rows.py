@@ -54,7 +54,7 @@ def write_rows(rows: pl.DataFrame, out: str, form: Form) -> None:
 def format_rows(rows: pl.DataFrame, form: Literal["table", "csv", "json"]) -> str:
     """Rows as text: a table for people, CSV with a header, or a JSON array of objects."""
     if form == "csv":
-        # CSV has no lists.
+        # CSV has no lists, and no bytes.
         nested = [name for name, kind in rows.schema.items() if kind.is_nested()]
         told = {
             name: pl.Series(
@@ -62,7 +62,8 @@ def format_rows(rows: pl.DataFrame, form: Literal["table", "csv", "json"]) -> st
             )
             for name in nested
         }
-        return rows.with_columns(**told).write_csv().rstrip("\n")
+        readable = rows.with_columns(**told).with_columns(pl.selectors.binary().bin.encode("hex"))
+        return readable.write_csv().rstrip("\n")
     if form == "json":
         return json.dumps(_without_nan(rows).to_dicts(), default=str, allow_nan=False)
     table = Table(box=None, header_style="bold", pad_edge=False)

@@ -53,6 +53,10 @@ def test_sql_writes_files_of_the_form_that_their_names_end_with(storage: str, tm
     for arguments, message in (
         (["--out", "rows.xls"], "no form of rows has this ending"),
         (["--format", "parquet"], "Name one"),
+        (["--out", str(tmp_path), "--format", "csv"], "is a folder"),
+        (["--out", f"{tmp_path}/rows.csv/rows.csv"], "is no folder"),
+        (["--out", "nowhere://rows.csv"], "no place that files can be kept in"),
+        (["--out", f"{tmp_path}/{'n' * 300}.csv"], "too long"),
     ):
         with pytest.raises(UserError, match=message):
             ask(query, "--storage", storage, *arguments)
@@ -89,7 +93,12 @@ def test_sql_that_cannot_be_answered_is_a_paragraph(storage: str, tmp_path: Path
 
 
 def test_usage_errors_name_the_flag() -> None:
+    pair = ["--model", "path:a", "--dataset", "path:b"]
     for arguments, message in [
+        (
+            ["sweep", *pair, "--runner-address", "x", "--dry-run"],
+            "runner_address x is the address of a cluster",
+        ),
         (["swep"], 'Did you mean "sweep"'),
         (["sweep", "--model", "wheel:smollm2-135m"], "--dataset is missing"),
         (["sql", "SELECT 1", "--format", "xml"], "xml"),
