@@ -55,13 +55,18 @@ def sweep(
     """
     with _importing(debug):
         from flows.layer_sweep import layer_sweep
+        from flows.recorded_sweep import recorded_sweep
         from flows.terminal.preview import show_plan
         from flows.terminal.show_sweep import outcome_as_json, show_outcome
 
     if dry_run:
         show_plan(parameters)
         return
-    outcome = _run_on_server(layer_sweep, parameters)
+    outcome = recorded_sweep(parameters)
+    if outcome is None:
+        outcome = _run_on_server(layer_sweep, parameters)
+    else:
+        print(f"{parameters.storage} may only be read: this is what an earlier run found.", file=sys.stderr)
     if as_json:
         print(json.dumps(outcome_as_json(outcome), indent=2))
     else:

@@ -234,12 +234,7 @@ def scoring_of(parameters: SweepParameters) -> ScoringSettings:
 
 def describe_run(parameters: SweepParameters, embedding_set_id: str) -> Run:
     """The run's content id: where it is stored and on which device it ran change no number that it stands for."""
-    asked = parameters.model_dump(
-        mode="json",
-        exclude={"storage", "device", "trust_remote_code", "keep_embeddings", "runner", "runner_address"},
-    )
-    # A set of scores, whichever was asked for first.
-    asked["criterion"] = sorted(asked["criterion"])
+    asked = asked_of(parameters)
     code_version = f"{version('layerscout')}+scoring.{SCORING_VERSION}"
     content = json.dumps([asked, embedding_set_id, code_version], sort_keys=True)
     return Run(
@@ -248,6 +243,17 @@ def describe_run(parameters: SweepParameters, embedding_set_id: str) -> Run:
         code_version=code_version,
         versions={name: version(name) for name in RECORDED_VERSIONS},
     )
+
+
+def asked_of(parameters: SweepParameters) -> dict[str, Any]:
+    """The parameters that make a run another one, as it keeps them."""
+    asked = parameters.model_dump(
+        mode="json",
+        exclude={"storage", "device", "trust_remote_code", "keep_embeddings", "runner", "runner_address"},
+    )
+    # A set of scores, whichever was asked for first.
+    asked["criterion"] = sorted(asked["criterion"])
+    return asked
 
 
 def _nothing_told_apart(parameters: SweepParameters) -> str:

@@ -93,8 +93,8 @@ def resolve_settings(asked: Settings) -> Settings:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         torch.zeros(1, device=device).tolist()  # `meta` makes tensors, and keeps no number
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except (RuntimeError, AssertionError, ImportError) as error:
+        reason = str(error).strip().splitlines()[0].rstrip(".!")
         raise UserError(
             f"torch has no device {device!r} here (--device): {reason}. Use --device cpu or auto."
         ) from error

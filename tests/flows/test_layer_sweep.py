@@ -1,6 +1,7 @@
 """A whole sweep as a user runs it: the small model for what must be quick, SmolLM2 for what must be real."""
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -12,7 +13,10 @@ import polars as pl
 import psutil
 import pytest
 
+from flows.parameters import SweepParameters
+from flows.recorded_sweep import recorded_sweep
 from flows.running.server import local_server
+from flows.terminal.show_sweep import outcome_as_json
 from storage.layout import Layout
 from storage.results import query
 from tasks.reporting.artifacts import confusions
@@ -66,6 +70,26 @@ def test_the_report_shows_the_confusions_of_the_answer_and_the_last_layer(
         assert found[name].shape == (3, 3)
         assert found[name].trace() / found[name].sum() == accuracy
     assert "onfusion" in Path(answer["report"]).read_text()
+
+
+def test_a_finished_sweep_is_shown_again_out_of_a_storage_that_may_only_be_read(
+    tiny_sweep: tuple[list[str], Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments, storage, answer = tiny_sweep
+    asked = SweepParameters(
+        model=arguments[2],
+        dataset=arguments[4],
+        norm_state=("as_returned", "final_norm"),
+        storage=str(storage),
+    )
+    assert recorded_sweep(asked) is None  # where a sweep can run, it runs
+    allowed = os.access
+    # As root, whom no permission stops, too.
+    monkeypatch.setattr(os, "access", lambda place, mode: Path(place) != storage and allowed(place, mode))
+    found = recorded_sweep(asked)
+    assert found is not None
+    assert outcome_as_json(found) == answer
+    assert recorded_sweep(asked.model_copy(update={"seed": 7})) is None
 
 
 def test_the_last_layer_alone_is_normed_in_as_returned(
