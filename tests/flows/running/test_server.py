@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import threading
 from collections.abc import Iterator
 from functools import partial
@@ -11,9 +12,12 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
+from prefect.server.api.server import create_app
+from prefect.settings import temporary_settings
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
+from starlette.testclient import TestClient
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 from websockets.typing import Subprotocol
@@ -130,6 +134,27 @@ def test_a_socket_needs_them_too(server: LocalServer) -> None:
             socket.recv(timeout=20)
     with pytest.raises(InvalidStatus, match="400"):
         connect(address, additional_headers={"Host": "evil.example"}, proxy=None)
+
+
+def test_the_server_that_the_docs_tell_to_start_is_closed_too() -> None:
+    page = Path(__file__).parents[3] / "docs/operations.md"
+    named = dict(
+        re.findall(r"(PREFECT_[A-Z_]+)=(\S+?)[) ]", page.read_text().split("## One machine, for good")[1])
+    )
+    settings = {name: value.replace("$string", "layerscout:secret") for name, value in named.items()}
+    with temporary_settings(settings):
+        app = TestClient(create_app(ignore_cache=True), base_url="http://127.0.0.1:4200")
+    settings_page = "/api/admin/settings"
+    assert app.get(settings_page).status_code == 401
+    assert app.get(settings_page, headers={"Host": "evil.example"}).status_code == 401
+    known = {"auth": ("layerscout", "secret")}
+    for origin, allowed in (
+        ("http://127.0.0.1:4200", "http://127.0.0.1:4200"),
+        ("http://127.0.0.1:9", None),
+        ("null", None),
+    ):
+        answered = app.get(settings_page, headers={"Origin": origin}, **known)
+        assert (answered.status_code, answered.headers.get("access-control-allow-origin")) == (200, allowed)
 
 
 def test_no_other_user_of_the_machine_sees_the_string(server: LocalServer) -> None:
