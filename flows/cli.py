@@ -402,7 +402,9 @@ def _settings_error(error: ValidationError) -> str:
 
 
 def _fail(message: str, code: int) -> NoReturn:
-    print(f"layerscout: {message}", file=sys.stderr)
+    # A name in it must not steer the terminal.
+    told = "".join(each if each.isprintable() or each == "\n" else repr(each)[1:-1] for each in message)
+    print(f"layerscout: {told}", file=sys.stderr)
     sys.exit(code)
 
 

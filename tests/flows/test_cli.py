@@ -11,6 +11,7 @@ import polars as pl
 import pytest
 
 from flows.cli import app
+from flows.terminal.doctor import examine
 from storage.errors import UserError
 from storage.find_run import find_run
 from storage.results import merge
@@ -116,6 +117,21 @@ def test_doctor_tells_what_there_is_and_what_is_missing(tmp_path: Path) -> None:
     assert found.returncode == 0
     assert re.search(r"ok +torch +2\.", found.stdout)
     assert "none unpacked of smollm2-135m" in re.sub(r"\s+", " ", found.stdout)
+
+
+def test_doctor_tells_a_storage_that_cannot_be_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    assert not examine(str(tmp_path / "file"))
+    shown = re.sub(r"\s+", " ", capsys.readouterr().out)
+    assert re.search(r"missing +storage .*is no folder: choose another folder \(--storage\)", shown)
+
+
+def test_an_error_steers_no_terminal(storage: str) -> None:
+    failed = layerscout("sql", "SELECT 1", "--storage", f"{storage}/\x1b]52;c;eA==\x07", env=environment())
+    assert failed.returncode == 1
+    assert "\\x1b]52;c;eA==\\x07" in failed.stderr
 
 
 def test_ui_serves_on_this_machine_until_it_is_ended(tmp_path: Path) -> None:
