@@ -180,14 +180,14 @@ def end_to_end() -> list[Bar]:
             csv
         )
         started = time.perf_counter()
-        with local_server(Layout(scratch).server) as url:
+        with local_server(Layout(scratch).server) as recording:
             server = time.perf_counter() - started
             for number in range(REPEATS):
                 for name, more in asked.items():
                     command = ["-m", "flows.cli", "sweep", "--model", MODEL, "--dataset", f"path:{csv}"]
                     command += ["--text-column", "sequence", "--label-column", "label", *more]
                     command += ["--storage", str(Path(scratch) / f"storage-{number}-{len(more)}")]
-                    ours[name].append(_timed(command, PREFECT_API_URL=f"{url}/api"))
+                    ours[name].append(_timed(command, **recording.variables))
                 command = ["-m", "plmsommelier.cli", "suggest", str(csv), str(resolve_model(MODEL).folder)]
                 command += ["--task", "classification", "--probe", "lr", "--no-progress"]
                 peer.append(_timed(command, HF_HUB_OFFLINE="1"))

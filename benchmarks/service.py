@@ -19,7 +19,7 @@ from pathlib import Path
 
 import dask.config
 from distributed import LocalCluster
-from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
+from prefect.settings import temporary_settings
 
 from benchmarks.bars import Bar, bar
 from benchmarks.plain_sweep import plain_sweep
@@ -169,8 +169,8 @@ def _server(storage: str) -> Iterator[float]:
     home = Layout(storage).server
     begun = time.perf_counter()
     with (
-        local_server(home) as url,
-        temporary_settings({PREFECT_API_URL: f"{url}/api", PREFECT_HOME: home.folder}),
+        local_server(home) as server,
+        temporary_settings({**server.variables, "PREFECT_HOME": home.folder}),
     ):
         yield time.perf_counter() - begun
 

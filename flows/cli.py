@@ -1,6 +1,7 @@
 """`layerscout …`: a thin shell over the flows."""
 
 import gc
+import io
 import json
 import os
 import signal
@@ -15,7 +16,7 @@ from cyclopts import App, CycloptsError, Parameter
 from pydantic import ValidationError
 
 from flows.parameters import SweepParameters
-from storage.errors import UserError
+from storage.errors import UserError, is_about_a_place, told_of_a_place
 from storage.layout import Layout
 
 if TYPE_CHECKING:
@@ -55,13 +56,18 @@ def sweep(
     """
     with _importing(debug):
         from flows.layer_sweep import layer_sweep
+        from flows.recorded_sweep import recorded_sweep
         from flows.terminal.preview import show_plan
         from flows.terminal.show_sweep import outcome_as_json, show_outcome
 
     if dry_run:
         show_plan(parameters)
         return
-    outcome = _run_on_server(layer_sweep, parameters)
+    outcome = recorded_sweep(parameters)
+    if outcome is None:
+        outcome = _run_on_server(layer_sweep, parameters)
+    else:
+        print(f"{parameters.storage} may only be read: this is what an earlier run found.", file=sys.stderr)
     if as_json:
         print(json.dumps(outcome_as_json(outcome), indent=2))
     else:
@@ -155,12 +161,15 @@ def report(
     """
     from storage.files import write_file
     from storage.find_run import every_run, find_run
+    from storage.places import check_target
     from tasks.reporting.artifacts import write_report
     from tasks.reporting.figure import figure_file
     from tasks.reporting.grid_comparison import write_comparison
     from tasks.reporting.run_record import collect
 
     layout = Layout(storage)
+    if figure is not None:
+        check_target(figure, "--figure")
     if every:
         files, _ = write_comparison(layout, every_run(layout.results))
         print(files.html)
@@ -324,7 +333,9 @@ T = TypeVar("T", bound="Outcome")
 def _run_on_server(flow: "Flow[..., T]", parameters: Any) -> T:
     """Run a flow that the server which is configured records, else the own one of the storage it writes to."""
     from flows.running.local_run import recording_server, run_recorded
+    from storage.places import check_folder
 
+    check_folder(parameters.storage, "--storage")  # before a server is started in it
     with recording_server(Layout(parameters.storage).server):
         return run_recorded(flow, parameters)
 
@@ -332,6 +343,7 @@ def _run_on_server(flow: "Flow[..., T]", parameters: Any) -> T:
 def main() -> None:
     """The console script: an error is a paragraph and a non-zero exit code, a traceback only with `--debug`."""
     debug = False
+    _print_anything()
     try:
         command, bound, _ = app.parse_args(print_error=False, exit_on_error=False)
         debug = bound.arguments.get("debug", False)
@@ -339,6 +351,9 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit(EXIT_INTERRUPTED)
     except ValidationError as error:
+        # Prefect's models of its settings are named so; it reads them when it is imported.
+        if error.title.endswith("Settings"):
+            _fail(_settings_error(error), EXIT_ERROR)
         _fail(" ".join(_flag_errors(error)), EXIT_USAGE)
     except CycloptsError as error:
         cause = error.__cause__
@@ -355,31 +370,57 @@ def main() -> None:
         # The outermost frame: whatever it is, a user gets a paragraph with the way out, and --debug the traceback.
         if debug:
             raise
-        _fail(
-            f"{type(error).__name__}: {error}\nThis was not foreseen: the same command with --debug shows where it "
-            "happened.",
-            EXIT_ERROR,
-        )
+        _fail(_in_words(error), EXIT_ERROR)
+
+
+def _print_anything() -> None:
+    """What a terminal's encoding lacks is written as `\\xd7`: no run that is done may end as failed by its answer."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _flag_errors(error: ValidationError) -> list[str]:
     """One sentence a flag, or for flags that do not go together: what was given and what it takes."""
     sentences: dict[str, str] = {}
     for each in error.errors(include_url=False):
-        # What several flags say together has no place of its own.
-        flag = "--" + str(each["loc"][0]).replace("_", "-") if each["loc"] else ""
-        if not flag:
-            said = each["msg"].removeprefix("Value error, ") + "."
-        elif each["type"] == "missing":
-            said = f"{flag} is missing."
-        else:
-            said = f"{flag} {each['input']}: {each['msg']}."
-        sentences.setdefault(flag, said)
+        if not each["loc"]:  # of flags that do not go together
+            sentences[each["msg"]] = f"{each['msg'].removeprefix('Value error, ')}."
+            continue
+        flag = "--" + str(each["loc"][0]).replace("_", "-")
+        given = (
+            f"{flag} is missing." if each["type"] == "missing" else f"{flag} {each['input']}: {each['msg']}."
+        )
+        sentences.setdefault(flag, given)
     return list(sentences.values())
 
 
+def _in_words(error: Exception) -> str:
+    """What else may come to the outermost frame."""
+    if is_about_a_place(error):
+        return told_of_a_place(error)
+    # Of pydantic-settings, which Prefect brings: its settings are in a file that is no TOML.
+    if type(error).__name__ == "SettingsError":
+        return str(error)
+    return (
+        f"{type(error).__name__}: {error}\nThis was not foreseen: the same command with --debug shows where it "
+        "happened."
+    )
+
+
+def _settings_error(error: ValidationError) -> str:
+    found = error.errors(include_url=False)[0]
+    name = ".".join(map(str, found["loc"])) or "url"
+    return (
+        f"Prefect cannot use what it is told about {error.title}, {name}: {found['msg']}. It reads PREFECT_… "
+        "variables, .env and prefect.toml in this folder, and its profile: correct it there, or take it out."
+    )
+
+
 def _fail(message: str, code: int) -> NoReturn:
-    print(f"layerscout: {message}", file=sys.stderr)
+    # A name in it must not steer the terminal.
+    told = "".join(each if each.isprintable() or each == "\n" else repr(each)[1:-1] for each in message)
+    print(f"layerscout: {told}", file=sys.stderr)
     sys.exit(code)
 
 

@@ -1,15 +1,29 @@
 """What a grid is asked to do: one frozen model, read from a YAML file."""
 
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from flows.parameters import DEFAULT_STORAGE, SweepParameters
 from storage.errors import UserError
 from storage.sources.grammar import parse_source
+
+# What a pair is, and where all pairs lie, is said elsewhere in the file.
+NAMED_ELSEWHERE = {"model": "`models`", "dataset": "`datasets`", "storage": "`storage` beside `blocks`"}
+
+
+def _of_every_pair(asked: dict[str, Any]) -> dict[str, Any]:
+    for name, place in NAMED_ELSEWHERE.items():
+        if name in asked:
+            raise ValueError(f"{name} belongs into {place}, not here")
+    return asked
+
+
+SharedParameters = Annotated[dict[str, Any], AfterValidator(_of_every_pair)]
 
 
 class GridBlock(BaseModel):
@@ -19,7 +33,7 @@ class GridBlock(BaseModel):
 
     models: tuple[str, ...] = Field(title="Models", description="Sources of models.", min_length=1)
     datasets: tuple[str, ...] = Field(title="Data sets", description="Sources of data sets.", min_length=1)
-    sweep: dict[str, Any] = Field(
+    sweep: SharedParameters = Field(
         {}, title="Sweep", description="Parameters of these sweeps, over those of the whole grid."
     )
 
@@ -30,7 +44,7 @@ class GridParameters(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     blocks: tuple[GridBlock, ...] = Field(title="Blocks", description="Models × data sets.", min_length=1)
-    sweep: dict[str, Any] = Field(
+    sweep: SharedParameters = Field(
         {}, title="Sweep", description="Parameters of every sweep but its model, data set and storage."
     )
     data_root: str | None = Field(
@@ -65,9 +79,9 @@ class GridParameters(BaseModel):
                     asked = self.sweep | block.sweep | {"storage": self.storage}
                     local = locate_dataset(dataset, self.data_root)
                     found.append(SweepParameters(model=model, dataset=local, **asked))
-        names = [f"{pair.model} × {pair.dataset}" for pair in found]
-        if doubled := sorted({name for name in names if names.count(name) > 1}):
-            raise UserError(f"The grid holds {doubled[0]} more than once. Leave one of them out.")
+        counted = Counter(f"{pair.model} × {pair.dataset}" for pair in found)
+        if doubled := min((name for name, times in counted.items() if times > 1), default=None):
+            raise UserError(f"The grid holds {doubled} more than once. Leave one of them out.")
         return found
 
 
@@ -75,6 +89,19 @@ def locate_dataset(spec: str, data_root: str | None) -> str:
     """Where a grid's data set is read from: below `data_root` where that applies, else as it is written."""
     source = parse_source(spec, "dataset")
     return spec if data_root is None else source.below(Path(data_root))
+
+
+class _Loader(yaml.SafeLoader):
+    """Of a key that stands twice, YAML's own would take the second without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        counted = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
+        for key, times in counted.items():
+            if times > 1:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"found the key {key!r} more than once", node.start_mark
+                )
+        return super().construct_mapping(node, deep)
 
 
 def read_grid(file: str, *, data_root: str | None = None, storage: str | None = None) -> GridParameters:
@@ -87,11 +114,18 @@ def read_grid(file: str, *, data_root: str | None = None, storage: str | None = 
     if not path.is_file():
         raise UserError(f"There is no grid file {file}. deployments/paper.yaml shows what one looks like.")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        # Of bytes: YAML knows UTF-16 by its first two. What the loader makes is what safe_load makes.
+        content = yaml.load(path.read_bytes(), _Loader)  # it is a SafeLoader
+    except yaml.reader.ReaderError as error:
+        raise UserError(f"{file} cannot be read as text ({error.reason}): save it as UTF-8.") from error
     except yaml.YAMLError as error:
         raise UserError(f"{file} is not YAML: {' '.join(str(error).split())}.") from error
+    except RecursionError as error:
+        raise UserError(f"{file} holds no grid: its brackets are nested too deep.") from error
     if not isinstance(content, Mapping):
         raise UserError(f"{file} holds no grid: `blocks` with `models` and `datasets` are needed.")
+    if odd := [key for key in content if not isinstance(key, str)]:
+        raise UserError(f"{file} is not a grid: {odd[0]!r} is a key that is no word.")
     given = {"data_root": data_root, "storage": storage}
     try:
         grid = GridParameters(
@@ -100,7 +134,7 @@ def read_grid(file: str, *, data_root: str | None = None, storage: str | None = 
         grid.pairs()
     except ValidationError as error:
         wrong = [
-            f"{'.'.join(str(part) for part in each['loc'])}: {each['msg']}"
+            f"{'.'.join(map(str, each['loc'])) or 'sweep'}: {each['msg'].removeprefix('Value error, ')}"
             for each in error.errors(include_url=False)
         ]
         raise UserError(f"{file} is not a grid: {'; '.join(wrong)}.") from error

@@ -21,8 +21,10 @@ from flows.running.failure import failing_in_words
 from flows.running.limits import DATABASE, limited, on_device
 from flows.running.progress import stage_progress, working
 from flows.running.tags import tag_flow_run
+from storage.cache import cache_folder
 from storage.errors import UserError
 from storage.layout import Layout
+from storage.places import check_folder
 from storage.results import check_database
 from tasks.choosing.curve_choice import audit_task, choose_layer_task
 from tasks.curves import curves_of, drawn_layers, layers_of
@@ -33,6 +35,7 @@ from tasks.embedding.embedding_set import (
     embed_shard_task,
     plan_embedding_set_task,
     recorded_shards,
+    resolve_settings,
     using_embeddings,
 )
 from tasks.embedding.model import resolve_model_task
@@ -95,7 +98,14 @@ def _sweep(parameters: SweepParameters, engine: Engine) -> SweepOutcome:
     layout = Layout(
         parameters.storage if "://" in parameters.storage else os.path.abspath(parameters.storage)
     )
-    check_database(layout.results)  # before anything is paid for
+    # Before anything is paid for.
+    check_folder(layout.root, "--storage")
+    check_folder(str(cache_folder()), "LAYERSCOUT_CACHE")
+    check_database(layout.results)
+    if parameters.runner in ("threads", "processes"):
+        resolve_settings(
+            settings_of(parameters)
+        )  # a cluster's workers may have other devices than this machine
     futures: list[PrefectFuture[Any]] = []
     # So that the UI's list of runs can be asked for a model or a data set.
     tag_flow_run(f"model:{parameters.model}", f"dataset:{parameters.dataset}")
@@ -223,14 +233,7 @@ def scoring_of(parameters: SweepParameters) -> ScoringSettings:
 
 def describe_run(parameters: SweepParameters, embedding_set_id: str) -> Run:
     """The run's content id: where it is stored and on which device it ran change no number that it stands for."""
-    asked = parameters.model_dump(
-        mode="json",
-        exclude={"storage", "device", "trust_remote_code", "keep_embeddings", "runner", "runner_address"},
-    )
-    # A set of scores, whichever was asked for first.
-    asked["criterion"] = sorted(asked["criterion"])
-    if asked["encoding"] is None:
-        del asked["encoding"]  # as before there was a choice, so that older runs keep their ids
+    asked = asked_of(parameters)
     code_version = f"{version('layerscout')}+scoring.{SCORING_VERSION}"
     content = json.dumps([asked, embedding_set_id, code_version], sort_keys=True)
     return Run(
@@ -239,6 +242,19 @@ def describe_run(parameters: SweepParameters, embedding_set_id: str) -> Run:
         code_version=code_version,
         versions={name: version(name) for name in RECORDED_VERSIONS},
     )
+
+
+def asked_of(parameters: SweepParameters) -> dict[str, Any]:
+    """The parameters that make a run another one, as it keeps them."""
+    asked = parameters.model_dump(
+        mode="json",
+        exclude={"storage", "device", "trust_remote_code", "keep_embeddings", "runner", "runner_address"},
+    )
+    # A set of scores, whichever was asked for first.
+    asked["criterion"] = sorted(asked["criterion"])
+    if asked["encoding"] is None:
+        del asked["encoding"]  # as before there was a choice, so that older runs keep their ids
+    return asked
 
 
 def _nothing_told_apart(parameters: SweepParameters) -> str:

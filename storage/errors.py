@@ -1,11 +1,44 @@
 """The one error that is meant for a person."""
 
+import errno
+from typing import TypeGuard
+
 
 class UserError(Exception):
     """Something the user can put right: the message names the value, where it came from, and the way out.
 
     Everything else is a bug or the machine's fault and keeps its traceback.
     """
+
+
+# What no waiting mends: somebody has to change a name, a place or its permissions.
+_PLACE_ERRORS = {
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.EEXIST,
+    errno.EISDIR,
+    errno.ENOTDIR,
+    errno.ENAMETOOLONG,
+    errno.ELOOP,
+}
+
+
+def is_about_a_place(error: object) -> TypeGuard[OSError]:
+    """Whether a file could not be opened or written for what lies there or for its permissions, now and later.
+
+    An absent file is no such case: its disk may be away for a moment.
+    """
+    return isinstance(error, OSError) and error.errno in _PLACE_ERRORS
+
+
+def told_of_a_place(error: OSError) -> str:
+    """Such an error as a sentence with the way out."""
+    place = "" if error.filename is None else f"{error.filename}: "
+    return (
+        f"{place}{error.strerror or error}. Choose another place (--storage, --out, LAYERSCOUT_CACHE and HF_HOME for "
+        "what is cached), or change what lies there or its permissions."
+    )
 
 
 class UnreachableError(UserError):

@@ -11,14 +11,30 @@ from typing import BinaryIO
 
 from pyarrow import fs
 
+from storage.errors import UserError
+
 # The end of the name of a file in the making.
 UNFINISHED = ".tmp"
+HADOOP = ("hdfs://", "viewfs://")
 
 
 def filesystem(uri: str) -> tuple[fs.FileSystem, str]:
-    """The filesystem of `uri` and the path on it. A plain path, relative or absolute, is the local disk."""
+    """The filesystem of `uri` and the path on it. A plain path, relative or absolute, is the local disk.
+
+    Raises:
+        UserError: pyarrow knows no such scheme, or lacks its libraries or an account.
+    """
     if "://" in uri:
-        return fs.FileSystem.from_uri(uri)
+        try:
+            return fs.FileSystem.from_uri(uri)
+        except (ValueError, NotImplementedError, OSError) as error:
+            # S3 asks the network already here, and may answer later; HDFS only looks for its libraries.
+            if isinstance(error, OSError) and not uri.startswith(HADOOP):
+                raise
+            raise UserError(
+                f"{uri} is no place that files can be kept in here: {str(error).splitlines()[0]}. Use a folder, or "
+                "a URI that pyarrow reads (such as s3://bucket/folder), with its libraries and credentials."
+            ) from error
     return fs.LocalFileSystem(), os.path.abspath(uri)
 
 

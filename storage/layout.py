@@ -19,6 +19,11 @@ class ServerHome:
         return self.folder / "server.json"
 
     @property
+    def auth(self) -> Path:
+        """The string that the server asks of every request; only the user who started it may read it."""
+        return self.folder / "auth"
+
+    @property
     def log(self) -> Path:
         """What the server says."""
         return self.folder / "server.log"

@@ -1,5 +1,6 @@
 """The results database: merged, rebuilt and queried here, and written nowhere else."""
 
+import re
 import tempfile
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -17,6 +18,8 @@ from storage.migrations import check_known, migrate, result_tables
 
 # How soon a long query ends after Ctrl-C.
 INTERRUPT_SECONDS = 0.2
+# Types of DuckDB that Polars makes no column of, also inside a list or a struct.
+_FOREIGN = re.compile(r"\b(INTERVAL|UNION|BIGNUM)\b")
 
 
 class ImpossibleRowError(ValueError):
@@ -119,6 +122,8 @@ def query(database: str, sql: str, *, allow_files: bool = False) -> pl.DataFrame
     with tempfile.TemporaryDirectory(prefix="layerscout-") as scratch:
         try:
             with closing(open_to_read(database, Path(scratch) / "results.duckdb")) as connection:
+                # Nothing is fetched from the network unasked: with --allow-files a query may INSTALL what it needs.
+                connection.execute("SET autoinstall_known_extensions = false")
                 if not allow_files:
                     connection.execute("SET enable_external_access = false")
                     connection.execute("SET lock_configuration = true")
@@ -145,7 +150,7 @@ def _rows(connection: duckdb.DuckDBPyConnection, sql: str) -> pl.DataFrame:
 
     def answer() -> pl.DataFrame:
         found = connection.sql(sql)
-        return pl.DataFrame() if found is None else found.pl()
+        return pl.DataFrame() if found is None else _readable(found).pl()
 
     # Computed by a thread of its own, since Python hears of Ctrl-C between steps of its main thread alone.
     with ThreadPoolExecutor(1) as executor:
@@ -157,6 +162,16 @@ def _rows(connection: duckdb.DuckDBPyConnection, sql: str) -> pl.DataFrame:
             connection.interrupt()
             raise
         return answering.result()
+
+
+def _readable(found: duckdb.DuckDBPyRelation) -> duckdb.DuckDBPyRelation:
+    """The same rows, with DuckDB's own words for the values of types that Polars has not."""
+    foreign = [_FOREIGN.search(str(kind)) is not None for kind in found.types]
+    if not any(foreign):
+        return found
+    names = ['"' + name.replace('"', '""') + '"' for name in found.columns]
+    told = [f"{name}::VARCHAR AS {name}" if odd else name for name, odd in zip(names, foreign, strict=True)]
+    return found.project(", ".join(told))
 
 
 def _replace_run(

@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 from prefect import State
 
-from storage.errors import UnreachableError, UserError
+from storage.errors import UnreachableError, UserError, is_about_a_place
 
 # A dropped connection, a remount, an object store that starts again.
 DELAYS_S = [2, 10, 60]
@@ -18,10 +18,14 @@ SHORT_S = timedelta(hours=1).total_seconds()
 def waiting_helps(error: object) -> bool:
     """Whether the same call may succeed later: the network or the storage failed, not the input or the code.
 
+    What is not permitted, or lies where a folder belongs, stays so until somebody changes it.
+
     Memory is no such case: `embed_shard` halves its token budget itself.
     """
     if isinstance(error, UserError):
         return isinstance(error, UnreachableError)
+    if is_about_a_place(error):
+        return False
     return isinstance(error, OSError | httpx.TransportError)
 
 

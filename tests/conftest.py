@@ -89,9 +89,19 @@ def tiny_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The API address of a real Prefect server on 127.0.0.1 that lives as long as the test run."""
+    """The API address of a real Prefect server on 127.0.0.1 that lives as long as the test run.
+
+    Whoever talks to it finds its string in PREFECT_API_AUTH_STRING: this process, and the commands that it starts.
+    """
+    from prefect.settings import temporary_settings
+
+    from flows.running.engines import in_environment
     from flows.running.server import local_server
     from storage.layout import Layout
 
-    with local_server(Layout(str(tmp_path_factory.mktemp("served"))).server) as url:
-        yield f"{url}/api"
+    with (
+        local_server(Layout(str(tmp_path_factory.mktemp("served"))).server) as server,
+        in_environment("PREFECT_API_AUTH_STRING", server.auth),
+        temporary_settings({"PREFECT_API_AUTH_STRING": server.auth}),
+    ):
+        yield f"{server.url}/api"

@@ -178,17 +178,21 @@ def _not_installed(runner: str) -> UserError:
 
 
 @contextmanager
-def in_environment(name: str, value: str) -> Iterator[None]:
-    """Set a variable for the processes that are started in this block."""
+def in_environment(name: str, value: str | None) -> Iterator[None]:
+    """Set a variable for the processes that are started in this block; with None, take it out."""
     before = os.environ.get(name)
-    os.environ[name] = value
+    _set_variable(name, value)
     try:
         yield
     finally:
-        if before is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = before
+        _set_variable(name, before)
+
+
+def _set_variable(name: str, value: str | None) -> None:
+    if value is None:
+        os.environ.pop(name, None)
+    else:
+        os.environ[name] = value
 
 
 def _end_with_parent() -> None:

@@ -2,6 +2,7 @@
 
 import contextvars
 import os
+import shlex
 import signal
 import threading
 import time
@@ -20,11 +21,13 @@ from prefect.client.schemas.objects import FlowRun, StateType, TaskRun
 from prefect.events.worker import EventsWorker
 from prefect.exceptions import PrefectHTTPStatusError
 from prefect.logging.handlers import APILogWorker
-from prefect.settings import PREFECT_API_URL, PREFECT_HOME, get_current_settings, temporary_settings
+from prefect.settings import get_current_settings, temporary_settings
 from prefect.states import Cancelled
 
+from flows.running.configured_server import check_configured
 from flows.running.engines import in_environment
 from flows.running.progress import console, working
+from flows.running.proxies import past_proxies
 from flows.running.server import local_server
 from storage.errors import UserError
 from storage.layout import ServerHome
@@ -55,19 +58,25 @@ T = TypeVar("T", bound=Outcome)
 
 @contextmanager
 def recording_server(home: ServerHome) -> Iterator[str]:
-    """The API's UI address: of the server that is configured, else of a local one that lives as long as this block."""
-    configured = get_current_settings().api.url
-    if configured:
-        yield configured.removesuffix("/api")
-        return
+    """A browser's way into the UI: of the configured server, else of a local one that lives as long as this block.
+
+    Raises:
+        UserError: what is configured is no Prefect server that takes this client, or the local one did not come up.
+    """
     with ExitStack() as serving:
+        serving.enter_context(past_proxies())
+        if configured := get_current_settings().api.url:
+            check_configured(configured)
+            yield configured.removesuffix("/api")
+            return
         with working("Starting the Prefect server"):
-            url = serving.enter_context(local_server(home))
-        serving.enter_context(temporary_settings({PREFECT_API_URL: f"{url}/api", PREFECT_HOME: home.folder}))
+            server = serving.enter_context(local_server(home))
+        serving.enter_context(temporary_settings({**server.variables, "PREFECT_HOME": home.folder}))
         # What Prefect does in a worker process outside a task sees the environment alone, and without an address
         # would start a server of its own, which outlives a killed sweep.
-        serving.enter_context(in_environment("PREFECT_API_URL", f"{url}/api"))
-        yield url
+        for name, value in server.variables.items():
+            serving.enter_context(in_environment(name, value))
+        yield server.entrance
 
 
 def run_recorded(flow: Flow[..., T], parameters: Any) -> T:
@@ -233,10 +242,14 @@ def serve_ui(home: ServerHome) -> None:
     stop = threading.Event()
     for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, lambda *_: stop.set())
-    with recording_server(home) as url:
+    with recording_server(home) as entrance:
+        api = get_current_settings().api
+        needed = f"PREFECT_API_URL={api.url}"
+        if api.auth_string is not None:
+            needed += f" PREFECT_API_AUTH_STRING={shlex.quote(api.auth_string.get_secret_value())}"
         print(
-            f"The Prefect UI is at {url} (Ctrl-C ends it). For workers and commands in other terminals:\n"
-            f"export PREFECT_API_URL={url}/api",
+            f"The Prefect UI is at {entrance} (Ctrl-C ends it). For workers and commands in other terminals:\n"
+            f"export {needed}",
             flush=True,
         )
         stop.wait()

@@ -13,8 +13,10 @@ import torch
 from prefect.settings import get_current_settings
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from storage.cache import cache_folder
+from storage.places import why_not_writable
 from storage.sources.wheels import BUILT_INS
 from tasks.embedding.embed import choose_dtype
 
@@ -29,7 +31,7 @@ def examine(storage: str) -> bool:
     for name, found, remedy in _findings(storage):
         complete = complete and remedy is None
         mark = "[green]ok[/]" if remedy is None else "[red]missing[/]"
-        table.add_row(mark, f"[bold]{name}[/]", found if remedy is None else f"{found} — {remedy}")
+        table.add_row(mark, f"[bold]{name}[/]", Text(found if remedy is None else f"{found} — {remedy}"))
     Console(highlight=False).print(table)
     return complete
 
@@ -47,11 +49,17 @@ def _findings(storage: str) -> Iterator[tuple[str, str, str | None]]:
     yield "device", ", ".join(gpus) or "cpu (no CUDA device that torch can use)", None
     yield "dtype auto", str(choose_dtype(device)).removeprefix("torch."), None
     yield "threads", f"{torch.get_num_threads()}", None
-    for name, folder in (("storage", Path(storage).absolute()), ("cache", cache_folder())):
+    for name, folder, flag in (
+        ("storage", Path(storage).absolute(), "--storage"),
+        ("cache", cache_folder(), "LAYERSCOUT_CACHE"),
+    ):
+        if (why := why_not_writable(folder)) is not None:
+            yield name, f"{folder}", f"{why}: choose another folder ({flag}), or change its permissions"
+            continue
         nearest = next(each for each in (folder, *folder.parents) if each.exists())
         free = shutil.disk_usage(nearest).free / gib
         low = free < LEAST_FREE_GIB
-        remedy = f"free at least {LEAST_FREE_GIB} GiB, or choose another folder" if low else None
+        remedy = f"free at least {LEAST_FREE_GIB} GiB, or choose another folder ({flag})" if low else None
         yield name, f"{folder}, {free:.0f} GiB free", remedy
     cached = sorted(name for name in BUILT_INS if (cache_folder() / "wheels" / name).is_dir())
     yield "built in", f"{', '.join(cached) or 'none'} unpacked of {', '.join(BUILT_INS)}", None

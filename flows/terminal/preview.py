@@ -10,6 +10,7 @@ from rich.text import Text
 from flows.layer_sweep import scoring_of, settings_of
 from flows.parameters import SweepParameters
 from flows.running.progress import duration, working
+from flows.terminal.query_rows import printable
 from storage.layout import Layout
 from storage.results import check_database
 from tasks.data.dataset import Dataset, read_dataset
@@ -108,7 +109,9 @@ def _show_dataset(console: Console, dataset: Dataset, seen: Inspection) -> None:
     for heading in ("class", "train", "test", "share of train"):
         table.add_column(heading, justify="left" if heading == "class" else "right", overflow="fold")
     for row in seen.classes.head(MOST_CLASSES_SHOWN).iter_rows(named=True):
-        table.add_row(Text(row["class"]), f"{row['train']:,}", f"{row['test']:,}", f"{row['share']:.1%}")
+        table.add_row(
+            Text(printable(row["class"])), f"{row['train']:,}", f"{row['test']:,}", f"{row['share']:.1%}"
+        )
     console.print()
     console.print(table)
     if seen.classes.height > MOST_CLASSES_SHOWN:
@@ -118,12 +121,12 @@ def _show_dataset(console: Console, dataset: Dataset, seen: Inspection) -> None:
 def _show_warnings(console: Console, dataset: Dataset, seen: Inspection) -> None:
     console.print()
     for sentence in warnings_of(seen, test_is_made=dataset.test_is_made):
-        console.print(Text.assemble(("note ", "yellow"), sentence), soft_wrap=True)
+        console.print(Text.assemble(("note ", "yellow"), printable(sentence)), soft_wrap=True)
 
 
 def _rows(console: Console, rows: list[tuple[str, str]]) -> None:
     for name, value in rows:
-        console.print(Text.assemble((f"{name:<11}", "bold"), value), soft_wrap=True)
+        console.print(Text.assemble((f"{name:<11}", "bold"), printable(value)), soft_wrap=True)
 
 
 def _shards(plan: Forecast) -> str:

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from storage.errors import UserError
 from storage.files import write_atomically, write_file
+from storage.places import check_target
 
 Form = Literal["table", "csv", "json", "parquet"]
 
@@ -32,13 +33,14 @@ def form_of(out: str) -> Form:
 
 
 def check_out(out: str, database: str) -> None:
-    """Rows are written to a file of their own.
+    """Rows are written to a file of their own, which is found out before the query runs.
 
     Raises:
-        UserError: `out` is the database, or a file that belongs to it.
+        UserError: `out` is the database, or a file that belongs to it; or it cannot be written.
     """
     if "://" not in out and os.path.abspath(out).startswith(os.path.abspath(database)):
         raise UserError(f"--out {out} would overwrite the results database. Name another file.")
+    check_target(out, "--out")
 
 
 def write_rows(rows: pl.DataFrame, out: str, form: Form) -> None:
@@ -52,7 +54,7 @@ def write_rows(rows: pl.DataFrame, out: str, form: Form) -> None:
 def format_rows(rows: pl.DataFrame, form: Literal["table", "csv", "json"]) -> str:
     """Rows as text: a table for people, CSV with a header, or a JSON array of objects."""
     if form == "csv":
-        # CSV has no lists.
+        # CSV has no lists, and no bytes.
         nested = [name for name, kind in rows.schema.items() if kind.is_nested()]
         told = {
             name: pl.Series(
@@ -60,14 +62,15 @@ def format_rows(rows: pl.DataFrame, form: Literal["table", "csv", "json"]) -> st
             )
             for name in nested
         }
-        return rows.with_columns(**told).write_csv().rstrip("\n")
+        readable = rows.with_columns(**told).with_columns(pl.selectors.binary().bin.encode("hex"))
+        return readable.write_csv().rstrip("\n")
     if form == "json":
         return json.dumps(_without_nan(rows).to_dicts(), default=str, allow_nan=False)
     table = Table(box=None, header_style="bold", pad_edge=False)
     for name, kind in rows.schema.items():
         table.add_column(name, justify="right" if kind.is_numeric() else "left", overflow="fold")
     for row in rows.iter_rows():
-        table.add_row(*(Text(_printable(_cell(value))) for value in row))
+        table.add_row(*(Text(printable(_cell(value))) for value in row))
     # A pipe has no width of its own: a table is cut for a terminal only.
     console = Console(highlight=False)
     console = console if console.is_terminal else Console(highlight=False, width=1_000)
@@ -82,7 +85,7 @@ def _without_nan(rows: pl.DataFrame) -> pl.DataFrame:
     return rows.with_columns(pl.when(floats.is_finite()).then(floats).otherwise(None).name.keep())
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """Data must not steer the terminal that shows it: control characters stand as their escapes."""
     return "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
 

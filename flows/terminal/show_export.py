@@ -1,10 +1,13 @@
 """What the terminal shows of an exported model."""
 
+import shlex
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
+from flows.terminal.query_rows import printable
 from tasks.exporting.model_card import Evidence, figures
 from tasks.reporting.answer import p_value, points
 
@@ -36,5 +39,6 @@ def show_export(found: Evidence, out: Path) -> None:
     if found.runs_own_code:
         flag = " --trust-remote-code"
         console.print("The model runs Python code of its own, which lies in the folder.", soft_wrap=True)
-    for name, place in (("folder", str(out)), ("try it", f'python {out}/predict.py{flag} "a text"')):
-        console.print(f"[bold]{name:<11}[/]{place}", soft_wrap=True)
+    script = shlex.quote(f"{out}/predict.py")
+    for name, place in (("folder", str(out)), ("try it", f'python {script}{flag} "a text"')):
+        console.print(Text.assemble((f"{name:<11}", "bold"), printable(place)), soft_wrap=True)

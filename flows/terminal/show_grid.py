@@ -2,10 +2,11 @@
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from flows.grid import GridOutcome
 from flows.parameters import SweepParameters
-from flows.terminal.query_rows import format_rows
+from flows.terminal.query_rows import format_rows, printable
 from storage.results import query
 
 
@@ -15,7 +16,8 @@ def show_pairs(pairs: list[tuple[SweepParameters, str, str]]) -> None:
     for heading in ("pair", "model", "", "data set", ""):
         table.add_column(heading, overflow="fold")
     for number, (pair, model, dataset) in enumerate(pairs, start=1):
-        table.add_row(str(number), pair.model, model, pair.dataset, dataset)
+        words = (str(number), pair.model, model, pair.dataset, dataset)
+        table.add_row(*(Text(printable(each)) for each in words))
     Console(highlight=False, width=None if Console().is_terminal else 240).print(table)
     print(f"{len(pairs)} pairs; nothing was run.")
 

@@ -1,11 +1,14 @@
 """What the terminal shows of a sweep."""
 
+import shlex
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from flows.layer_sweep import SweepOutcome
+from flows.terminal.query_rows import printable
 from tasks.reporting.answer import answer_sentence, layer_table
 
 
@@ -14,19 +17,19 @@ def show_outcome(outcome: SweepOutcome, storage: str) -> None:
     console = Console(highlight=False)
     console.print(_curve(layer_table(outcome.tables)))
     console.print()
-    console.print(answer_sentence(outcome.tables), soft_wrap=True)
+    console.print(Text(printable(answer_sentence(outcome.tables))), soft_wrap=True)
     cut = outcome.tables["embedding_set"]["truncated_share"][0]
     length = outcome.tables["embedding_set"]["max_length"][0]
     console.print(f"{100 * cut:.1f} % of the texts were cut at the maximum length of {length} tokens.")
     console.print()
-    flag = "" if storage == "layerscout-out" else f" --storage {storage}"
+    flag = "" if storage == "layerscout-out" else f" --storage {shlex.quote(storage)}"
     for name, place in (
         ("database", outcome.layout.results),
         ("query it", f'layerscout sql{flag} "SELECT * FROM leaderboard"'),
         ("report", outcome.files.html),
         ("Prefect UI", f"layerscout ui{flag}"),
     ):
-        console.print(f"[bold]{name:<11}[/]{place}", soft_wrap=True)
+        console.print(Text.assemble((f"{name:<11}", "bold"), printable(place)), soft_wrap=True)
 
 
 def _curve(rows: list[dict[str, Any]]) -> Table:

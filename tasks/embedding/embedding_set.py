@@ -85,9 +85,9 @@ def resolve_settings(asked: Settings) -> Settings:
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).strip().splitlines()[0]
+        torch.zeros(1, device=device).tolist()  # `meta` makes tensors, and keeps no number
+    except (RuntimeError, AssertionError, ImportError) as error:
+        reason = str(error).strip().splitlines()[0].rstrip(".!")
         raise UserError(
             f"torch has no device {device!r} here (--device): {reason}. Use --device cpu or auto."
         ) from error

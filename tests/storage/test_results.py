@@ -327,6 +327,23 @@ def test_a_query_reads_tables_and_nothing_else(tmp_path: Path, asked: str) -> No
     assert rows.rows() == [(1,)]
 
 
+def test_values_that_polars_has_no_column_for_are_in_duckdbs_words(tmp_path: Path) -> None:
+    database = str(tmp_path / "results.duckdb")
+    merge(database, "a", {"probe": probe_rows("a")})
+    asked = 'SELECT INTERVAL 3 DAYS AS i, [INTERVAL 1 HOUR] AS l, union_value(a := 1) AS "u""v", 2 AS n'
+    assert query(database, asked).rows(named=True) == [
+        {"i": "3 days", "l": "['01:00:00']", 'u"v': "1", "n": 2}
+    ]
+
+
+def test_no_extension_is_fetched_unasked(tmp_path: Path) -> None:
+    database = str(tmp_path / "results.duckdb")
+    merge(database, "a", {"probe": probe_rows("a")})
+    setting = "SELECT current_setting('autoinstall_known_extensions') AS fetched"
+    for allow in (False, True):
+        assert query(database, setting, allow_files=allow)["fetched"].to_list() == [False]
+
+
 @pytest.mark.parametrize("asked", ["", "  \n", "-- nothing", ";"])
 def test_no_query_is_told(tmp_path: Path, asked: str) -> None:
     database = str(tmp_path / "results.duckdb")

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import dask.config
-import httpx
 import pytest
 from prefect import flow, task
 from prefect.events.worker import EventsWorker
@@ -18,7 +17,7 @@ from prefect.settings import PREFECT_API_URL, PREFECT_LOGGING_TO_API_ENABLED, te
 
 from flows.running.engines import QUIET_DASK, Engine, Runner, in_environment
 from storage.errors import UserError
-from tests.flows.conftest import wait_for
+from tests.flows.conftest import ask, wait_for
 
 
 @pytest.fixture
@@ -186,6 +185,5 @@ def _all_ended(api: str, flow_run_id: str, name: str, runs: int) -> list[str]:
         "flow_runs": {"id": {"any_": [flow_run_id]}},
         "task_runs": {"name": {"like_": name}},
     }
-    answered = httpx.post(f"{api}/task_runs/filter", json=wanted, trust_env=False).raise_for_status()
-    states = [each["state"]["type"] for each in answered.json()]
+    states = [each["state"]["type"] for each in ask(api, "task_runs/filter", wanted)]
     return states if len(states) == runs and not {"PENDING", "RUNNING"} & set(states) else []

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from selenium import webdriver
 from selenium.common.exceptions import (
@@ -24,10 +23,10 @@ from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import WebDriverWait
 
 from flows.running.deploy import CONCURRENCY_LIMITS
-from flows.running.server import local_server
+from flows.running.server import LocalServer, local_server
 from storage.layout import Layout
 from tests.browser import chromium
-from tests.flows.conftest import environment, layerscout
+from tests.flows.conftest import ask, environment, layerscout
 
 pytestmark = pytest.mark.browser
 
@@ -43,19 +42,12 @@ return figure?.naturalWidth
 class Service:
     """A storage folder's own server, with everything registered and one worker."""
 
-    url: str
+    server: LocalServer
     storage: Path
     env: dict[str, str]
 
     def ask(self, path: str, body: Any = None) -> Any:
-        address = f"{self.url}/api/{path}"
-        answered = (
-            httpx.get(address, trust_env=False)
-            if body is None
-            else httpx.post(address, json=body, trust_env=False)
-        )
-        answered.raise_for_status()
-        return answered.json()
+        return ask(f"{self.server.url}/api", path, body, self.server.auth)
 
     def deployment(self, name: str) -> Any:
         return self.ask(f"deployments/name/{name}")
@@ -94,7 +86,7 @@ def until(found: Callable[[], Any]) -> Any:
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     storage = tmp_path_factory.mktemp("service")
-    with local_server(Layout(str(storage)).server) as url:
+    with local_server(Layout(str(storage)).server) as server:
         registered = layerscout(
             "deploy",
             "--storage",
@@ -105,7 +97,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
         )
         assert registered.returncode == 0, registered.stdout + registered.stderr
         env = environment(
-            PREFECT_API_URL=f"{url}/api",
+            **server.variables,
             PREFECT_HOME=str(tmp_path_factory.mktemp("prefect-home")),
             PREFECT_WORKER_QUERY_SECONDS="1",
             PYTHONPATH=f"{ROOT}:{os.environ.get('PYTHONPATH', '')}",
@@ -116,7 +108,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        yield Service(url, storage, env)
+        yield Service(server, storage, env)
         worker.terminate()
         worker.wait(timeout=60)
 
@@ -131,9 +123,11 @@ def runs(service: Service, tiny_model: Path, tiny_dataset: Path) -> dict[str, An
 
 
 @pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
+def browser(service: Service, tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
     with chromium(tmp_path_factory.mktemp("chromium")) as driver:
         driver.set_window_size(1400, 1400)
+        driver.get(service.server.entrance)
+        eventually(driver, lambda page: "/open" not in page.current_url)
         yield driver
 
 
@@ -214,7 +208,7 @@ def test_a_run_shows_its_tasks_answer_and_figure(
     service: Service, runs: dict[str, Any], browser: webdriver.Chrome
 ) -> None:
     run = runs["good"]
-    browser.get(f"{service.url}/v2/runs/flow-run/{run['id']}")
+    browser.get(f"{service.server.url}/v2/runs/flow-run/{run['id']}")
     shown(browser, f"//*[contains(text(), '{run['name']}')]")
     click(browser, "//*[@role='tab'][.='Task Runs']", opens="//a[contains(., 'audit mean as_returned')]")
     click(browser, "//*[@role='tab'][.='Artifacts']")
@@ -223,7 +217,7 @@ def test_a_run_shows_its_tasks_answer_and_figure(
     answer = artifact(service, run["id"], "answer-%")
     # Both UIs that Prefect ships: the new one is the default.
     for base in ("/v2", ""):
-        browser.get(f"{service.url}{base}/artifacts/artifact/{answer['id']}")
+        browser.get(f"{service.server.url}{base}/artifacts/artifact/{answer['id']}")
         assert eventually(browser, lambda page: page.execute_script(FIGURE_WIDTH)) > 300
         eventually(browser, lambda page: answer["description"] in page.find_element(By.TAG_NAME, "body").text)
         curve, report = (
@@ -243,7 +237,7 @@ def test_a_failed_run_says_why_and_nothing_else(
     assert bad["state_type"] == "FAILED"
     assert "no column 'kind'" in bad["state"]["message"]
     assert not bad["state"]["message"].startswith("Flow run encountered")
-    browser.get(f"{service.url}/v2/runs/flow-run/{bad['id']}")
+    browser.get(f"{service.server.url}/v2/runs/flow-run/{bad['id']}")
     shown(browser, "//*[contains(., \"no column 'kind'\") and not(*)]")
 
 
@@ -252,7 +246,7 @@ def test_the_form_explains_bounds_and_starts_a_run(
 ) -> None:
     deployment = service.deployment("layer-sweep/sweep")["id"]
     sources = runs["good"]["parameters"]["parameters"]
-    browser.get(f"{service.url}/v2/deployments/deployment/{deployment}/run")
+    browser.get(f"{service.server.url}/v2/deployments/deployment/{deployment}/run")
     shown(browser, "//*[contains(text(), 'such as wheel:smollm2-135m')]")
     storage = field("Storage (", "textarea")
     eventually(browser, lambda page: shown(page, storage).text == str(service.storage))

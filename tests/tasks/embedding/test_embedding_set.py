@@ -4,6 +4,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,6 +27,7 @@ from tasks.embedding.embedding_set import (
     embed_shard,
     plan_embedding_set,
     recorded_shards,
+    resolve_settings,
     using_embeddings,
 )
 from tasks.embedding.model import ModelFolder, resolve_model
@@ -63,6 +65,14 @@ def test_a_set_is_calibrated_once_it_is_worth_it(
     assert measured.token_budget == kept.token_budget in budgets
     monkeypatch.setattr(embedding_set, "calibrate", None)
     assert plan_embedding_set(Layout(str(tmp_path / "second")), dataset, model, SETTINGS) == measured
+
+
+@pytest.mark.parametrize(
+    "device", ["meta", "garbage", "cuda:x", "cuda:99", "hpu", "privateuseone", "", " cpu"]
+)
+def test_a_device_that_computes_nothing_here_is_a_sentence(device: str) -> None:
+    with pytest.raises(UserError, match=rf"torch has no device '{device}' here .*--device"):
+        resolve_settings(replace(SETTINGS, device=device))
 
 
 def test_a_shard_reads_no_rows_but_its_own(planned: Planned, tmp_path: Path) -> None:
