@@ -54,8 +54,10 @@ def _folder(given: str, files: dict[str, str]) -> Case:
 CASES = [
     # Files
     _file(FILES, "an ending in capitals", "ROWS.CSV", TABLE),
-    _file(FILES, "a gzipped table", "rows.csv.gz", gzip.compress(TABLE.encode())),
-    _file(FILES, "a gzipped table that is cut off", "rows.csv.gz", gzip.compress(TABLE.encode())[:-9]),
+    _file(FILES, "a gzipped table", "rows.csv.gz", gzip.compress(TABLE.encode(), mtime=0)),
+    _file(
+        FILES, "a gzipped table that is cut off", "rows.csv.gz", gzip.compress(TABLE.encode(), mtime=0)[:-9]
+    ),
     _file(FILES, "a table that is not gzipped, named as if", "rows.csv.gz", TABLE),
     _file(FILES, "UTF-16 with its mark", "rows.csv", TABLE.encode("utf-16")),
     _file(FILES, "UTF-16 without a mark", "rows.csv", TABLE.encode("utf-16-le")),
