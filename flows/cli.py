@@ -158,9 +158,9 @@ def report(
 
     Example: layerscout report ac841dc0 --figure curve.svg
     """
-    from storage.files import write_file
+    from storage.files import exists, write_file
     from storage.find_run import every_run, find_run
-    from storage.places import check_target
+    from storage.places import check_target, why_not_writable
     from tasks.reporting.artifacts import write_report
     from tasks.reporting.figure import figure_file
     from tasks.reporting.grid_comparison import write_comparison
@@ -174,6 +174,11 @@ def report(
         print(files.html)
         return
     run_id = find_run(layout.results, run)
+    page = layout.page(layout.report(run_id))
+    if figure is None and not layout.is_remote and why_not_writable(Path(page).parent) and exists(page):
+        print(f"{storage} may only be read: this is the report as it was written.", file=sys.stderr)
+        print(page)
+        return
     tables = collect(layout, run_id)
     if figure is None:
         print(write_report(layout, run_id, tables).html)
