@@ -16,7 +16,8 @@ from cyclopts import App, CycloptsError, Parameter
 from pydantic import ValidationError
 
 from flows.parameters import SweepParameters
-from storage.errors import UserError, is_about_a_place, told_of_a_place
+from flows.terminal.error_words import flag_errors, in_words, settings_error
+from storage.errors import UserError
 from storage.layout import Layout
 
 if TYPE_CHECKING:
@@ -159,9 +160,9 @@ def report(
 
     Example: layerscout report ac841dc0 --figure curve.svg
     """
-    from storage.files import write_file
+    from storage.files import exists, write_file
     from storage.find_run import every_run, find_run
-    from storage.places import check_target
+    from storage.places import check_target, why_not_writable
     from tasks.reporting.artifacts import write_report
     from tasks.reporting.figure import figure_file
     from tasks.reporting.grid_comparison import write_comparison
@@ -175,6 +176,11 @@ def report(
         print(files.html)
         return
     run_id = find_run(layout.results, run)
+    page = layout.page(layout.report(run_id))
+    if figure is None and not layout.is_remote and why_not_writable(Path(page).parent) and exists(page):
+        print(f"{storage} may only be read: this is the report as it was written.", file=sys.stderr)
+        print(page)
+        return
     tables = collect(layout, run_id)
     if figure is None:
         print(write_report(layout, run_id, tables).html)
@@ -353,11 +359,11 @@ def main() -> None:
     except ValidationError as error:
         # Prefect's models of its settings are named so; it reads them when it is imported.
         if error.title.endswith("Settings"):
-            _fail(_settings_error(error), EXIT_ERROR)
-        _fail(" ".join(_flag_errors(error)), EXIT_USAGE)
+            _fail(settings_error(error), EXIT_ERROR)
+        _fail(" ".join(flag_errors(error)), EXIT_USAGE)
     except CycloptsError as error:
         cause = error.__cause__
-        _fail(" ".join(_flag_errors(cause)) if isinstance(cause, ValidationError) else str(error), EXIT_USAGE)
+        _fail(" ".join(flag_errors(cause)) if isinstance(cause, ValidationError) else str(error), EXIT_USAGE)
     except UserError as error:
         if debug:
             raise
@@ -370,7 +376,7 @@ def main() -> None:
         # The outermost frame: whatever it is, a user gets a paragraph with the way out, and --debug the traceback.
         if debug:
             raise
-        _fail(_in_words(error), EXIT_ERROR)
+        _fail(in_words(error), EXIT_ERROR)
 
 
 def _print_anything() -> None:
@@ -378,43 +384,6 @@ def _print_anything() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-
-
-def _flag_errors(error: ValidationError) -> list[str]:
-    """One sentence a flag, or for flags that do not go together: what was given and what it takes."""
-    sentences: dict[str, str] = {}
-    for each in error.errors(include_url=False):
-        if not each["loc"]:  # of flags that do not go together
-            sentences[each["msg"]] = f"{each['msg'].removeprefix('Value error, ')}."
-            continue
-        flag = "--" + str(each["loc"][0]).replace("_", "-")
-        given = (
-            f"{flag} is missing." if each["type"] == "missing" else f"{flag} {each['input']}: {each['msg']}."
-        )
-        sentences.setdefault(flag, given)
-    return list(sentences.values())
-
-
-def _in_words(error: Exception) -> str:
-    """What else may come to the outermost frame."""
-    if is_about_a_place(error):
-        return told_of_a_place(error)
-    # Of pydantic-settings, which Prefect brings: its settings are in a file that is no TOML.
-    if type(error).__name__ == "SettingsError":
-        return str(error)
-    return (
-        f"{type(error).__name__}: {error}\nThis was not foreseen: the same command with --debug shows where it "
-        "happened."
-    )
-
-
-def _settings_error(error: ValidationError) -> str:
-    found = error.errors(include_url=False)[0]
-    name = ".".join(map(str, found["loc"])) or "url"
-    return (
-        f"Prefect cannot use what it is told about {error.title}, {name}: {found['msg']}. It reads PREFECT_… "
-        "variables, .env and prefect.toml in this folder, and its profile: correct it there, or take it out."
-    )
 
 
 def _fail(message: str, code: int) -> NoReturn:

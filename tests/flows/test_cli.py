@@ -1,5 +1,6 @@
 import io
 import json
+import os
 import re
 import signal
 import subprocess
@@ -126,6 +127,20 @@ def test_doctor_tells_a_storage_that_cannot_be_written(
     assert not examine(str(tmp_path / "file"))
     shown = re.sub(r"\s+", " ", capsys.readouterr().out)
     assert re.search(r"missing +storage .*is no folder: choose another folder \(--storage\)", shown)
+
+
+def test_the_report_in_a_storage_that_may_only_be_read_is_named(
+    storage: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = Path(storage, "reports", "b", "report.html")
+    page.parent.mkdir(parents=True)
+    page.write_text("as it was")
+    monkeypatch.setattr("storage.find_run.find_run", lambda *_: "b")
+    allowed = os.access
+    monkeypatch.setattr(os, "access", lambda place, mode: Path(place) != page.parent and allowed(place, mode))
+    app(["report", "b", "--storage", storage], result_action="return_value")
+    assert capsys.readouterr().out == f"{page}\n"
+    assert page.read_text() == "as it was"
 
 
 def test_an_error_steers_no_terminal(storage: str) -> None:

@@ -1,0 +1,43 @@
+"""What a person reads of an error that no command of ours has raised for them."""
+
+from pydantic import ValidationError
+
+from storage.errors import is_about_a_place, told_of_a_place
+
+
+def flag_errors(error: ValidationError) -> list[str]:
+    """One sentence a flag: what was given and what it takes."""
+    sentences: dict[str, str] = {}
+    for each in error.errors(include_url=False):
+        if not each["loc"]:  # of flags that do not go together
+            sentences[each["msg"]] = f"{each['msg'].removeprefix('Value error, ')}."
+            continue
+        flag = "--" + str(each["loc"][0]).replace("_", "-")
+        given = (
+            f"{flag} is missing." if each["type"] == "missing" else f"{flag} {each['input']}: {each['msg']}."
+        )
+        sentences.setdefault(flag, given)
+    return list(sentences.values())
+
+
+def in_words(error: Exception) -> str:
+    """What else may come to the outermost frame."""
+    if is_about_a_place(error):
+        return told_of_a_place(error)
+    # Of pydantic-settings, which Prefect brings: its settings are in a file that is no TOML.
+    if type(error).__name__ == "SettingsError":
+        return str(error)
+    return (
+        f"{type(error).__name__}: {error}\nThis was not foreseen: the same command with --debug shows where it "
+        "happened."
+    )
+
+
+def settings_error(error: ValidationError) -> str:
+    """That Prefect cannot read one of its settings."""
+    found = error.errors(include_url=False)[0]
+    name = ".".join(map(str, found["loc"])) or "url"
+    return (
+        f"Prefect cannot use what it is told about {error.title}, {name}: {found['msg']}. It reads PREFECT_… "
+        "variables, .env and prefect.toml in this folder, and its profile: correct it there, or take it out."
+    )
