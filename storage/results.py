@@ -10,13 +10,15 @@ from pathlib import Path
 import duckdb
 import polars as pl
 
-from storage.database_file import copy_to_write, open_to_read, set_aside_damaged
+from storage.database_file import copy_to_write, is_damage, open_to_read, set_aside_damaged
 from storage.errors import UserError
 from storage.files import exists
 from storage.migrations import check_known, migrate, result_tables
 
 # How soon a long query ends after Ctrl-C.
 INTERRUPT_SECONDS = 0.2
+
+_REBUILD = "`layerscout rebuild` sets it aside and writes a new one from the staged rows."
 
 
 class ImpossibleRowError(ValueError):
@@ -36,8 +38,13 @@ def merge(database: str, run_id: str, rows: Mapping[str, pl.DataFrame]) -> None:
         duckdb.ConstraintException: a row that cannot be, such as an accuracy outside 0 to 1.
         ImpossibleRowError: a row that another row contradicts, such as a layer that the model does not have.
     """
-    with copy_to_write(database) as connection:
-        _replace_run(connection, run_id, rows)
+    try:
+        with copy_to_write(database) as connection:
+            _replace_run(connection, run_id, rows)
+    except duckdb.Error as error:
+        if is_damage(error):
+            raise UserError(f"{database} is damaged ({error}). {_REBUILD}") from error
+        raise
 
 
 @dataclass(frozen=True)
@@ -87,6 +94,8 @@ def check_database(database: str) -> None:
     except UserError as error:
         if "schema_migration does not exist" in str(error):
             return  # somebody else's database, which gets our tables
+        if _REBUILD in str(error):
+            raise
         raise UserError(
             f"{database} is not a database that results can be merged into: {error} `layerscout rebuild` sets it aside "
             "and writes a new one from the staged rows; or name another --storage."
@@ -119,6 +128,8 @@ def query(database: str, sql: str, *, allow_files: bool = False) -> pl.DataFrame
                 "it read and write them, and --out writes its rows."
             ) from error
         except duckdb.Error as error:
+            if is_damage(error):
+                raise UserError(f"{database} is damaged ({error}). {_REBUILD}") from error
             raise UserError(f"DuckDB cannot answer that: {error}") from error
 
 
