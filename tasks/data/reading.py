@@ -132,7 +132,8 @@ def _from_hugging_face(function: Literal["load_dataset", "load_from_disk"], fold
     datasets.disable_progress_bars()
     try:
         loaded: Any = getattr(datasets, function)(str(folder))
-    except (ValueError, OSError, datasets.exceptions.DatasetsError) as error:
+    except (ValueError, OSError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+        # A RuntimeError is how it refuses a Python script, which it never runs.
         raise UserError(
             f"{spec} was fetched but `datasets` cannot read it: {str(error).strip().splitlines()[0]} Save the part "
             "you want as train.parquet and test.parquet and use path:FOLDER."
