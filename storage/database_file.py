@@ -11,6 +11,7 @@ import itertools
 import logging
 import os
 import shutil
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -80,7 +81,8 @@ def open_to_read(database: str, copy: Path) -> duckdb.DuckDBPyConnection:
 
 
 def set_aside_damaged(database: str) -> str | None:
-    """Rename a database that DuckDB cannot open, and its log, so that a new one can be written; the new name.
+    """Rename a database that DuckDB cannot open and read through, and its log, so that a new one can be written; the
+    new name.
 
     None where it can be opened, where there is none, or where it is on an object store: there nothing is renamed.
     """
@@ -88,16 +90,39 @@ def set_aside_damaged(database: str) -> str | None:
         return None
     try:
         duckdb.connect(database, read_only=True).close()
+        _read_through(database)
         return None
     except duckdb.Error as error:
         if _is_locked(error) or _is_about_the_log(error, database):
             return None
-        log.warning("%s cannot be opened: %s", database, error)
+        log.warning("%s cannot be read: %s", database, error)
     aside = _free_name(f"{database}.damaged")
     os.replace(database, aside)
     if (beside := _log_of(database)) is not None:
         os.replace(beside, f"{aside}.wal")
     return aside
+
+
+def is_damage(error: duckdb.Error) -> bool:
+    """Whether the file or a block of it is not what DuckDB wrote; it looks at a block when it first reads it."""
+    kinds = (duckdb.SerializationException, duckdb.InternalException, duckdb.FatalException)
+    words = ("Corrupt database file", "is not a valid DuckDB database", "Could not read")
+    return isinstance(error, kinds) or any(each in str(error) for each in words)
+
+
+def _read_through(database: str) -> None:
+    """Every table and every index, in a copy; `duckdb.Error` where a block cannot be read."""
+    with tempfile.TemporaryDirectory(prefix="layerscout-") as scratch:
+        copy = Path(scratch) / "results.duckdb"
+        shutil.copyfile(database, copy)
+        if (beside := _log_of(database)) is not None:
+            shutil.copyfile(beside, f"{copy}.wal")
+        with closing(duckdb.connect(str(copy))) as connection:
+            tables = connection.sql("SELECT schema_name, table_name FROM duckdb_tables() WHERE NOT internal")
+            for schema, name in tables.fetchall():
+                table = ".".join(f'"{each.replace(chr(34), 2 * chr(34))}"' for each in (schema, name))
+                connection.execute(f"SELECT max(hash(each)) FROM {table} AS each").fetchall()
+                connection.execute(f"DELETE FROM {table}")
 
 
 def _copy_with_log(database: str, copy: Path) -> Path | None:

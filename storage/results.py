@@ -11,7 +11,7 @@ from pathlib import Path
 import duckdb
 import polars as pl
 
-from storage.database_file import copy_to_write, open_to_read, set_aside_damaged
+from storage.database_file import copy_to_write, is_damage, open_to_read, set_aside_damaged
 from storage.errors import UserError
 from storage.files import exists
 from storage.migrations import check_known, migrate, result_tables
@@ -20,6 +20,8 @@ from storage.migrations import check_known, migrate, result_tables
 INTERRUPT_SECONDS = 0.2
 # Types of DuckDB that Polars makes no column of, also inside a list or a struct.
 _FOREIGN = re.compile(r"\b(INTERVAL|UNION|BIGNUM)\b")
+
+_REBUILD = "`layerscout rebuild` sets it aside and writes a new one from the staged rows."
 
 
 class ImpossibleRowError(ValueError):
@@ -39,8 +41,13 @@ def merge(database: str, run_id: str, rows: Mapping[str, pl.DataFrame]) -> None:
         duckdb.ConstraintException: a row that cannot be, such as an accuracy outside 0 to 1.
         ImpossibleRowError: a row that another row contradicts, such as a layer that the model does not have.
     """
-    with copy_to_write(database) as connection:
-        _replace_run(connection, run_id, rows)
+    try:
+        with copy_to_write(database) as connection:
+            _replace_run(connection, run_id, rows)
+    except duckdb.Error as error:
+        if is_damage(error):
+            raise UserError(f"{database} is damaged ({error}). {_REBUILD}") from error
+        raise
 
 
 @dataclass(frozen=True)
@@ -90,20 +97,13 @@ def check_database(database: str) -> None:
     except UserError as error:
         if "schema_migration does not exist" in str(error):
             return  # somebody else's database, which gets our tables
+        if _REBUILD in str(error):
+            raise
         raise UserError(
             f"{database} is not a database that results can be merged into: {error} `layerscout rebuild` sets it aside "
             "and writes a new one from the staged rows; or name another --storage."
         ) from error
     check_known(applied)
-
-
-# What DuckDB raises where a file is not what it wrote, in opening or in reading it.
-DAMAGE = (
-    duckdb.IOException,
-    duckdb.FatalException,
-    duckdb.InternalException,
-    duckdb.SerializationException,
-)
 
 
 def query(database: str, sql: str, *, allow_files: bool = False) -> pl.DataFrame:
@@ -134,13 +134,9 @@ def query(database: str, sql: str, *, allow_files: bool = False) -> pl.DataFrame
                 "it read and write them, and --out writes its rows."
             ) from error
         except duckdb.Error as error:
-            # What a checksum finds is of no kind of its own.
-            damaged = type(error) is duckdb.Error or isinstance(error, DAMAGE)
-            way_out = (
-                "\nIf the database is damaged, `layerscout rebuild` writes it anew from the rows of finished runs, and "
-                "keeps what lies there."
-            )
-            raise UserError(f"DuckDB cannot answer that: {error}{way_out if damaged else ''}") from error
+            if is_damage(error):
+                raise UserError(f"{database} is damaged ({error}). {_REBUILD}") from error
+            raise UserError(f"DuckDB cannot answer that: {error}") from error
 
 
 def _rows(connection: duckdb.DuckDBPyConnection, sql: str) -> pl.DataFrame:

@@ -28,7 +28,8 @@ def reading_as_datasets(spec: str) -> Iterator[ModuleType]:
     datasets.disable_progress_bars()
     try:
         yield datasets
-    except (ValueError, OSError, datasets.exceptions.DatasetsError) as error:
+    except (ValueError, OSError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+        # A RuntimeError is how it refuses a Python script, which it never runs.
         raise UserError(
             f"{spec} was fetched but `datasets` cannot read it: {str(error).strip().splitlines()[0]} Save the part "
             "you want as train.parquet and test.parquet and use path:FOLDER."
