@@ -50,7 +50,7 @@ def show_plan(parameters: SweepParameters) -> None:
         dataset, table = read_dataset(parameters.dataset, layout, **parameters.rows_asked)
         model = resolve_model(parameters.model, trust_remote_code=trust, weights=False)
         tokens = count_tokens(model, table["text"].to_list(), trust_remote_code=trust)
-        settings = resolve_settings(settings_of(parameters))
+        settings = resolve_settings(settings_of(parameters), model)
         plan = forecast_sweep(layout, dataset, model, settings, tokens)
         seen = inspect_table(table, dataset.classes, token_counts=tokens, max_length=parameters.max_length)
     layers = (parameters.max_layer or model.layers) + 1

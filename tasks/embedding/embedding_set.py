@@ -21,6 +21,7 @@ from storage.layout import Layout
 from storage.manifest import read_manifest, write_manifest
 from tasks.data.dataset import Dataset, read_table
 from tasks.embedding.calibration import Calibration, budgets_of, calibrate
+from tasks.embedding.comparison import COMPARED_VERSION, NarrowDtypeError
 from tasks.embedding.embed import EMBED_VERSION, EmbeddedTexts, choose_dtype, embed_tokens
 from tasks.embedding.model import LoadedModel, ModelFolder, load_model, resolve_model
 from tasks.embedding.shards import Shard, plan_shards
@@ -82,8 +83,8 @@ class ShardOutcome:
     reused: bool
 
 
-def resolve_settings(asked: Settings) -> Settings:
-    """Turn `auto` into this machine's dtype and device.
+def resolve_settings(asked: Settings, model: ModelFolder | None = None) -> Settings:
+    """Turn `auto` into this machine's device and the dtype that suits it and, where it is known, the model.
 
     Raises:
         UserError: the device is not one that torch has here.
@@ -100,6 +101,13 @@ def resolve_settings(asked: Settings) -> Settings:
         ) from error
     if dtype == "auto":
         dtype = str(choose_dtype(torch.device(device))).removeprefix("torch.")
+    if dtype != "float32" and model is not None and model.chooses_experts:
+        told = "%s sends each token to some of its experts, and in %s some tokens would get others"
+        if asked.dtype == "auto":
+            log.warning(f"{told}: it is computed in float32", model.id, dtype)
+            dtype = "float32"
+        else:
+            log.warning(f"{told} than in float32 (--dtype)", model.id, dtype)
     return replace(asked, device=device, dtype=dtype)
 
 
@@ -121,6 +129,8 @@ def embedding_set_id(dataset: Dataset, model: ModelFolder, settings: Settings) -
         "transformers": transformers.__version__,
         "embed_version": EMBED_VERSION,
     }
+    if not model.tested:
+        made_of["compared"] = COMPARED_VERSION
     return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:32]
 
 
@@ -151,7 +161,7 @@ def plan_embedding_set(
             rows=len(texts),
             tokens=int(tokens.counts.sum()),
             truncated_share=float(tokens.truncated.mean()),
-            last_is_normed=loaded.backbone.final_norm is not None
+            last_is_normed=loaded.backbone.last_is_normed
             and settings.max_layer in (None, loaded.backbone.layers),
             shards=tuple(plan_shards(tokens.counts, least)),
         )
@@ -329,8 +339,15 @@ def plan_embedding_set_task(
     layout: Layout, dataset: Dataset, model: ModelFolder, asked: Settings
 ) -> tuple[Settings, EmbeddingSet]:
     """Settle device and dtype where the work will run; calibrate and cut the rows, or read an earlier run's plan."""
-    settings = resolve_settings(asked)
-    planned = plan_embedding_set(layout, dataset, model, settings)
+    settings = resolve_settings(asked, model)
+    try:
+        planned = plan_embedding_set(layout, dataset, model, settings)
+    except NarrowDtypeError as error:
+        if asked.dtype != "auto":
+            raise
+        get_run_logger().warning("%s That is done now.", error)
+        settings = replace(settings, dtype="float32")
+        planned = plan_embedding_set(layout, dataset, model, settings)
     get_run_logger().info(
         "Embedding set %s: %s rows, %s tokens, %s shards, token budget %s, %.1f %% of texts truncated",
         planned.id,

@@ -50,6 +50,9 @@ class ForwardPass:
 
     def reached(self, layer: int, states: Tensor) -> None:
         """Hand out a layer's states [..., D]; `LastLayerReached` where it is the last."""
+        if states.dim() == 3 and states.shape[0] == self.groups[0].texts and len(self.groups) == 1:
+            # Some families fill texts up to whole blocks of attention inside.
+            states = states[:, : self.groups[0].length]
         self.take(layer, states.reshape(-1, states.shape[-1]))
         if layer == self.last:
             raise LastLayerReached

@@ -3,18 +3,20 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding, AutoTokenizer
 
 from storage.files import exists
 from storage.layout import Layout
 from storage.manifest import read_manifest
 from tasks.data.dataset import Dataset
+from tasks.embedding.backbone import find_blocks
+from tasks.embedding.description import empty_model, load_tokenizer
 from tasks.embedding.embedding_set import (
     BATCHES_PER_SHARD,
     SECONDS_PER_SHARD,
@@ -62,9 +64,7 @@ def count_tokens(
     model: ModelFolder, texts: Sequence[str], *, trust_remote_code: bool = False
 ) -> npt.NDArray[np.int32]:
     """Tokens of each text, uncut: int32 [N]."""
-    tokenizer = AutoTokenizer.from_pretrained(
-        model.folder, local_files_only=True, trust_remote_code=trust_remote_code
-    )
+    tokenizer = load_tokenizer(Path(model.folder), trust_remote_code=trust_remote_code)
     return tokenise(tokenizer, texts, 1 << 30).counts
 
 
@@ -154,12 +154,8 @@ def forecast_scoring(dataset: Dataset, width: int, layers: int, settings: Scorin
 
 def _parameters(model: ModelFolder, trust_remote_code: bool) -> tuple[int, int]:
     """Of everything but the embedding tables, and of all; the model is described, not built."""
-    config = AutoConfig.from_pretrained(
-        model.folder, local_files_only=True, trust_remote_code=trust_remote_code
-    )
-    auto: Any = AutoModelForTextEncoding if config.is_encoder_decoder else AutoModel
-    with torch.device("meta"):
-        described: nn.Module = auto.from_config(config, trust_remote_code=trust_remote_code)
+    described = empty_model(Path(model.folder), model.id, trust_remote_code=trust_remote_code)
+    find_blocks(described)  # what a sweep would refuse, it refuses here already
     whole = sum(each.numel() for each in described.parameters())
     tables = sum(each.weight.numel() for each in described.modules() if isinstance(each, nn.Embedding))
     return whole - tables, whole

@@ -11,8 +11,9 @@ import transformers as hf
 from torch import nn
 
 from storage.errors import UserError
-from tasks.embedding.backbone import capturing, find_backbone, forward_layers
+from tasks.embedding.backbone import find_backbone
 from tasks.embedding.families import FAMILIES
+from tasks.embedding.forward import capturing, forward_layers
 from tasks.embedding.packed_attention import LengthGroup
 
 WINDOW = 4

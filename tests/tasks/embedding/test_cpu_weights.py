@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from tasks.embedding.backbone import Backbone, find_backbone
+from tasks.embedding.backbone import find_backbone
+from tasks.embedding.forward import Backbone
 from tasks.embedding.cpu_weights import packs_bfloat16
 from tasks.embedding.embed import choose_dtype, embed_texts
 from tasks.vocabulary import NormState, Pooling
