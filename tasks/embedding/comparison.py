@@ -131,14 +131,13 @@ def _ours(backbone: Backbone, texts: list[Tensor], length: int) -> list[Tensor]:
 
 def _texts(config: Any, positions: int | None, vocabulary: int | None) -> list[Tensor]:
     """int64 [length] each; the second of the short ones names the padding token in its middle."""
-    stated = [each for each in (positions, getattr(config, "max_position_embeddings", None))]
-    longest = min(max([_LONG, *(2 * each for each in _windows(config))]), _LONGEST, *(each for each in stated if type(each) is int and each > 0))
+    stated = (positions, getattr(config, "max_position_embeddings", None))
+    ends = [each for each in stated if type(each) is int and each > 0]
+    longest = min(max([_LONG, *(2 * each for each in _windows(config))]), _LONGEST, *ends)
     entries = vocabulary or getattr(config, "vocab_size", None) or _CHARACTERS
     generator = torch.Generator().manual_seed(0)
     lengths = [longest, longest, *(each for each in _SHORT if each < longest)]
-    texts = [
-        torch.randint(0, entries, (length,), generator=generator) for length in lengths
-    ]
+    texts = [torch.randint(0, entries, (length,), generator=generator) for length in lengths]
     padding = getattr(config, "pad_token_id", None)
     if isinstance(padding, int) and 0 <= padding < entries and len(texts) > 3:
         texts[3][len(texts[3]) // 2] = padding
@@ -161,7 +160,7 @@ def _layers(
     """float32 [blocks + 1, length, D] of each text on the CPU, and whether any of them changed the model's state."""
     found, changed = [], False
     for ids in texts:
-        states = _plain(model, ids).hidden_states
+        states = getattr(_plain(model, ids), "hidden_states", None)
         changed |= state.restore()
         if states is None or len(states) != blocks + 1 or len({each.shape[-1] for each in states}) != 1:
             raise UserError(_other_layers(model.config.model_type, "it returns none for each block"))

@@ -170,6 +170,25 @@ def plan_embedding_set(
         return planned
 
 
+def settle_plan(
+    layout: Layout, dataset: Dataset, model: ModelFolder, asked: Settings
+) -> tuple[Settings, EmbeddingSet]:
+    """The plan in the dtype that was asked for; `auto` falls back to float32, with a warning, where a model needs it.
+
+    Raises:
+        NarrowDtypeError: a dtype was named, and the model cannot be trusted in it.
+    """
+    settings = resolve_settings(asked, model)
+    try:
+        return settings, plan_embedding_set(layout, dataset, model, settings)
+    except NarrowDtypeError as error:
+        if asked.dtype != "auto":
+            raise
+        log.warning("%s This is done now, as --dtype auto may.", error)
+    settings = replace(settings, dtype="float32")
+    return settings, plan_embedding_set(layout, dataset, model, settings)
+
+
 def _calibrate_once(
     set_id: str, loaded: LoadedModel, texts: list[str], settings: Settings, most_tokens: float
 ) -> Calibration:
@@ -339,15 +358,7 @@ def plan_embedding_set_task(
     layout: Layout, dataset: Dataset, model: ModelFolder, asked: Settings
 ) -> tuple[Settings, EmbeddingSet]:
     """Settle device and dtype where the work will run; calibrate and cut the rows, or read an earlier run's plan."""
-    settings = resolve_settings(asked, model)
-    try:
-        planned = plan_embedding_set(layout, dataset, model, settings)
-    except NarrowDtypeError as error:
-        if asked.dtype != "auto":
-            raise
-        get_run_logger().warning("%s That is done now.", error)
-        settings = replace(settings, dtype="float32")
-        planned = plan_embedding_set(layout, dataset, model, settings)
+    settings, planned = settle_plan(layout, dataset, model, asked)
     get_run_logger().info(
         "Embedding set %s: %s rows, %s tokens, %s shards, token budget %s, %.1f %% of texts truncated",
         planned.id,

@@ -254,7 +254,9 @@ def _dequantise(file: Path, into: Path, spec: str) -> None:
 
 def _hash_folder(folder: Path) -> str:
     whole = hashlib.sha256()
-    for file in sorted(each for each in folder.iterdir() if each.suffix in HASHED_SUFFIXES and each.is_file()):
+    for file in sorted(
+        each for each in folder.iterdir() if each.suffix in HASHED_SUFFIXES and each.is_file()
+    ):
         with file.open("rb") as opened:
             whole.update(f"{file.name}:{hashlib.file_digest(opened, 'sha256').hexdigest()};".encode())
     return whole.hexdigest()

@@ -45,8 +45,10 @@ def cut_config(config: transformers.PretrainedConfig, layer: int) -> transformer
         )
     for name, value in list(vars(text).items()):
         # layer_types, layers_block_type, no_rope_layers, attention_window …: one entry a block.
-        if isinstance(value, list | tuple) and len(value) == blocks and any(
-            word in name for word in ("layer", "block", "window")
+        if (
+            isinstance(value, list | tuple)
+            and len(value) == blocks
+            and any(word in name for word in ("layer", "block", "window"))
         ):
             setattr(text, name, value[:layer])
     # Qwen2 counts blocks with full attention from the first one.

@@ -1,7 +1,6 @@
 """Small random models of every model type that transformers knows, made by shrinking each type's own defaults."""
 
 import re
-import warnings
 from typing import Any
 
 import torch
@@ -18,30 +17,52 @@ WORDS = range(8, 60)
 _MOST_PARAMETERS = 10_000_000
 
 # Names, and numbers of other things.
-_NOT_SIZES = {"transformers_version", "architectures", "_name_or_path", "id2label", "label2id", "per_layer_config"}
+_NOT_SIZES = {
+    "transformers_version",
+    "architectures",
+    "_name_or_path",
+    "id2label",
+    "label2id",
+    "per_layer_config",
+}
 # The first that matches a setting's name says how large it becomes.
 _RULES: list[tuple[str, int]] = [
     (r".*vocab_size.*|vocabulary_size", VOCABULARY),
     (r"max_position_embeddings|n_positions|max_seq_len(gth)?|max_sequence_length|n_ctx|seq_length", 1_024),
-    (r"num_blocks|(num_hidden|num|n|encoder|decoder|num_encoder|num_decoder|num_block|num_hidden_groups|.*num_hidden)_?layers?", LAYERS),
+    (
+        r"num_blocks|(num_hidden|num|n|encoder|decoder|num_encoder|num_decoder|num_block|num_hidden_groups|.*num_hidden)_?layers?",
+        LAYERS,
+    ),
     (r"mamba_d_head|mamba_head_dim", 16),
     (r"mamba_d_ssm", 64),
     (r"(.*_)?(num_key_value_heads|num_kv_heads|n_head_kv|n_kv_heads|kv_heads|num_query_groups)", 2),
     (r"(.*_)?(num_attention_heads|n_heads?|num_heads|attention_heads|num_v_heads|n_local_heads)", 4),
     (r"linear_num_(key|value)_heads", 4),
-    (r"(.*_)?(head_dim|d_kv|kv_channels|head_size|d_head|qk_rope_head_dim|qk_nope_head_dim|v_head_dim|head_k_dim|head_v_dim)", 8),
+    (
+        r"(.*_)?(head_dim|d_kv|kv_channels|head_size|d_head|qk_rope_head_dim|qk_nope_head_dim|v_head_dim|head_k_dim|head_v_dim)",
+        8,
+    ),
     (r"linear_(key|value)_head_dim", 8),
     (r"rotary_dim", 4),
     (r"(q|kv|o|.*)_lora_rank|.*lora.*rank", 16),
     (r"(.*_)?(num_experts|num_local_experts|n_routed_experts|moe_num_experts|num_routed_experts)", 4),
-    (r"(.*_)?(num_experts_per_tok|top_k|topk|num_experts_per_token|moe_topk|moe_k|moe_top_k|num_selected_experts)", 2),
+    (
+        r"(.*_)?(num_experts_per_tok|top_k|topk|num_experts_per_token|moe_topk|moe_k|moe_top_k|num_selected_experts)",
+        2,
+    ),
     (r"n_group|topk_group|num_expert_group(s)?|n_shared_experts", 1),
     (r"first_k_dense_replace|moe_layer_start_index", 1),
     (r"(.*_)?(ssm_)?(state_size|d_state|mamba_d_state)", 8),
     (r"mamba_num_heads", 8),
     (r"(sliding|attention|local_attention)_window(_size)?|local_attention|window_size", 8),
-    (r"(.*_)?(intermediate_size|ffn_dim|d_ff|n_inner|d_inner|inner_size|ffn_hidden_size|mlp_dim|hidden_dim|d_ffn)", 64),
-    (r"(.*_)?(hidden_size|d_model|n_embd|embed_dim|emb_dim|embedding_size|dim|projection_dim|word_embed_proj_dim|width)", 32),
+    (
+        r"(.*_)?(intermediate_size|ffn_dim|d_ff|n_inner|d_inner|inner_size|ffn_hidden_size|mlp_dim|hidden_dim|d_ffn)",
+        64,
+    ),
+    (
+        r"(.*_)?(hidden_size|d_model|n_embd|embed_dim|emb_dim|embedding_size|dim|projection_dim|word_embed_proj_dim|width)",
+        32,
+    ),
     (r"lru_width|d_embed|hidden_channels|output_dim|out_hidden_size", 32),
     (r"image_size", 32),
     (r"depth", LAYERS),
@@ -122,7 +143,7 @@ def small_model(config: hf.PretrainedConfig, seed: int = 0) -> nn.Module:
         raise ValueError(f"{parameters:,} parameters")
     torch.manual_seed(seed)
     model = hf.AutoModel.from_config(config).float().eval()
-    for name, parameter in model.named_parameters():
+    for parameter in model.parameters():
         if parameter.dim() > 1:
             nn.init.normal_(parameter, std=0.15)
     return model
@@ -142,5 +163,8 @@ _OF_TYPE: dict[str, dict[str, Any]] = {
     "bamba": {"attn_layer_indices": [1]},
     "granitemoehybrid": {"mamba_n_heads": 8},
     "xlstm": {"hidden_size": 64, "embedding_dim": 64, "num_blocks": LAYERS},
-    "gpt_neo": {"attention_types": [[["global", "local", "global"], 1]], "attention_layers": ["global", "local", "global"]},
+    "gpt_neo": {
+        "attention_types": [[["global", "local", "global"], 1]],
+        "attention_layers": ["global", "local", "global"],
+    },
 }

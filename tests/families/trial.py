@@ -26,7 +26,7 @@ from tasks.embedding.tokens import Tokens, tokenise
 from tasks.exporting.cut import save_cut
 from tasks.exporting.exported_check import TOLERANCE, load_plain, plain_embeddings
 from tasks.vocabulary import NormState, Pooling
-from tests.families.small_models import LAYERS, PAD, VOCABULARY, WORDS
+from tests.families.small_models import PAD, VOCABULARY, WORDS
 
 LENGTHS = (400, 150, 150, 64, 12, 12, 7, 5, 5, 1)
 POOLINGS = (Pooling.MEAN, Pooling.LAST, Pooling.FIRST)
@@ -97,7 +97,7 @@ def text_model(model: nn.Module) -> nn.Module:
     if text is config:
         return model
     inside = (each for each in model.modules() if isinstance(each, hf.PreTrainedModel))
-    return next(each for each in inside if type(each.config) is type(text))
+    return next(each for each in inside if type(each.config) is type(text)).base_model
 
 
 def by_transformers(
@@ -110,14 +110,17 @@ def by_transformers(
         tokens = torch.from_numpy(ids.astype(np.int64))[None]
         try:
             with torch.inference_mode():
-                states = body(**_inputs(body, tokens), output_hidden_states=True).hidden_states
+                output = body(**_inputs(body, tokens), output_hidden_states=True)
+                states = getattr(output, "hidden_states", None)
         except Exception:  # a stranger's code; what it cannot do, ours must refuse
             return None
         if states is None:
             return None
         for pooling in POOLINGS:
             try:
-                rows[pooling].append(torch.stack([pool(each[:, : len(ids)], None, pooling)[0] for each in states]))
+                rows[pooling].append(
+                    torch.stack([pool(each[:, : len(ids)], None, pooling)[0] for each in states])
+                )
             except RuntimeError:  # layers of several widths
                 return None
     return {pooling: torch.stack(each, dim=1).numpy() for pooling, each in rows.items()}
@@ -149,7 +152,7 @@ def ours(
 
 
 def _in_bfloat16(model: nn.Module, texts: Sequence[np.ndarray], exact: dict[Pooling, np.ndarray]) -> str:
-    if chooses_experts(text_model(model).config):
+    if chooses_experts(getattr(text_model(model), "config", model.config)):
         return "float32: its router would choose other experts"
     rounded = copy.deepcopy(model).bfloat16()
     exact = by_transformers(copy.deepcopy(rounded).float(), texts) or exact
@@ -186,8 +189,9 @@ def _norm(model: nn.Module, backbone: Backbone, texts: Sequence[np.ndarray]) -> 
         with torch.inference_mode():
             tokens = torch.from_numpy(ids.astype(np.int64))[None]
             output = body(**_inputs(body, tokens), output_hidden_states=True)
-            norm = body.get_submodule(name)
-            layers = [*(norm(each) for each in output.hidden_states[:-1]), output.last_hidden_state]
+            norm = next(each for path, each in body.named_modules() if f".{path}".endswith(f".{name}"))
+            last = getattr(output, "last_hidden_state", output.hidden_states[-1])
+            layers = [*(norm(each) for each in output.hidden_states[:-1]), last]
         theirs = torch.stack([each[0, -1] for each in layers]).numpy()
         if not _error(normed[:, row : row + 1], theirs[:, None]) <= 1e-4:
             return f"WRONG: {name}"
@@ -205,7 +209,9 @@ def _cut(model: nn.Module, backbone: Backbone) -> str:
             found = plain_embeddings(loaded, tokenizer, words, Pooling.MEAN, 64)
         except UserError as error:
             return f"refused: {_reason(error)}"
-        except Exception:  # a stranger's code, with fewer blocks than it was made for: `check_exported` refuses it
+        except (
+            Exception
+        ):  # a stranger's code, with fewer blocks than it was made for: `check_exported` refuses it
             return "refused: does not run as anybody would load it"
         tokens = tokenise(tokenizer, words, 64)
         state = NormState.AS_RETURNED if backbone.final_norm is None else NormState.FINAL_NORM
@@ -226,11 +232,15 @@ def save_with_tokenizer(model: nn.Module, folder: Path) -> list[str]:
     hf.PreTrainedTokenizerFast(
         tokenizer_object=words, pad_token=f"w{PAD}", unk_token="w0", model_max_length=1_024
     ).save_pretrained(folder)
-    return [" ".join(f"w{i}" for i in WORDS[start : start + length]) for start, length in ((0, 9), (3, 4), (7, 1))]
+    return [
+        " ".join(f"w{i}" for i in WORDS[start : start + length]) for start, length in ((0, 9), (3, 4), (7, 1))
+    ]
 
 
 def _positions(model: nn.Module) -> int | None:
-    limit = getattr(text_model(model).config, "max_position_embeddings", None)
+    limit = getattr(
+        getattr(text_model(model), "config", model.config), "max_position_embeddings", None
+    )
     return limit - PAD - 1 if isinstance(limit, int) and limit > 64 else None
 
 
@@ -245,7 +255,9 @@ def _error(found: np.ndarray, exact: np.ndarray) -> float:
     if found.shape != exact.shape:
         return float("inf")
     size = np.linalg.norm(exact, axis=2)
-    return float(np.nan_to_num(np.linalg.norm(found - exact, axis=2) / np.maximum(size, 1e-6), nan=np.inf).max())
+    return float(
+        np.nan_to_num(np.linalg.norm(found - exact, axis=2) / np.maximum(size, 1e-6), nan=np.inf).max()
+    )
 
 
 def _reason(error: UserError) -> str:
