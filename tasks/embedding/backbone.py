@@ -133,6 +133,13 @@ def find_blocks(model: nn.Module) -> tuple[PreTrainedModel, nn.Module, nn.Module
             return each
     if found:
         return found[0]
+    if getattr(text, "num_hidden_groups", None) == 1:
+        # ALBERT: one block, as often as there are layers.
+        for name, groups in model.named_modules():
+            if isinstance(groups, nn.ModuleList) and len(groups) == 1 and isinstance(model, PreTrainedModel):
+                whole: Any = model.base_model
+                owner = model.get_submodule(name.rpartition(".")[0])
+                return whole, owner, nn.ModuleList([groups[0]] * text.num_hidden_layers)
     raise UserError(
         f"Where the layers of {type(model).__name__} (model type {config.model_type!r}) lie is not known: "
         "it has no list of equal blocks as long as its num_hidden_layers. Choose a model of a tested family: "

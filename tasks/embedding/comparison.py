@@ -162,10 +162,17 @@ def _layers(
     for ids in texts:
         states = getattr(_plain(model, ids), "hidden_states", None)
         changed |= state.restore()
-        if states is None or len(states) != blocks + 1 or len({each.shape[-1] for each in states}) != 1:
+        if (
+            states is None
+            or len(states) != blocks + 1
+            or not all(isinstance(each, Tensor) for each in states)
+        ):
             raise UserError(_other_layers(model.config.model_type, "it returns none for each block"))
+        widths = {each.shape[-1] for each in states}
         if any(each.dim() != 3 or each.shape[0] != 1 or each.shape[1] < len(ids) for each in states):
             raise UserError(_other_layers(model.config.model_type, "it returns none for each token"))
+        if len(widths) != 1:
+            raise UserError(_other_layers(model.config.model_type, "they are not of one width"))
         found.append(torch.stack([each[0, : len(ids)].float().cpu() for each in states]))
     return found, changed
 

@@ -60,18 +60,26 @@ class Backbone:
 def capturing(backbone: Backbone) -> Iterator[None]:
     """Hooks on the blocks for as long as it lasts: `forward_layers` needs them, from however many threads."""
 
-    def before_first(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        current_pass.get().reached(0, args[0] if args else kwargs["hidden_states"])
+    # The last layer is what the model returns: it has passed the final norm.
+    last = backbone.layers - 1 if backbone.takes_last_from_model else backbone.layers
+    layers_of: dict[nn.Module, list[int]] = {}
+    for layer, block in enumerate(backbone.blocks, start=1):
+        layers_of.setdefault(block, []).append(layer)  # ALBERT's one block makes all of them
 
-    def after(layer: int) -> Callable[..., None]:
-        return lambda module, args, output: current_pass.get().reached(
-            layer, output[0] if isinstance(output, tuple | list) else output
-        )
+    def before_first(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        current = current_pass.get()
+        if not current.calls[module]:
+            current.reached(0, args[0] if args else kwargs["hidden_states"])
+
+    def after(module: nn.Module, args: Any, output: Any) -> None:
+        current = current_pass.get()
+        layer = layers_of[module][current.calls[module]]
+        current.calls[module] += 1
+        if layer <= last:
+            current.reached(layer, output[0] if isinstance(output, tuple | list) else output)
 
     hooks = [backbone.blocks[0].register_forward_pre_hook(before_first, with_kwargs=True)]
-    # The last layer is what the model returns: it has passed the final norm.
-    hooked = backbone.blocks[:-1] if backbone.takes_last_from_model else backbone.blocks
-    hooks += [block.register_forward_hook(after(layer)) for layer, block in enumerate(hooked, start=1)]
+    hooks += [block.register_forward_hook(after) for block in layers_of]
     try:
         yield
     finally:

@@ -1,8 +1,9 @@
 """Attention over texts that are laid end to end: each is attended to by itself, whatever lies beside it."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
@@ -47,6 +48,8 @@ class ForwardPass:
     groups: Sequence[LengthGroup]
     take: Callable[[int, Tensor], None]
     last: int
+    calls: Counter[nn.Module] = field(default_factory=Counter)
+    """How often each block has run."""
 
     def reached(self, layer: int, states: Tensor) -> None:
         """Hand out a layer's states [..., D]; `LastLayerReached` where it is the last."""

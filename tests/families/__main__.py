@@ -1,4 +1,4 @@
-"""`python -m tests.families [TYPE …]`: try all model types, or some; write docs/families.md. Exit code 1: a wrong one."""
+"""`python -m tests.families [TYPE …]`: try all model types, or some; write docs/families.md. Exit code 1: wrong."""
 
 import multiprocessing
 import os

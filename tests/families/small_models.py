@@ -129,6 +129,8 @@ def _token(name: str, value: Any) -> Any:
 
 
 def _smaller(name: str, value: int) -> int:
+    if name == "max_position_embeddings" and 0 < value <= 64:
+        return 1_024  # shorter than the texts
     for pattern, size in _RULES:
         if re.fullmatch(pattern, name):
             return min(value, size) if value > 0 else value

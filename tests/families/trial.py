@@ -121,7 +121,7 @@ def by_transformers(
                 rows[pooling].append(
                     torch.stack([pool(each[:, : len(ids)], None, pooling)[0] for each in states])
                 )
-            except RuntimeError:  # layers of several widths
+            except (RuntimeError, TypeError):  # layers of several widths, or that are several tensors
                 return None
     return {pooling: torch.stack(each, dim=1).numpy() for pooling, each in rows.items()}
 
@@ -189,10 +189,12 @@ def _norm(model: nn.Module, backbone: Backbone, texts: Sequence[np.ndarray]) -> 
         with torch.inference_mode():
             tokens = torch.from_numpy(ids.astype(np.int64))[None]
             output = body(**_inputs(body, tokens), output_hidden_states=True)
-            norm = next(each for path, each in body.named_modules() if f".{path}".endswith(f".{name}"))
+            # What was found may lie deeper in what a person calls, never inside a block.
+            ends = [path for path, _ in body.named_modules() if f".{path}".endswith(f".{name}")]
+            norm = body.get_submodule(min(ends, key=len))
             last = getattr(output, "last_hidden_state", output.hidden_states[-1])
             layers = [*(norm(each) for each in output.hidden_states[:-1]), last]
-        theirs = torch.stack([each[0, -1] for each in layers]).numpy()
+        theirs = torch.stack([each[0, len(ids) - 1] for each in layers]).numpy()
         if not _error(normed[:, row : row + 1], theirs[:, None]) <= 1e-4:
             return f"WRONG: {name}"
     return f"`{name}`"
@@ -238,9 +240,7 @@ def save_with_tokenizer(model: nn.Module, folder: Path) -> list[str]:
 
 
 def _positions(model: nn.Module) -> int | None:
-    limit = getattr(
-        getattr(text_model(model), "config", model.config), "max_position_embeddings", None
-    )
+    limit = getattr(getattr(text_model(model), "config", model.config), "max_position_embeddings", None)
     return limit - PAD - 1 if isinstance(limit, int) and limit > 64 else None
 
 

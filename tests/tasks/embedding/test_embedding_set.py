@@ -89,7 +89,9 @@ def test_a_model_that_chooses_experts_is_float32_unless_another_dtype_is_named(
     ]:
         caplog.clear()
         with caplog.at_level("WARNING"):
-            settings = resolve_settings(replace(SETTINGS, dtype=asked), replace(model, chooses_experts=experts))
+            settings = resolve_settings(
+                replace(SETTINGS, dtype=asked), replace(model, chooses_experts=experts)
+            )
         assert settings.dtype == found
         assert ("sends each token to some of its experts" in caplog.text) is experts
 
