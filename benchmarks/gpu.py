@@ -23,9 +23,10 @@ from torch import nn
 from transformers import AutoConfig, AutoModel
 
 from storage.embeddings import write_shard
-from tasks.embedding.backbone import Backbone, find_backbone
+from tasks.embedding.backbone import find_backbone
 from tasks.embedding.calibration import calibrate
 from tasks.embedding.embed import embed_texts
+from tasks.embedding.forward import Backbone
 from tasks.embedding.tokens import tokenise
 from tasks.scoring.silhouette import silhouette
 from tasks.vocabulary import Metric, NormState, Pooling, Precision

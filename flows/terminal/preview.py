@@ -59,7 +59,7 @@ def show_plan(parameters: SweepParameters) -> None:
         tokens = count_tokens(
             model, table["text"].to_list(), max_length=parameters.max_length, trust_remote_code=trust
         )
-        settings = resolve_settings(settings_of(parameters))
+        settings = resolve_settings(settings_of(parameters), model)
         refuse_early(model, settings, tokens)
         plan = forecast_sweep(layout, dataset, model, settings, tokens)
         seen = inspect_table(table, dataset.classes, token_counts=tokens, max_length=parameters.max_length)

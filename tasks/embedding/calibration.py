@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from storage.errors import UserError
-from tasks.embedding.backbone import Backbone
-from tasks.embedding.embed import check_positions, pooled_batches, workers_of
+from tasks.embedding.embed import check_tokens, pooled_batches, workers_of
+from tasks.embedding.forward import Backbone
 from tasks.embedding.tokens import Tokens, tokenise
 from tasks.numerics.cores import hand_back_freed_memory
 from tasks.vocabulary import NormState, Pooling
@@ -52,7 +52,7 @@ def calibrate(
     if not budgets:
         return None
     tokens = tokenise(tokenizer, texts[:_CALIBRATION_TEXTS], max_length)
-    check_positions(backbone, tokens)
+    check_tokens(backbone, tokens)
     rates: dict[int, float] = {}
     _timed_batch(backbone, tokens, budgets[0])
     for budget in budgets:

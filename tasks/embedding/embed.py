@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from storage.errors import UserError
-from tasks.embedding.backbone import Backbone, capturing, forward_layers
 from tasks.embedding.cpu_weights import packs_bfloat16
+from tasks.embedding.forward import Backbone, capturing, forward_layers
 from tasks.embedding.packed_attention import LengthGroup
 from tasks.embedding.pooling import pool
 from tasks.embedding.tokens import Tokens, tokenise
@@ -106,7 +106,7 @@ def embed_tokens(
     started = time.perf_counter()
     has_final_norm = backbone.final_norm is not None
     layers = check_layers(backbone.family, backbone.layers, has_final_norm, norm_states, max_layer) + 1
-    check_positions(backbone, tokens)
+    check_tokens(backbone, tokens)
     keys = [(norm_state, pooling) for norm_state in norm_states for pooling in poolings]
     states = {
         key: np.empty((layers, len(tokens.ids), backbone.hidden_size), dtype=np.float32) for key in keys
@@ -152,6 +152,8 @@ def plan_batches(
 
 def workers_of(backbone: Backbone) -> int:
     """Threads that each compute a batch of their own."""
+    if backbone.restore is not None:
+        return 1
     return min(torch.get_num_threads(), _MOST_WORKERS) if backbone.device.type == "cpu" else 1
 
 
@@ -172,8 +174,8 @@ def check_layers(
     return last
 
 
-def check_positions(backbone: Backbone, tokens: Tokens) -> None:
-    """`UserError` where a text has more tokens than the model has positions."""
+def check_tokens(backbone: Backbone, tokens: Tokens) -> None:
+    """`UserError` where a text has more tokens than the model has positions, or one that has no embedding."""
     limit = backbone.positions
     longest = int(tokens.counts.max(initial=0))
     if limit is not None and longest > limit:
@@ -181,6 +183,14 @@ def check_positions(backbone: Backbone, tokens: Tokens) -> None:
             f"Row {int(tokens.counts.argmax())} has {longest} tokens, but the model has positions for {limit}. "
             f"Set max_length to {limit} or less."
         )
+    known = backbone.vocabulary
+    for row, ids in enumerate(tokens.ids):
+        if known is not None and int(ids.max(initial=0)) >= known:
+            raise UserError(
+                f"Row {row} has token {int(ids.max())}, but the model has embeddings for {known} tokens. "
+                "Were tokens added to the tokenizer? Then `model.resize_token_embeddings(len(tokenizer))`, train them, "
+                "and save both again; or take the tokenizer that belongs to these weights."
+            )
 
 
 def _distinct(tokens: Tokens) -> tuple[NDArray[np.int64], list[list[int]]]:
@@ -258,8 +268,8 @@ def _pool_batch(
 
     def take(layer: int, states: Tensor) -> None:
         for norm_state in norm_states:
-            # The last layer has passed the final norm already.
-            again = norm_state is NormState.FINAL_NORM and layer < backbone.layers
+            has_passed = layer == backbone.layers and backbone.last_is_normed
+            again = norm_state is NormState.FINAL_NORM and not has_passed
             of_state = backbone.final_norm(states) if again and backbone.final_norm else states
             for key, into in pooled.items():
                 if key[0] is norm_state:

@@ -22,6 +22,7 @@ from storage.layout import Layout
 from storage.manifest import write_manifest
 from tasks.data.dataset import Dataset, read_table
 from tasks.embedding.calibration import Calibration, budgets_of, calibrate
+from tasks.embedding.comparison import COMPARED_VERSION, NarrowDtypeError
 from tasks.embedding.embed import EMBED_VERSION, EmbeddedTexts, check_layers, choose_dtype, embed_tokens
 from tasks.embedding.model import LoadedModel, ModelFolder, load_model, resolve_model
 from tasks.embedding.set_records import (
@@ -75,8 +76,8 @@ class ShardOutcome:
     reused: bool
 
 
-def resolve_settings(asked: Settings) -> Settings:
-    """Turn `auto` into this machine's dtype and device.
+def resolve_settings(asked: Settings, model: ModelFolder | None = None) -> Settings:
+    """Turn `auto` into this machine's device and the dtype that suits it and, where it is known, the model.
 
     Raises:
         UserError: the device is not one that torch has here.
@@ -93,6 +94,13 @@ def resolve_settings(asked: Settings) -> Settings:
         ) from error
     if dtype == "auto":
         dtype = str(choose_dtype(torch.device(device))).removeprefix("torch.")
+    if dtype != "float32" and model is not None and model.chooses_experts:
+        told = "%s sends each token to some of its experts, and in %s some tokens would get others"
+        if asked.dtype == "auto":
+            log.warning(f"{told}: it is computed in float32", model.id, dtype)
+            dtype = "float32"
+        else:
+            log.warning(f"{told} than in float32 (--dtype)", model.id, dtype)
     return replace(asked, device=device, dtype=dtype)
 
 
@@ -116,6 +124,8 @@ def embedding_set_id(dataset: Dataset, model: ModelFolder, settings: Settings) -
     }
     if model.runs_own_code:
         made_of["trust_remote_code"] = True
+    if not model.tested:
+        made_of["compared"] = COMPARED_VERSION
     return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:32]
 
 
@@ -152,13 +162,32 @@ def plan_embedding_set(
             rows=len(texts),
             tokens=int(tokens.counts.sum()),
             truncated_share=float(tokens.truncated.mean()),
-            last_is_normed=loaded.backbone.final_norm is not None
+            last_is_normed=loaded.backbone.last_is_normed
             and settings.max_layer in (None, loaded.backbone.layers),
             shards=tuple(plan_shards(tokens.counts, least)),
         )
         made_of = {"dataset": asdict(dataset), "model": asdict(model), "settings": asdict(settings)}
         write_manifest(manifest, made_of | {"plan": asdict(planned)})
         return planned
+
+
+def settle_plan(
+    layout: Layout, dataset: Dataset, model: ModelFolder, asked: Settings
+) -> tuple[Settings, EmbeddingSet]:
+    """The plan in the dtype that was asked for; `auto` falls back to float32, with a warning, where a model needs it.
+
+    Raises:
+        NarrowDtypeError: a dtype was named, and the model cannot be trusted in it.
+    """
+    settings = resolve_settings(asked, model)
+    try:
+        return settings, plan_embedding_set(layout, dataset, model, settings)
+    except NarrowDtypeError as error:
+        if asked.dtype != "auto":
+            raise
+        log.warning("%s This is done now, as --dtype auto may.", error)
+    settings = replace(settings, dtype="float32")
+    return settings, plan_embedding_set(layout, dataset, model, settings)
 
 
 def _calibrate_once(
@@ -336,8 +365,7 @@ def plan_embedding_set_task(
     layout: Layout, dataset: Dataset, model: ModelFolder, asked: Settings
 ) -> tuple[Settings, EmbeddingSet]:
     """Settle device and dtype where the work will run; calibrate and cut the rows, or read an earlier run's plan."""
-    settings = resolve_settings(asked)
-    planned = plan_embedding_set(layout, dataset, model, settings)
+    settings, planned = settle_plan(layout, dataset, model, asked)
     get_run_logger().info(
         "Embedding set %s: %s rows, %s tokens, %s shards, token budget %s, %.1f %% of texts truncated",
         planned.id,

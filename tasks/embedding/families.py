@@ -3,7 +3,7 @@
 Where blocks lie, and whether a model is an encoder or a decoder, is read off the model and its configuration instead.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from transformers import PretrainedConfig
 
@@ -23,6 +23,8 @@ class Family:
     """The first position is the one after the padding id; else 0."""
     takes_use_cache: bool = True
     """`use_cache` may be given to the model, where its configuration has it."""
+    tested: bool = True
+    """The tests compare its layers with Hugging Face's; else they are compared whenever such a model is loaded."""
 
     def first_position(self, config: PretrainedConfig) -> int:
         """Of a text's first token."""
@@ -59,10 +61,38 @@ FAMILIES = {
 }
 """The families whose layers the tests compare with Hugging Face's own."""
 
-UNTESTED = Family(final_norms=("norm", "final_norm", "final_layer_norm", "ln_f"), packed=False)
-"""The row of every other family. Its layers are compared with Hugging Face's whenever such a model is loaded."""
+UNTESTED = Family(final_norms=(), packed=False, tested=False)
+"""The row of every other family. What it has is seen when such a model is loaded and compared."""
 
 
-def family_row(model_type: str) -> Family:
-    """The row of a `model_type`, `UNTESTED` where there is none."""
-    return FAMILIES.get(model_type, UNTESTED)
+def family_row(config: PretrainedConfig) -> Family:
+    """The row of a model's family, `UNTESTED` where there is none.
+
+    Where a model's positions change with the longest text of a batch (longrope, dynamic NTK), its texts cannot lie
+    beside each other, whatever its family.
+    """
+    row = FAMILIES.get(config.model_type, UNTESTED)
+    return replace(row, packed=False, tested=False) if frequencies_change(config) else row
+
+
+def frequencies_change(config: PretrainedConfig) -> bool:
+    """Whether the frequencies of rotary positions depend on the length of the text, or of an earlier one."""
+    rope = getattr(config, "rope_parameters", None) or {}
+    each = [rope, *(value for value in rope.values() if isinstance(value, dict))]
+    return any(one.get("rope_type") in ("dynamic", "longrope") for one in each)
+
+
+def chooses_experts(config: PretrainedConfig) -> bool:
+    """Whether a router sends each token to some experts of many, as the numbers of them in its configuration say."""
+    return any(
+        isinstance(count := getattr(config, name, None), int) and count > 1 for name in _NUMBERS_OF_EXPERTS
+    )
+
+
+_NUMBERS_OF_EXPERTS = (
+    "num_experts",
+    "num_local_experts",
+    "n_routed_experts",
+    "moe_num_experts",
+    "num_routed_experts",
+)

@@ -18,11 +18,8 @@ import torch
 import transformers
 from filelock import FileLock
 from prefect import task
-from safetensors import SafetensorError
 from transformers import (
-    AutoConfig,
     AutoModel,
-    AutoModelForTextEncoding,
     AutoTokenizer,
     PreTrainedModel,
     modeling_gguf_pytorch_utils,
@@ -32,7 +29,10 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from storage.cache import cache_folder
 from storage.errors import UserError
 from storage.sources.grammar import parse_source
-from tasks.embedding.backbone import Backbone, find_backbone
+from tasks.embedding.backbone import find_backbone
+from tasks.embedding.description import headless, load_tokenizer, text_config, whole_config, words
+from tasks.embedding.families import chooses_experts, family_row
+from tasks.embedding.forward import Backbone
 from tasks.embedding.weights import load_whole
 from tasks.numerics.cores import hand_back_freed_memory
 from tasks.retries import LONG_S, RETRIED
@@ -52,7 +52,8 @@ MADE = "made.json"
 class ModelFolder:
     """A model on this machine: a folder of safetensors, configuration and tokenizer, and what it is.
 
-    `revision` is the hub's commit, else a SHA-256 over the files that can change an embedding.
+    `revision` is the hub's commit, else a SHA-256 over the files that can change an embedding. `tested`: the tests
+    hold such models' layers against Hugging Face's; others are compared when they are loaded.
     """
 
     id: str
@@ -64,6 +65,8 @@ class ModelFolder:
     hidden_size: int
     runs_own_code: bool = False
     """It brings Python code, and that is trusted and run: every number can be another one."""
+    tested: bool = True
+    chooses_experts: bool = False
 
 
 @dataclass(frozen=True)
@@ -95,7 +98,7 @@ def resolve_model(spec: str, *, trust_remote_code: bool = False, weights: bool =
         # Without a revision of the source's own, the files are it, so that all of them have to be there.
         _check_folder(folder, spec, weights=weights or not fetched.revision)
         revision = fetched.revision or _hash_folder(folder)
-    config = _text_config(folder, spec, trust_remote_code)
+    config = text_config(folder, spec, trust_remote_code=trust_remote_code)
     return ModelFolder(
         id=spec,
         source=source.scheme,
@@ -105,6 +108,8 @@ def resolve_model(spec: str, *, trust_remote_code: bool = False, weights: bool =
         layers=int(config.num_hidden_layers),
         hidden_size=int(config.hidden_size),
         runs_own_code=trust_remote_code and brings_code(folder),
+        tested=family_row(config).tested,
+        chooses_experts=chooses_experts(config),
     )
 
 
@@ -145,10 +150,9 @@ def describe_whole(folder: str, *, trust_remote_code: bool = False) -> PreTraine
     Raises:
         UserError: as `load_model` for weights that do not fill the model.
     """
-    config = _text_config(Path(folder), folder, trust_remote_code)
-    auto = AutoModelForTextEncoding if config.is_encoder_decoder else AutoModel
+    config = whole_config(Path(folder), folder, trust_remote_code=trust_remote_code)
     load = partial(
-        auto.from_pretrained,
+        headless(config).from_pretrained,
         folder,
         device_map="meta",
         local_files_only=True,
@@ -159,37 +163,36 @@ def describe_whole(folder: str, *, trust_remote_code: bool = False) -> PreTraine
     try:
         with without_bars():
             return load_whole(load, folder)
-    except (OSError, ValueError, ImportError, SafetensorError) as error:
-        raise UserError(f"The model in {folder} does not load: {_first_line(error)}.") from error
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:  # a stranger's files, which may fail in any way
+        raise UserError(f"The model in {folder} does not load: {words(error)}.") from error
 
 
 @lru_cache(maxsize=1)
 def _load(folder: str, dtype: str, device: str, trust_remote_code: bool) -> LoadedModel:
-    config = _text_config(Path(folder), folder, trust_remote_code)
-    # An encoder-decoder is used for its encoder alone; everything else by its headless model.
-    auto = AutoModelForTextEncoding if config.is_encoder_decoder else AutoModel
+    config = whole_config(Path(folder), folder, trust_remote_code=trust_remote_code)
+    text_config(Path(folder), folder, trust_remote_code=trust_remote_code)
+    load = partial(
+        headless(config).from_pretrained,
+        folder,
+        dtype=getattr(torch, dtype),
+        local_files_only=True,
+        use_safetensors=True,
+        trust_remote_code=trust_remote_code,
+        output_loading_info=True,
+    )
     try:
         with without_bars():
-            load = partial(
-                auto.from_pretrained,
-                folder,
-                dtype=getattr(torch, dtype),
-                local_files_only=True,
-                use_safetensors=True,
-                trust_remote_code=trust_remote_code,
-                output_loading_info=True,
-            )
             model: Any = load_whole(load, folder)
-        tokenizer = AutoTokenizer.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=trust_remote_code
-        )
-    except (OSError, ValueError, ImportError, SafetensorError) as error:
+    except (UserError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # a stranger's files, which may fail in any way
         raise UserError(
-            f"The model in {folder} does not load: {_first_line(error)}. It must hold config.json, "
-            "*.safetensors and a tokenizer that transformers "
-            f"{transformers.__version__} knows."
+            f"The model in {folder} does not load: {words(error)}. It must hold config.json and *.safetensors of a "
+            f"model that transformers {transformers.__version__} knows."
         ) from error
-    _check_vocabulary(Path(folder), tokenizer)
+    tokenizer = load_tokenizer(Path(folder), trust_remote_code=trust_remote_code)
     loaded = LoadedModel(find_backbone(model.to(device)), tokenizer)
     hand_back_freed_memory()
     return loaded
@@ -222,16 +225,6 @@ def _check_folder(folder: Path, spec: str, *, weights: bool) -> None:
         raise UserError(
             f"{folder} (from {spec}) holds no *.safetensors that is a file. Pickled weights are not loaded, since they "
             "can run code; convert them with `model.save_pretrained(FOLDER)`."
-        )
-
-
-def _check_vocabulary(folder: Path, tokenizer: Any) -> None:
-    """transformers makes up a tokenizer of its special tokens alone where a folder holds none."""
-    files = {*tokenizer.vocab_files_names.values(), "tokenizer.json", "tekken.json"}
-    if tokenizer.vocab_files_names and not any((folder / name).is_file() for name in files):
-        raise UserError(
-            f"{folder} holds no tokenizer ({', '.join(sorted(files))}), so every word would be an unknown one. Save "
-            "the model's own with `tokenizer.save_pretrained(FOLDER)`."
         )
 
 
@@ -290,7 +283,7 @@ def _dequantise(file: Path, into: Path, spec: str) -> None:
         tokenizer = AutoTokenizer.from_pretrained(alone, **options)
     except (OSError, ValueError, ImportError, KeyError, struct.error) as error:
         raise UserError(
-            f"{file} (from {spec}) does not load as GGUF: {_first_line(error)}. transformers "
+            f"{file} (from {spec}) does not load as GGUF: {words(error)}. transformers "
             f"{transformers.__version__} reads the families listed in its GGUF guide; convert others to "
             "safetensors and use path:FOLDER."
         ) from error
@@ -301,19 +294,6 @@ def _dequantise(file: Path, into: Path, spec: str) -> None:
     with without_bars():
         model.save_pretrained(into)
     tokenizer.save_pretrained(into)
-
-
-def _text_config(folder: Path, spec: str, trust_remote_code: bool) -> transformers.PretrainedConfig:
-    try:
-        config = AutoConfig.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=trust_remote_code
-        )
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(
-            f"The configuration of {spec} is not one that transformers {transformers.__version__} knows: "
-            f"{_first_line(error)}. If the model brings its own code and you trust it, add --trust-remote-code."
-        ) from error
-    return config.get_text_config(encoder=True) if config.is_encoder_decoder else config.get_text_config()
 
 
 def _hash_folder(folder: Path) -> str:
@@ -328,11 +308,6 @@ def _hash_folder(folder: Path) -> str:
 def _sha256(file: Path) -> str:
     with file.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip(".") if lines else type(error).__name__
 
 
 @task(name="resolve-model", task_run_name="resolve {spec}", timeout_seconds=LONG_S, **RETRIED)

@@ -1,8 +1,9 @@
 """Attention over texts that are laid end to end: each is attended to by itself, whatever lies beside it."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
@@ -47,9 +48,14 @@ class ForwardPass:
     groups: Sequence[LengthGroup]
     take: Callable[[int, Tensor], None]
     last: int
+    calls: Counter[nn.Module] = field(default_factory=Counter)
+    """How often each block has run."""
 
     def reached(self, layer: int, states: Tensor) -> None:
         """Hand out a layer's states [..., D]; `LastLayerReached` where it is the last."""
+        if states.dim() == 3 and states.shape[0] == self.groups[0].texts and len(self.groups) == 1:
+            # Some families fill texts up to whole blocks of attention inside.
+            states = states[:, : self.groups[0].length]
         self.take(layer, states.reshape(-1, states.shape[-1]))
         if layer == self.last:
             raise LastLayerReached

@@ -13,6 +13,7 @@ import transformers
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 from storage.errors import UserError
+from tasks.embedding.backbone import find_blocks
 from tasks.embedding.model import without_bars
 from tasks.embedding.pooling import POOLINGS
 from tasks.vocabulary import Pooling
@@ -43,8 +44,12 @@ def cut_config(config: transformers.PretrainedConfig, layer: int) -> transformer
             f"The model has layers 0 to {blocks}; it cannot be cut after layer {layer} (--layer)."
         )
     for name, value in list(vars(text).items()):
-        # layer_types, layers_block_type, no_rope_layers …: one entry a block.
-        if isinstance(value, list | tuple) and len(value) == blocks and ("layer" in name or "block" in name):
+        # layer_types, layers_block_type, no_rope_layers, attention_window …: one entry a block.
+        if (
+            isinstance(value, list | tuple)
+            and len(value) == blocks
+            and any(word in name for word in ("layer", "block", "window"))
+        ):
             setattr(text, name, value[:layer])
     # Qwen2 counts blocks with full attention from the first one.
     if getattr(text, "max_window_layers", None) is not None:
@@ -76,15 +81,15 @@ def save_cut(folder: Path, layer: int, into: Path, *, trust_remote_code: bool = 
                 use_safetensors=True,
                 trust_remote_code=trust_remote_code,
             )
-        except (ValueError, IndexError, KeyError, ArithmeticError, AttributeError) as error:
+        except Exception as error:  # a stranger's code, with fewer blocks than it was made for
             raise UserError(
                 f"transformers {transformers.__version__} cannot build a {config.model_type!r} model of {layer} "
                 f"blocks ({type(error).__name__}: {error}). Choose another --layer."
             ) from error
-        if getattr(model.config.get_text_config(), "use_cache", None) is not None:
-            model.config.get_text_config().use_cache = (
-                False  # an embedding is one pass: there is nothing to reuse
-            )
+        if model.config.get_text_config() is not model.config:
+            model, _, _ = find_blocks(model)  # of a model that sees or hears too, its text model
+        if getattr(model.config, "use_cache", None) is not None:
+            model.config.use_cache = False  # an embedding is one pass: there is nothing to reuse
         model.save_pretrained(into)
         tokenizer = AutoTokenizer.from_pretrained(
             folder, local_files_only=True, trust_remote_code=trust_remote_code

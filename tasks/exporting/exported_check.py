@@ -77,7 +77,8 @@ class Rates:
 
 def exported_norm_state(whole: LoadedModel, layer: int, asked: NormState) -> NormState:
     """What a model that ends there puts out: the same as asked where nothing, or only the last layer, is normed."""
-    same = whole.backbone.final_norm is None or layer == whole.backbone.layers
+    backbone = whole.backbone
+    same = backbone.final_norm is None or (layer == backbone.layers and backbone.last_is_normed)
     return asked if same else NormState.FINAL_NORM
 
 
@@ -108,8 +109,16 @@ def check_exported(
     """
     device, trust = run.settings.device, run.settings.trust_remote_code
     texts = texts_of_test(run, checked.rows)
-    model, tokenizer = load_plain(folder, device, trust_remote_code=trust)
-    embedded = plain_embeddings(model, tokenizer, texts, cut.pooling, run.settings.max_length)
+    try:
+        model, tokenizer = load_plain(folder, device, trust_remote_code=trust)
+        embedded = plain_embeddings(model, tokenizer, texts, cut.pooling, run.settings.max_length)
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # a stranger's code, with fewer blocks than it was made for
+        raise UserError(
+            f"The {run.model.family!r} model cut after layer {cut.layer} does not run as anybody would load it "
+            f"({type(error).__name__}: {error}), so this family cannot be cut there. Nothing was written."
+        ) from error
     deviation = float(np.abs(embedded - checked.expected).max() / np.abs(checked.expected).max())
     if not deviation <= TOLERANCE:
         raise UserError(

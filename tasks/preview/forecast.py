@@ -3,17 +3,18 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding, AutoTokenizer
 
 from storage.files import exists
 from storage.layout import Layout
 from tasks.data.dataset import Dataset
+from tasks.embedding.backbone import find_blocks
+from tasks.embedding.description import empty_model, load_tokenizer
 from tasks.embedding.embedding_set import (
     BATCHES_PER_SHARD,
     SECONDS_PER_SHARD,
@@ -65,9 +66,7 @@ def count_tokens(
     trust_remote_code: bool = False,
 ) -> npt.NDArray[np.int32]:
     """Tokens of each text, uncut: int32 [N]. `UserError` where `max_length` would leave no token of any text."""
-    tokenizer = AutoTokenizer.from_pretrained(
-        model.folder, local_files_only=True, trust_remote_code=trust_remote_code
-    )
+    tokenizer = load_tokenizer(Path(model.folder), trust_remote_code=trust_remote_code)
     check_room(tokenizer, max_length)
     tokens = tokenise(tokenizer, texts, 1 << 30)
     check_known(tokens, tokenizer, model.id)
@@ -158,12 +157,8 @@ def forecast_scoring(dataset: Dataset, width: int, layers: int, settings: Scorin
 
 def _parameters(model: ModelFolder, trust_remote_code: bool) -> tuple[int, int]:
     """Of everything but the embedding tables, and of all; the model is described, not built."""
-    config = AutoConfig.from_pretrained(
-        model.folder, local_files_only=True, trust_remote_code=trust_remote_code
-    )
-    auto: Any = AutoModelForTextEncoding if config.is_encoder_decoder else AutoModel
-    with torch.device("meta"):
-        described: nn.Module = auto.from_config(config, trust_remote_code=trust_remote_code)
+    described = empty_model(Path(model.folder), model.id, trust_remote_code=trust_remote_code)
+    find_blocks(described)  # what a sweep would refuse, it refuses here already
     whole = sum(each.numel() for each in described.parameters())
     tables = sum(each.weight.numel() for each in described.modules() if isinstance(each, nn.Embedding))
     return whole - tables, whole

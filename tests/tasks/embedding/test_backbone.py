@@ -11,8 +11,9 @@ import transformers as hf
 from torch import nn
 
 from storage.errors import UserError
-from tasks.embedding.backbone import capturing, find_backbone, forward_layers
+from tasks.embedding.backbone import find_backbone
 from tasks.embedding.families import FAMILIES
+from tasks.embedding.forward import capturing, forward_layers
 from tasks.embedding.packed_attention import LengthGroup
 
 WINDOW = 4
@@ -255,7 +256,20 @@ def test_an_untested_family_with_other_layers_is_refused():
         find_backbone(model)
 
 
+def test_one_block_that_runs_for_every_layer():
+    torch.manual_seed(0)
+    model = hf.AlbertModel(hf.AlbertConfig(**{**SMALL, "embedding_size": 8})).eval()
+    texts = some_ids()
+    want = [hugging_face_layers(model, ids) for ids in texts]
+    backbone = find_backbone(model)
+    assert backbone.layers == 3
+    for theirs, ours in zip(want, our_layers(backbone, texts), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)
+    (cut,) = our_layers(backbone, texts[:1], 2)
+    np.testing.assert_allclose(cut, want[0][:3], atol=1e-5)
+
+
 def test_a_model_whose_blocks_cannot_be_found_is_refused():
-    model = hf.AlbertModel(hf.AlbertConfig(**{**SMALL, "embedding_size": 8}))
+    model = hf.AlbertModel(hf.AlbertConfig(**{**SMALL, "embedding_size": 8, "num_hidden_groups": 2}))
     with pytest.raises(UserError, match=r"AlbertModel .*'albert'.* tested family: bert, "):
         find_backbone(model)

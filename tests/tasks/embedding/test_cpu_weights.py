@@ -10,9 +10,10 @@ import pytest
 import torch
 from torch import nn
 
-from tasks.embedding.backbone import Backbone, find_backbone
+from tasks.embedding.backbone import find_backbone
 from tasks.embedding.cpu_weights import packs_bfloat16
 from tasks.embedding.embed import choose_dtype, embed_texts
+from tasks.embedding.forward import Backbone
 from tasks.vocabulary import NormState, Pooling
 from tests.tasks.embedding.test_embed import TEXTS, small_model, word_tokenizer
 

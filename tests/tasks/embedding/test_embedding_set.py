@@ -1,3 +1,4 @@
+import shutil
 import subprocess
 import sys
 import threading
@@ -25,9 +26,11 @@ from tasks.embedding.embed import embed_tokens
 from tasks.embedding.embedding_set import (
     Settings,
     embed_shard,
+    embedding_set_id,
     plan_embedding_set,
     recorded_shards,
     resolve_settings,
+    settle_plan,
     using_embeddings,
 )
 from tasks.embedding.model import ModelFolder, resolve_model
@@ -36,6 +39,7 @@ from tasks.embedding.shards import Shard
 from tasks.embedding.tokens import tokenise
 from tasks.machine import device_lock
 from tasks.vocabulary import NormState, Pooling
+from tests.families.small_models import small_config, small_model
 
 SETTINGS = Settings((Pooling.MEAN,), (NormState.AS_RETURNED,), 128, "float32", "cpu")
 Planned = tuple[Layout, EmbeddingSet, Dataset, ModelFolder]
@@ -48,6 +52,55 @@ def planned(tiny_model: Path, tiny_dataset: Path, tmp_path: Path, monkeypatch: p
     dataset = prepare_dataset(f"path:{tiny_dataset}", layout, seed=0)
     model = resolve_model(f"path:{tiny_model}")
     return layout, plan_embedding_set(layout, dataset, model, SETTINGS), dataset, model
+
+
+@pytest.fixture
+def fnet(tiny_model: Path, tmp_path: Path) -> ModelFolder:
+    """A model whose Fourier transforms torch does not do in bfloat16."""
+    folder = tmp_path / "fnet"
+    small_model(small_config("fnet")).save_pretrained(folder)
+    for file in tiny_model.glob("tokenizer*"):
+        shutil.copy(file, folder)
+    return resolve_model(f"path:{folder}")
+
+
+def test_auto_falls_back_to_float32_where_a_model_needs_it_and_a_named_dtype_is_refused(
+    planned: Planned, fnet: ModelFolder, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    layout, _, dataset, _ = planned
+    monkeypatch.setattr(embedding_set, "choose_dtype", lambda device: torch.bfloat16)
+    with caplog.at_level("WARNING"):
+        settings, settled = settle_plan(layout, dataset, fnet, replace(SETTINGS, dtype="auto"))
+    assert settings.dtype == "float32"
+    assert settled.id == embedding_set_id(dataset, fnet, SETTINGS)
+    assert "This 'fnet' model cannot be trusted in bfloat16" in caplog.text
+    with pytest.raises(UserError, match="--dtype float32"):
+        settle_plan(layout, dataset, fnet, replace(SETTINGS, dtype="bfloat16"))
+
+
+def test_a_model_that_chooses_experts_is_float32_unless_another_dtype_is_named(
+    planned: Planned, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(embedding_set, "choose_dtype", lambda device: torch.bfloat16)
+    _, _, _, model = planned
+    for experts, asked, found in [
+        (False, "auto", "bfloat16"),
+        (True, "auto", "float32"),
+        (True, "bfloat16", "bfloat16"),
+    ]:
+        caplog.clear()
+        with caplog.at_level("WARNING"):
+            settings = resolve_settings(
+                replace(SETTINGS, dtype=asked), replace(model, chooses_experts=experts)
+            )
+        assert settings.dtype == found
+        assert ("sends each token to some of its experts" in caplog.text) is experts
+
+
+def test_only_what_is_compared_when_it_is_loaded_has_the_comparison_in_its_id(planned: Planned) -> None:
+    _, settled, dataset, model = planned
+    assert embedding_set_id(dataset, model, SETTINGS) == settled.id
+    assert embedding_set_id(dataset, replace(model, tested=False), SETTINGS) != settled.id
 
 
 def test_a_set_is_calibrated_once_it_is_worth_it(

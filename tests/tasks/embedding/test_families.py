@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+import transformers as hf
 
 from tasks.embedding.backbone import find_backbone
-from tasks.embedding.families import FAMILIES, UNTESTED, family_row
+from tasks.embedding.families import FAMILIES, UNTESTED, chooses_experts, family_row
 from tests.tasks.embedding.test_backbone import MODELS, our_layers, small_model, some_ids
 
 
@@ -21,8 +22,36 @@ def test_a_text_may_be_as_long_as_the_row_says_and_no_longer(name: str) -> None:
 
 
 def test_a_family_without_a_row_is_an_untested_one() -> None:
-    assert family_row("gemma") is UNTESTED
+    assert family_row(hf.GemmaConfig()) is UNTESTED
     assert not UNTESTED.packed
-    assert all(family_row(name) is row for name, row in FAMILIES.items())
-    # Whatever norm a tested family has, an untested one may have too.
-    assert {norm for row in FAMILIES.values() for norm in row.final_norms} == set(UNTESTED.final_norms)
+    assert not UNTESTED.tested
+    assert all(row.tested for row in FAMILIES.values())
+    assert family_row(hf.LlamaConfig()) is FAMILIES["llama"]
+
+
+@pytest.mark.parametrize("kind", ["dynamic", "longrope"])
+@pytest.mark.parametrize("by_layer_type", [False, True])
+def test_positions_that_change_with_the_longest_text_let_no_texts_lie_together(
+    kind: str, by_layer_type: bool
+) -> None:
+    config, rope = hf.LlamaConfig(), {"rope_type": kind, "rope_theta": 1e4, "factor": 2.0}
+    config.rope_parameters = {"full_attention": rope} if by_layer_type else rope
+    row = family_row(config)
+    assert not row.packed
+    assert not row.tested
+    assert row.final_norms == FAMILIES["llama"].final_norms
+
+
+@pytest.mark.parametrize(
+    ("config", "chooses"),
+    [
+        (hf.Qwen3MoeConfig, True),
+        (hf.MixtralConfig, True),
+        (hf.DeepseekV3Config, True),
+        (hf.GptOssConfig, True),
+        (hf.LlamaConfig, False),
+        (hf.GPT2Config, False),
+    ],
+)
+def test_a_router_is_known_by_its_number_of_experts(config: type, chooses: bool) -> None:
+    assert chooses_experts(config()) is chooses

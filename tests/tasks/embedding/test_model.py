@@ -9,7 +9,8 @@ import torch
 from transformers import AutoModel
 
 from storage.errors import UserError
-from tasks.embedding.model import DESCRIBING_FILES, _check_vocabulary, load_model, resolve_model
+from tasks.embedding.description import check_vocabulary
+from tasks.embedding.model import DESCRIBING_FILES, load_model, resolve_model
 
 
 def test_folder_is_resolved_by_its_content(tiny_model: Path, tmp_path: Path) -> None:
@@ -143,6 +144,6 @@ def test_every_file_that_can_change_a_token_is_part_of_the_revision(
 def test_a_tokenizer_in_a_file_of_another_name_is_no_missing_one(tmp_path: Path) -> None:
     loaded = SimpleNamespace(vocab_files_names={"vocab_file": "tokenizer.model"})
     with pytest.raises(UserError, match="holds no tokenizer"):
-        _check_vocabulary(tmp_path, loaded)
+        check_vocabulary(tmp_path, loaded)
     (tmp_path / "tekken.json").write_text("{}")
-    _check_vocabulary(tmp_path, loaded)
+    check_vocabulary(tmp_path, loaded)
