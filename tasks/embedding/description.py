@@ -106,8 +106,9 @@ def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> PreTrain
 
 def check_vocabulary(folder: Path, tokenizer: Any) -> None:
     """`UserError` where transformers made up a tokenizer of special tokens alone, since the folder holds none."""
-    files = {*tokenizer.vocab_files_names.values(), "tokenizer.json", "tekken.json"}
-    if tokenizer.vocab_files_names and not any((folder / name).is_file() for name in files):
+    named = getattr(tokenizer, "vocab_files_names", {})  # Mistral's own class names none
+    files = {*named.values(), "tokenizer.json", "tekken.json"}
+    if named and not any((folder / name).is_file() for name in files):
         raise UserError(
             f"{folder} holds no tokenizer ({', '.join(sorted(files))}), so every word would be an unknown one. Save "
             "the model's own with `tokenizer.save_pretrained(FOLDER)`."

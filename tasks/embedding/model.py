@@ -166,7 +166,10 @@ def describe_whole(folder: str, *, trust_remote_code: bool = False) -> PreTraine
     except (UserError, MemoryError):
         raise
     except Exception as error:  # a stranger's files, which may fail in any way
-        raise UserError(f"The model in {folder} does not load: {words(error)}.") from error
+        raise UserError(
+            f"The model in {folder} does not load: {words(error)}. Copy it again, or save it with "
+            "`model.save_pretrained(FOLDER)`."
+        ) from error
 
 
 @lru_cache(maxsize=1)
@@ -283,7 +286,7 @@ def _dequantise(file: Path, into: Path, spec: str) -> None:
         tokenizer = AutoTokenizer.from_pretrained(alone, **options)
     except (OSError, ValueError, ImportError, KeyError, struct.error) as error:
         raise UserError(
-            f"{file} (from {spec}) does not load as GGUF: {words(error)}. transformers "
+            f"{file} (from {spec}) does not load as GGUF: {words(error).replace(f'{alone}/', '')}. transformers "
             f"{transformers.__version__} reads the families listed in its GGUF guide; convert others to "
             "safetensors and use path:FOLDER."
         ) from error

@@ -26,13 +26,15 @@ class Case:
 
 @dataclass(frozen=True)
 class Seen:
-    """What a command said, its exit code, and what it left."""
+    """What a command said, its exit code, and what became of the files below its folder."""
 
     code: int
     said: str
     """The error; else the warnings, and what was printed: of an inspection the rows and classes, of a plan nothing."""
-    left: tuple[str, ...]
-    """Files that were not there before; a changed one with `changed: ` before its name."""
+    appeared: tuple[str, ...]
+    """Files that were not there before."""
+    changed: tuple[str, ...]
+    """Files that are not what they were, or gone."""
 
 
 def see(case: Case, folder: Path) -> Seen:
@@ -49,11 +51,11 @@ def see(case: Case, folder: Path) -> Seen:
     else:
         shown = {"inspect": _read, "sweep": lambda _: "A plan is shown."}.get(words[1], str)
         said = [*warned, shown(out.getvalue())]
-    changed = [f"changed: {name}" for name in before if after.get(name) != before[name]]
     return Seen(
         code,
         " ".join(" ".join(said).replace(f"{folder}/", "").split()),
-        (*(name for name in after if name not in before), *changed),
+        tuple(name for name in after if name not in before),
+        tuple(name for name in before if after.get(name) != before[name]),
     )
 
 

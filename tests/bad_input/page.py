@@ -12,8 +12,8 @@ CASES: list[Case] = [*data.CASES, *commands.CASES, *stored.CASES]
 INTRODUCTION = """# What bad input does
 
 Each row is a test (`tests/bad_input`), and the page is what they print: `python -m tests.bad_input` writes it. A
-command ends with 0 (done, perhaps with a remark), 1 (an error) or 2 (a wrong command line). Nothing that was there
-before is changed by any of them, and what appears is named; where nothing is named, nothing appears.
+command ends with 0 (done, perhaps with a remark), 1 (an error) or 2 (a wrong command line). What appears
+or changes on the disk is named; where nothing is named, all is as it was.
 """
 
 
@@ -33,6 +33,7 @@ def row(case: Case) -> str:
 
 
 def as_row(case: Case, seen: Seen) -> str:
-    left = f" *Appears: {', '.join(seen.left)}.*" if seen.left else ""
+    told = [("Appears", seen.appeared), ("Changes", seen.changed)]
+    left = "".join(f" *{what}: {', '.join(names)}.*" for what, names in told if names)
     said = seen.said.replace("|", "\\|").replace("<", "&lt;")
     return f"| {case.given} | {seen.code} | {said}{left} |\n"

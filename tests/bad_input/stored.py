@@ -106,7 +106,6 @@ CASES = [
     _query("a file written", "COPY run TO 'run.csv'"),
     _query("the whole database written", "EXPORT DATABASE 'all'"),
     _query("another database opened", "ATTACH 'other.duckdb'"),
-    _query("an extension fetched", "INSTALL spatial"),
     _query("the lock opened", "SET enable_external_access = true"),
     _query("a format that there is not", "SELECT 1", " --format xml"),
     Case(QUERIES, "no storage", 'layerscout sql "SELECT 1"'),

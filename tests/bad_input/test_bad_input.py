@@ -1,4 +1,4 @@
-"""Every case of docs/bad-input.md is seen as the page says, changes nothing that was there, and is foreseen."""
+"""Every case of docs/bad-input.md is seen as the page says, loses nothing that was there, and is foreseen."""
 
 from pathlib import Path
 
@@ -21,4 +21,5 @@ def test_what_the_page_says_is_what_is_seen(case: Case, tmp_path: Path) -> None:
     assert as_row(case, seen) in PAGE.read_text(encoding="utf-8").splitlines(keepends=True)
     assert FORESEEN_NOT not in seen.said
     assert "Traceback" not in seen.said
-    assert [name for name in seen.left if name.startswith("changed: ")] == []
+    # `rebuild` is there to write the database anew.
+    assert seen.changed == () or case.command == "layerscout rebuild"
