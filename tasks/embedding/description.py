@@ -54,9 +54,14 @@ def whole_config(
     try:
         return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=trust_remote_code)
     except Exception as error:  # a stranger's file, which may fail in any way
+        if "trust_remote_code" in str(error):
+            raise UserError(
+                f"The model {spec} brings Python code of its own, which is run only if you trust it. Read it, and add "
+                "--trust-remote-code; or choose another model."
+            ) from error
         raise UserError(
             f"The configuration of {spec} is not one that transformers {transformers.__version__} knows: "
-            f"{words(error)}. If the model brings its own code and you trust it, add --trust-remote-code."
+            f"{words(error)}. Mend its config.json, or choose another model."
         ) from error
 
 
