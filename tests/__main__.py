@@ -9,18 +9,15 @@ import pytest
 # Half of the suite's time is spent on waiting for commands, servers and a browser. More workers than this would only
 # add start-up; a file stays on one of them, with the sweeps that its tests share, in the order in which they stand.
 WORKERS = min(os.cpu_count() or 1, 4)
-# Begun last, the longest file would keep one worker at it while the others have nothing left.
-FIRST = ["tests/test_docs.py", "tests"]
 SHARED_OUT = ["--numprocesses", str(WORKERS), "--dist", "loadfile", "--no-loadscope-reorder"]
 
 
 def main() -> int:
     """Run pytest; its exit code."""
-    asked = sys.argv[1:] or FIRST
     has_browser = shutil.which("chromium") and shutil.which("chromedriver")
     if has_browser or os.environ.get("LAYERSCOUT_BROWSER") == "required":
-        return pytest.main([*SHARED_OUT, *asked])
-    code = pytest.main([*SHARED_OUT, "-m", "not browser", *asked])
+        return pytest.main([*SHARED_OUT, *sys.argv[1:]])
+    code = pytest.main([*SHARED_OUT, "-m", "not browser", *sys.argv[1:]])
     print("Left out: the browser tests, since there is no chromium with chromedriver on the PATH.")
     return code
 

@@ -20,12 +20,26 @@ os.environ |= {
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
 }
 
+# Begun last, one of them would keep one worker at it while the others have nothing left.
+LONGEST = (
+    "tests/flows/test_layer_sweep.py",
+    "tests/faults/test_killed_processes.py",
+    "tests/test_docs.py",
+    "tests/flows/running/test_service.py",
+)
+
 WORDS = {
     "sea": ["wave", "tide", "ship", "sail", "harbour", "anchor", "salt", "gull", "storm", "deck"],
     "sky": ["cloud", "wind", "star", "moon", "comet", "kite", "wing", "rain", "thunder", "dawn"],
     "land": ["field", "plough", "hill", "stone", "road", "cart", "wheat", "barn", "goat", "fence"],
 }
 FILLER = ["the", "a", "of", "and", "it", "was", "in", "that", "with", "on", "by", "for"]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first; the others as they stand."""
+    order = {file: place for place, file in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.nodeid.partition("::")[0], len(order)))
 
 
 @pytest.fixture(scope="session")

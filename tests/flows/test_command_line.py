@@ -36,6 +36,7 @@ def test_inspect_shows_classes_lengths_duplicates_and_leaks(
         f"path:{reviews}",
         text_column=None,
         label_column="stars",
+        encoding=None,
         model=f"path:{tiny_model}",
         max_length=8,
     )

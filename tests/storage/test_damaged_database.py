@@ -60,7 +60,7 @@ def test_a_folder_in_its_place_is_refused_before_the_work_and_set_aside(tmp_path
     place = tmp_path / "results.duckdb"
     place.mkdir()
     (place / "notes.txt").write_text("mine")
-    with pytest.raises(UserError, match=r"is not a database.*layerscout rebuild"):
+    with pytest.raises(UserError, match=r"is damaged.*layerscout rebuild"):
         check_database(str(place))
     done = rebuild(str(place), [])
     assert done.aside is not None
