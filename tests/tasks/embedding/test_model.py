@@ -103,7 +103,7 @@ def test_what_is_no_model_is_an_error_that_names_the_way_out(tiny_model: Path, t
         (f"path:{pickled}", "Pickled weights are not loaded"),
         (f"gguf:{tmp_path / 'no.gguf'}", "There is no file"),
         (f"gguf:{tmp_path / 'not.gguf'}", "does not load as GGUF"),
-        (f"path:{unknown}", "--trust-remote-code"),
+        (f"path:{unknown}", r"Mend its config\.json, or choose another model"),
     ]:
         with pytest.raises(UserError, match=message):
             resolve_model(spec)
