@@ -11,6 +11,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import polars as pl
 
@@ -90,10 +91,11 @@ def _parts_evenly(lines: list[str], separator: str) -> bool:
     return {len(row) for row in rows} == {len(rows[0])} != {1}
 
 
-def _records(lines: list[str], separator: str, quoting: int = csv.QUOTE_MINIMAL) -> Iterator[_Record]:
+def _records(
+    lines: list[str], separator: str, quoting: Literal[0, 3] = csv.QUOTE_MINIMAL
+) -> Iterator[_Record]:
     """Rows that are not blank. `csv.Error` says at which line a quotation mark is wrong."""
-    # `quoting` has no enumeration of its own in the type stubs' eyes.
-    reader = csv.reader(lines, delimiter=separator, strict=True, quoting=quoting)  # type: ignore[arg-type]
+    reader = csv.reader(lines, delimiter=separator, strict=True, quoting=quoting)
     last = 0
     while True:
         first = last + 1

@@ -89,7 +89,7 @@ def _vocabulary(body: PreTrainedModel) -> int | None:
     """Token embeddings; None where ids are hashed or looked up in some other way."""
     try:
         table = body.get_input_embeddings()
-    except (NotImplementedError, AttributeError):
+    except (NotImplementedError, AttributeError):  # how transformers says that a family has no such table
         return None
     return getattr(table, "num_embeddings", None)
 

@@ -150,51 +150,39 @@ def describe_whole(folder: str, *, trust_remote_code: bool = False) -> PreTraine
     Raises:
         UserError: as `load_model` for weights that do not fill the model.
     """
+    model: PreTrainedModel = _headless(folder, trust_remote_code, device_map="meta")
+    return model
+
+
+def _headless(folder: str, trust_remote_code: bool, **options: Any) -> Any:
+    """The folder's model without its head, with `options` of `from_pretrained`; `UserError` where it does not load."""
     config = whole_config(Path(folder), folder, trust_remote_code=trust_remote_code)
     load = partial(
         headless(config).from_pretrained,
         folder,
-        device_map="meta",
         local_files_only=True,
         use_safetensors=True,
         trust_remote_code=trust_remote_code,
         output_loading_info=True,
+        **options,
     )
     try:
         with without_bars():
             return load_whole(load, folder)
-    except (UserError, MemoryError):
+    except (UserError, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # a stranger's files, which may fail in any way
         raise UserError(
-            f"The model in {folder} does not load: {words(error)}. Copy it again, or save it with "
+            f"The model in {folder} does not load: {words(error)}. It must hold config.json and *.safetensors of a "
+            f"model that transformers {transformers.__version__} knows. Copy it again, or save it with "
             "`model.save_pretrained(FOLDER)`."
         ) from error
 
 
 @lru_cache(maxsize=1)
 def _load(folder: str, dtype: str, device: str, trust_remote_code: bool) -> LoadedModel:
-    config = whole_config(Path(folder), folder, trust_remote_code=trust_remote_code)
     text_config(Path(folder), folder, trust_remote_code=trust_remote_code)
-    load = partial(
-        headless(config).from_pretrained,
-        folder,
-        dtype=getattr(torch, dtype),
-        local_files_only=True,
-        use_safetensors=True,
-        trust_remote_code=trust_remote_code,
-        output_loading_info=True,
-    )
-    try:
-        with without_bars():
-            model: Any = load_whole(load, folder)
-    except (UserError, MemoryError, torch.OutOfMemoryError):
-        raise
-    except Exception as error:  # a stranger's files, which may fail in any way
-        raise UserError(
-            f"The model in {folder} does not load: {words(error)}. It must hold config.json and *.safetensors of a "
-            f"model that transformers {transformers.__version__} knows."
-        ) from error
+    model = _headless(folder, trust_remote_code, dtype=getattr(torch, dtype))
     tokenizer = load_tokenizer(Path(folder), trust_remote_code=trust_remote_code)
     loaded = LoadedModel(find_backbone(model.to(device)), tokenizer)
     hand_back_freed_memory()

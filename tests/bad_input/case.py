@@ -11,7 +11,7 @@ from pathlib import Path
 
 from flows.cli import main
 
-FORESEEN_NOT = "This was not foreseen"
+UNFORESEEN = "This was not foreseen"
 
 
 @dataclass(frozen=True)
@@ -80,18 +80,27 @@ def _exit_code(words: list[str]) -> int:
     return 0
 
 
+class _Kept(logging.Handler):
+    """Keeps what each record says."""
+
+    def __init__(self, level: int) -> None:
+        super().__init__(level)
+        self.messages: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.messages.append(record.getMessage())
+
+
 @contextmanager
 def _captured() -> Iterator[tuple[io.StringIO, io.StringIO, list[str]]]:
     """What goes to standard output, to standard error, and into the log as a warning."""
-    warned: list[str] = []
-    handler = logging.Handler(logging.WARNING)
-    handler.emit = lambda record: warned.append(record.getMessage())  # type: ignore[method-assign]  # nothing more
+    handler = _Kept(logging.WARNING)
     ours = [logging.getLogger(name) for name in ("flows", "tasks", "storage")]
     for each in ours:
         each.addHandler(handler)
     try:
         with redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()) as error:
-            yield out, error, warned
+            yield out, error, handler.messages
     finally:
         for each in ours:
             each.removeHandler(handler)

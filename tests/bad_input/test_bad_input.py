@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.bad_input.case import FORESEEN_NOT, Case, see
+from tests.bad_input.case import UNFORESEEN, Case, see
 from tests.bad_input.page import CASES, INTRODUCTION, PAGE, as_row
 
 
@@ -19,7 +19,7 @@ def test_the_page_has_a_row_for_each_case() -> None:
 def test_what_the_page_says_is_what_is_seen(case: Case, tmp_path: Path) -> None:
     seen = see(case, tmp_path)
     assert as_row(case, seen) in PAGE.read_text(encoding="utf-8").splitlines(keepends=True)
-    assert FORESEEN_NOT not in seen.said
+    assert UNFORESEEN not in seen.said
     assert "Traceback" not in seen.said
     # `rebuild` is there to write the database anew.
     assert seen.changed == () or case.command == "layerscout rebuild"

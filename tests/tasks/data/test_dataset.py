@@ -1,13 +1,11 @@
 import gzip
 import io
-import json
 import logging
 import random
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import datasets
 import polars as pl
 import pyarrow.parquet as pq
 import pytest
@@ -18,29 +16,22 @@ from storage.errors import UserError
 from storage.layout import Layout
 from tasks.data import dataset
 from tasks.data.dataset import (
-    Dataset,
     fingerprint_table,
-    prepare_dataset,
     read_dataset,
     read_table,
     stratified_sample,
 )
-from tasks.data.hugging_face import named_labels
 from tests.conftest import labelled_text
+from tests.tasks.data.conftest import prepare, write_rows
 
 TABLE = {"row_id": pl.Int64, "text": pl.String, "label": pl.Int32, "split": pl.String}
-
-
-def prepare(spec: str, storage: Path, **options: Any) -> tuple[Dataset, pl.DataFrame]:
-    found = prepare_dataset(spec, Layout(str(storage)), **options)
-    return found, read_table(found.uri)
 
 
 @pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl", "parquet"])
 def test_every_file_format_gives_the_same_table(tmp_path: Path, suffix: str) -> None:
     rows = labelled_text(60)
-    _write(rows, tmp_path / f"train.{suffix}")
-    _write(rows.head(20), tmp_path / f"test.{suffix}")
+    write_rows(rows, tmp_path / f"train.{suffix}")
+    write_rows(rows.head(20), tmp_path / f"test.{suffix}")
     found, table = prepare(f"path:{tmp_path}", tmp_path / "out")
     assert (found.train_rows, found.test_rows, found.test_is_made) == (60, 20, False)
     assert found.classes == ("land", "sea", "sky")
@@ -53,7 +44,7 @@ def test_every_file_format_gives_the_same_table(tmp_path: Path, suffix: str) -> 
 
 def test_validation_joins_train(tmp_path: Path) -> None:
     for name, rows in (("train", 30), ("validation", 20), ("test", 10)):
-        _write(labelled_text(rows), tmp_path / f"{name}.csv")
+        write_rows(labelled_text(rows), tmp_path / f"{name}.csv")
     found, _ = prepare(f"path:{tmp_path}", tmp_path / "out")
     assert (found.train_rows, found.test_rows) == (50, 10)
 
@@ -62,7 +53,7 @@ def test_a_single_file_gets_a_seeded_stratified_test_part(tmp_path: Path) -> Non
     rows = pl.concat(
         [labelled_text(400), pl.DataFrame({"text": ["once", "twice"], "label": ["rare", "rare"]})]
     )
-    _write(rows, tmp_path / "all.csv")
+    write_rows(rows, tmp_path / "all.csv")
     found, table = prepare(f"path:{tmp_path / 'all.csv'}", tmp_path / "out")
     again, _ = prepare(f"path:{tmp_path / 'all.csv'}", tmp_path / "out")
     other, _ = prepare(f"path:{tmp_path / 'all.csv'}", tmp_path / "out", seed=1)
@@ -85,87 +76,11 @@ def test_integer_labels_take_names_from_a_companion_column(tmp_path: Path) -> No
             "label_name": ["up", "down", "up", "down", "up", "down"],
         }
     )
-    _write(frame, tmp_path / "train.csv")
-    _write(frame, tmp_path / "test.csv")
+    write_rows(frame, tmp_path / "train.csv")
+    write_rows(frame, tmp_path / "test.csv")
     found, table = prepare(f"path:{tmp_path}", tmp_path / "out")
     assert found.classes == ("down", "up")
     assert table["label"].to_list()[:6] == [1, 0, 1, 0, 1, 0]
-
-
-def test_saved_hugging_face_dataset_keeps_its_class_names(tmp_path: Path) -> None:
-    features = datasets.Features(
-        {"sentence": datasets.Value("string"), "label": datasets.ClassLabel(names=["no", "yes"])}
-    )
-    part = datasets.Dataset.from_dict({"sentence": list("abcdef"), "label": [0, 1] * 3}, features=features)
-    datasets.DatasetDict({"train": part, "test": part}).save_to_disk(str(tmp_path / "saved"))
-    found, table = prepare(f"path:{tmp_path / 'saved'}", tmp_path / "out")
-    assert (found.classes, found.text_column) == (("no", "yes"), "sentence")
-    assert table["text"].to_list() == list("abcdefabcdef")
-
-
-def saved(folder: Path, parts: dict[str, tuple[list[str], list[int]]]) -> str:
-    """The spec of a DatasetDict on disk: split → (the names that its class labels number, the labels)."""
-    datasets.DatasetDict(
-        {
-            split: datasets.Dataset.from_dict(
-                {"text": [f"{split} {row}" for row in range(len(labels))], "label": labels},
-                features=datasets.Features(
-                    {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=names)}
-                ),
-            )
-            for split, (names, labels) in parts.items()
-        }
-    ).save_to_disk(str(folder))
-    return f"path:{folder}"
-
-
-def test_splits_that_number_the_same_names_in_other_ways(tmp_path: Path) -> None:
-    spec = saved(
-        tmp_path / "saved", {"train": (["no", "yes"], [0, 1] * 3), "test": (["yes", "no"], [0, 0, 1])}
-    )
-    found, table = prepare(spec, tmp_path / "out")
-    assert found.classes == ("no", "yes")
-    assert [found.classes[label] for label in table.filter(split="test")["label"]] == ["yes", "yes", "no"]
-
-
-def test_the_hubs_minus_one_is_no_label(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    names = ["no", "yes"]
-    some = saved(tmp_path / "some", {"train": (names, [0, 1] * 3), "test": (names, [0, -1, 1])})
-    with pytest.raises(
-        UserError, match=r"Row 2 in test of path:.* has no label \(column 'label'\); 1 of 3 rows"
-    ):
-        prepare(some, tmp_path / "out")
-    no_train = saved(tmp_path / "train", {"train": (names, [-1] * 6), "test": (names, [0, 1])})
-    with pytest.raises(UserError, match="6 of 6 rows"):
-        prepare(no_train, tmp_path / "out")
-    # As benchmarks do that keep the labels of their test rows to themselves.
-    hidden = saved(tmp_path / "hidden", {"train": (names, [0, 1] * 10), "test": (names, [-1] * 3)})
-    with caplog.at_level(logging.WARNING):
-        found, _ = prepare(hidden, tmp_path / "out")
-    assert (found.train_rows + found.test_rows, found.test_is_made) == (20, True)
-    assert "No row in test" in caplog.text
-
-
-def test_a_parquet_file_of_datasets_brings_the_names_of_its_labels(tmp_path: Path) -> None:
-    features = datasets.Features(
-        {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["no", "yes"])}
-    )
-    for split, labels in (("train", [1, 0] * 5), ("test", [1, 0, -1])):
-        texts = [f"{split} {row}" for row in range(len(labels))]
-        part = datasets.Dataset.from_dict({"text": texts, "label": labels}, features=features)
-        part.to_parquet(str(tmp_path / f"{split}.parquet"))
-    with pytest.raises(UserError, match=r"Row 3 in test of .* has no label"):
-        read_dataset(f"path:{tmp_path}", Layout(""))
-    found, table = read_dataset(f"path:{tmp_path / 'train.parquet'}", Layout(""))
-    assert found.classes == ("no", "yes")
-    assert table["label"].head(2).to_list() == [1, 0]
-
-
-def test_a_class_label_beyond_its_names_is_refused(tmp_path: Path) -> None:
-    # `datasets` itself lets no such number into a file of its own; other writers do.
-    frame = pl.Series("label", [0, 1, 7])
-    with pytest.raises(UserError, match=r"holds 7, and its 2 class names are numbered from 0 to 1"):
-        named_labels(frame, ["no", "yes"], "train of it")
 
 
 @pytest.mark.parametrize(
@@ -186,7 +101,7 @@ def test_splits_under_the_names_that_people_give_them(
             tmp_path
             / f"written{Path(name.lower().removesuffix('.gz')).suffix.replace('.json', '.jsonl')[:6]}"
         )
-        _write(table, plain)
+        write_rows(table, plain)
         content = plain.read_bytes()
         plain.unlink()
         (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
@@ -196,22 +111,11 @@ def test_splits_under_the_names_that_people_give_them(
 
 def test_two_files_for_one_split_are_refused(tmp_path: Path) -> None:
     for name in ("train.csv", "dev.csv", "valid.csv"):
-        _write(labelled_text(10), tmp_path / name)
+        write_rows(labelled_text(10), tmp_path / name)
     with pytest.raises(
         UserError, match=r"holds dev\.csv and valid\.csv, and each of them is the validation split"
     ):
         prepare(f"path:{tmp_path}", tmp_path / "out")
-
-
-def test_splits_of_a_saved_dataset_that_are_not_read_are_named(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    names = ["no", "yes"]
-    spec = saved(tmp_path / "saved", {"train": (names, [0, 1] * 9), "unsupervised": (names, [-1] * 3)})
-    with caplog.at_level(logging.WARNING):
-        found, _ = prepare(spec, tmp_path / "out")
-    assert found.train_rows + found.test_rows == 18
-    assert "['unsupervised'] are not read" in caplog.text
 
 
 def test_labels_are_the_same_in_whichever_types_the_splits_hold_them(tmp_path: Path) -> None:
@@ -264,83 +168,12 @@ def test_columns_whose_names_do_not_tell(
             read_dataset(f"path:{tmp_path / 'all.csv'}", Layout(""))
 
 
-@pytest.mark.parametrize("folder", ["a[1]b", "all*", "what?"])
-def test_a_clone_in_a_folder_whose_name_is_a_pattern_is_refused(tmp_path: Path, folder: str) -> None:
-    for name, label in ((folder, "x"), ("a1b", "y"), ("allother", "y"), ("whatx", "y")):
-        (tmp_path / name / "data").mkdir(parents=True)
-        (tmp_path / name / "data" / "train-00000.csv").write_text("text,label\n" + f"a,{label}\nb,z\n" * 9)
-    with pytest.raises(
-        UserError, match=r"`datasets` takes \*, \? and \[ in .* for a pattern. Rename the folder"
-    ):
-        read_dataset(f"path:{tmp_path / folder}", Layout(""))
-
-
-def test_a_clone_of_tables_is_read_as_written(tmp_path: Path) -> None:
-    (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "train-00000-of-00001.csv").write_text("text,label\n" + "a,01\nb,1\nNA,None\n" * 9)
-    found, table = read_dataset(f"path:{tmp_path}", Layout(""))
-    # Neither one number, nor missing.
-    assert found.classes == ("01", "1", "None")
-    assert "NA" in table["text"].to_list()
-
-
-def test_a_clone_of_tables_takes_the_class_names_of_its_card(tmp_path: Path) -> None:
-    card = """---
-dataset_info:
-  features:
-  - {name: text, dtype: string}
-  - name: label
-    dtype: {class_label: {names: {'0': 'no', '1': 'yes'}}}
----
-"""
-    (tmp_path / "data").mkdir()
-    (tmp_path / "README.md").write_text(card)
-    (tmp_path / "data" / "train-00000.csv").write_text("text,label\n" + "a,1\nb,0\n" * 9)
-    found, table = read_dataset(f"path:{tmp_path}", Layout(""))
-    assert found.classes == ("no", "yes")
-    assert table["label"].head(2).to_list() == [1, 0]
-
-
-def test_hub_data_set_is_read_from_the_hubs_own_cache_layout(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    commit = "0123456789abcdef0123456789abcdef01234567"
-    repository = tmp_path / "hub" / "datasets--someone--verses"
-    snapshot = repository / "snapshots" / commit
-    snapshot.mkdir(parents=True)
-    (repository / "refs").mkdir()
-    (repository / "refs" / "main").write_text(commit)
-    _write(labelled_text(30), snapshot / "train.parquet")
-    _write(labelled_text(12), snapshot / "test.parquet")
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
-    found, table = prepare("hf:someone/verses", tmp_path / "out")
-    assert (found.revision, found.train_rows, found.test_rows) == (commit, 30, 12)
-    assert table["text"].to_list()[:30] == labelled_text(30)["text"].to_list()
-    with pytest.raises(UserError, match=r"hf:someone/prose is not on this machine.*HF_HUB_OFFLINE"):
-        prepare("hf:someone/prose", tmp_path / "out")
-
-
 def test_a_csv_of_a_spreadsheet_parted_by_semicolons(tmp_path: Path) -> None:
     rows = labelled_text(30)
     rows.write_csv(tmp_path / "all.csv", separator=";", include_bom=True)
     found, table = prepare(f"path:{tmp_path / 'all.csv'}", tmp_path / "out")
     assert found.text_column == "text"
     assert sorted(table["text"]) == sorted(rows["text"])
-
-
-def test_a_clone_of_a_hub_repository_is_a_folder_too(tmp_path: Path) -> None:
-    (tmp_path / "data").mkdir()
-    _write(labelled_text(30), tmp_path / "data" / "train-00000-of-00001.parquet")
-    _write(labelled_text(12), tmp_path / "data" / "test-00000-of-00001.parquet")
-    found, _ = prepare(f"path:{tmp_path}", tmp_path / "out")
-    assert (found.train_rows, found.test_rows, found.test_is_made) == (30, 12, False)
-
-
-def test_a_dataset_without_splits_saved_on_disk(tmp_path: Path) -> None:
-    rows = labelled_text(30)
-    datasets.Dataset.from_dict(rows.to_dict(as_series=False)).save_to_disk(str(tmp_path / "saved"))
-    found, _ = prepare(f"path:{tmp_path / 'saved'}", tmp_path / "out")
-    assert (found.train_rows + found.test_rows, found.test_is_made) == (30, True)
 
 
 @pytest.mark.parametrize(
@@ -368,15 +201,15 @@ def test_labels_have_the_order_that_people_count_in(
 
 def test_a_class_of_one_row_and_one_that_test_lacks_are_kept(tmp_path: Path) -> None:
     rare = pl.DataFrame({"text": ["once"], "label": ["rare"]})
-    _write(pl.concat([labelled_text(30), rare]), tmp_path / "train.csv")
-    _write(labelled_text(12).filter(pl.col("label") != "sea"), tmp_path / "test.csv")
+    write_rows(pl.concat([labelled_text(30), rare]), tmp_path / "train.csv")
+    write_rows(labelled_text(12).filter(pl.col("label") != "sea"), tmp_path / "test.csv")
     found, table = prepare(f"path:{tmp_path}", tmp_path / "out")
     assert found.classes == ("land", "rare", "sea", "sky")
     assert table.filter(label=1).height == 1
 
 
 def test_reading_alone_writes_nothing(tmp_path: Path) -> None:
-    _write(labelled_text(30), tmp_path / "all.csv")
+    write_rows(labelled_text(30), tmp_path / "all.csv")
     found, table = read_dataset(f"path:{tmp_path / 'all.csv'}", Layout(str(tmp_path / "out")))
     stored, same = prepare(f"path:{tmp_path / 'all.csv'}", tmp_path / "other")
     assert (found.fingerprint, found.classes) == (stored.fingerprint, stored.classes)
@@ -440,8 +273,8 @@ def test_bad_data_is_an_error_that_names_the_way_out(
 
 
 def test_a_test_label_that_train_lacks_is_an_error(tmp_path: Path) -> None:
-    _write(labelled_text(30), tmp_path / "train.csv")
-    _write(pl.DataFrame({"text": ["a"], "label": ["fire"]}), tmp_path / "test.csv")
+    write_rows(labelled_text(30), tmp_path / "train.csv")
+    write_rows(pl.DataFrame({"text": ["a"], "label": ["fire"]}), tmp_path / "test.csv")
     with pytest.raises(UserError, match=r"1 test rows .*'fire'"):
         prepare(f"path:{tmp_path}", tmp_path / "out")
 
@@ -463,7 +296,7 @@ def test_folders_and_files_that_are_no_data_set(tmp_path: Path) -> None:
     (tmp_path / "train.parquet").write_bytes(gzip.compress(b"no parquet"))
     with pytest.raises(UserError, match="cannot be read as parquet"):
         prepare(f"path:{tmp_path}", tmp_path / "out")
-    _write(labelled_text(30), tmp_path / "train.csv")
+    write_rows(labelled_text(30), tmp_path / "train.csv")
     with pytest.raises(UserError, match=r"holds train\.csv and train\.parquet"):
         prepare(f"path:{tmp_path}", tmp_path / "out")
 
@@ -557,15 +390,3 @@ def test_a_table_of_an_older_version_is_one_row_group(tmp_path: Path) -> None:
     assert pq.ParquetFile(found.uri).num_row_groups == 1
     assert read_table(found.uri).equals(whole)
     assert read_table(found.uri, range(1_200, 2_700)).equals(whole[1_200:2_700])
-
-
-def _write(rows: pl.DataFrame, path: Path) -> None:
-    match path.suffix:
-        case ".csv":
-            rows.write_csv(path)
-        case ".tsv":
-            rows.write_csv(path, separator="\t")
-        case ".jsonl":
-            path.write_text("\n".join(json.dumps(row) for row in rows.to_dicts()) + "\n")
-        case ".parquet":
-            rows.write_parquet(path)
