@@ -9,8 +9,8 @@ import httpx
 
 from flows.running.engines import in_environment
 from flows.running.progress import console
+from flows.running.server import OWN_NAMES
 
-OWN_NAMES = "127.0.0.1,localhost"
 # Those that httpx takes, with which Prefect and the hub's client speak.
 SCHEMES = ("http", "https", "all")
 
@@ -23,7 +23,7 @@ def past_proxies() -> Iterator[None]:
     """
     with ExitStack() as changed:
         proxies = getproxies_environment()
-        reached = ",".join(filter(None, (proxies.get("no"), OWN_NAMES)))
+        reached = ",".join(filter(None, (proxies.get("no"), *OWN_NAMES)))
         for name in ("no_proxy", "NO_PROXY"):
             changed.enter_context(in_environment(name, reached))
         for scheme in SCHEMES:
