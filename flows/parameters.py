@@ -52,8 +52,9 @@ class SweepParameters(BaseModel):
         ("ridge_loo", "logme", "whitened_silhouette"),
         title="Criterion",
         description="Scores of a layer that need no gradient training. Of how classes separate: ridge_loo (always "
-        "among them, since the default rule reads it), logme, whitened_silhouette, h_score, class_mean_loo, knn_loo, "
-        "class_separation. Of the layer alone: effective_rank, anisotropy, top_variance_share, intrinsic_dimension.",
+        "among them, since the default rule reads it), ridge_loo_r2, ridge_loo_information, logme, "
+        "whitened_silhouette, h_score, class_mean_loo, knn_loo, class_separation, loes. Of the layer alone: "
+        "effective_rank, anisotropy, top_variance_share, intrinsic_dimension.",
         min_length=1,
     )
     probe_protocol: ProbeProtocol = Field(

@@ -13,11 +13,16 @@ from dataclasses import dataclass, replace
 import torch
 
 from tasks.numerics.matrix_products import product
+from tasks.numerics.matrix_rows import blocks_of
 
 MAX_ITERATIONS = 200
 # Stop when the decrease that the quadratic model still promises is under this share of the objective.
-TOLERANCE = 2e-8
+TOLERANCE = 3e-7
+# Float32 logits tell no smaller decrease: where a step finds none, what is left to gain has to be under this share.
+ROUNDING = 1e-4
 MEMORY = 10
+# Of a class that all rows are sure of; its intercept has no penalty.
+LEAST_CURVATURE = 1e-8
 
 
 @dataclass(frozen=True)
@@ -41,52 +46,64 @@ def fit_path(
     *,
     used: torch.Tensor | None = None,
     tolerance: float = TOLERANCE,
+    start: Sequence[Fit] | None = None,
 ) -> list[Fit]:
     """Optima for P penalties at once, for centred float32 rows Z [n, D] and class numbers codes [n] < k.
 
     `used`, bool [F, n], asks for the optima of F parts of the rows, all at once: P fits of the first part, then of the
-    second …
+    second … `start`, a fit for each that is asked for, is where the search begins: the optima of a neighbouring
+    penalty are near, and most of the way is saved.
 
-    L-BFGS, preconditioned with the diagonal of (α·ZᵀZ/n + λ)⁻¹, where α is the softmax's mean curvature at the start
-    (the idea of Böhning 1992, doi 10.1007/BF00048682, whose bound is ½). So Z is best given along its principal axes,
-    where that matrix is diagonal; the penalty does not mind the rotation. Logits are linear in the weights, so a line
-    search needs no further product with the rows, and the products of all fits are one.
+    L-BFGS, preconditioned with the inverse of the Hessian's diagonal at the start, Σ_i p_ic(1 − p_ic)·z_ij²/n + λ. So
+    Z is best given along its principal axes, where each class's block of the Hessian is nearly diagonal; the penalty
+    does not mind the rotation. Logits are linear in the weights, so a line search needs no further product with the
+    rows, and the products of all fits are one.
     """
     problem = _Problem.of(Z, codes, k, penalties, used)
     fits_wanted, d = len(problem.penalty), Z.shape[1]
     # Parameters of every fit side by side, [B, K, D+1]: the last column holds the intercepts.
     theta = torch.zeros(fits_wanted, k, d + 1, dtype=torch.float64, device=codes.device)
-    theta[:, :, d] = problem.prior.log()
+    if start is None:
+        theta[:, :, d] = problem.prior.log()
+    else:
+        for i, fit in enumerate(start):
+            theta[i, :, :d], theta[i, :, d] = fit.weights, fit.intercepts
     logits = problem.logits(theta)
     zero = torch.zeros(fits_wanted, dtype=torch.float64, device=codes.device)
     state = problem.along(logits, torch.zeros_like(logits), theta, torch.zeros_like(theta), zero)
     value, gradient = state.value, problem.gradient(state.residual, theta)
+    inverse = problem.inverse_diagonal(state.residual)
     history: list[_Pair] = []
     fits: dict[int, Fit] = {}
     live = list(range(fits_wanted))
+    ended = [False] * fits_wanted  # no step lowers the objective any more
     for iteration in range(MAX_ITERATIONS + 1):
-        direction = _quasi_newton(gradient, history, problem.inverse)
+        direction = _quasi_newton(gradient, history, inverse)
         slope = (gradient * direction).sum((1, 2))
-        converged = (-0.5 * slope <= tolerance * value).tolist()
+        left = (-0.5 * slope / value).tolist()
         for i, index in enumerate(live):
-            if converged[i] or iteration == MAX_ITERATIONS:
+            if left[i] <= tolerance or ended[i] or iteration == MAX_ITERATIONS:
+                converged = left[i] <= (max(tolerance, ROUNDING) if ended[i] else tolerance)
                 weights, intercepts = theta[i, :, :d].clone(), theta[i, :, d].clone()
-                fits[index] = Fit(weights, intercepts, float(value[i]), iteration, converged[i])
+                fits[index] = Fit(weights, intercepts, float(value[i]), iteration, converged)
         keep = [i for i, index in enumerate(live) if index not in fits]
         if not keep:
             break
         if len(keep) < len(live):
             live = [live[i] for i in keep]
             problem = problem.only(keep)
-            theta, logits, gradient = theta[keep], logits[keep], gradient[keep]
+            theta, logits, value = theta[keep], logits[keep], value[keep]
+            gradient, inverse = gradient[keep], inverse[keep]
             direction, slope = direction[keep], slope[keep]
             history = [_Pair(pair.step[keep], pair.change[keep], pair.rho[keep]) for pair in history]
         shift = problem.logits(direction)
         step, state = _line_search(problem, logits, shift, theta, direction, slope)
+        ended = (state.value >= value).tolist()
+        step = torch.where(state.value < value, step, 0.0)
         logits.addcmul_(step.float()[:, None, None], shift)
         moved = step[:, None, None] * direction
         theta = theta + moved
-        value = state.value
+        value = torch.minimum(value, state.value)
         before, gradient = gradient, problem.gradient(state.residual, theta)
         history = [*history[-MEMORY + 1 :], _Pair.of(moved, gradient - before)]
     return [fits[index] for index in range(fits_wanted)]
@@ -119,8 +136,6 @@ class _Problem:
     """float64 [B]."""
     prior: torch.Tensor
     """float64 [B, K]: shares of the classes."""
-    inverse: torch.Tensor
-    """float32 [B, 1, D+1]: (α·z·z/n + λ)⁻¹ of each column z, and 1/α for the intercept."""
 
     @classmethod
     def of(
@@ -135,13 +150,9 @@ class _Problem:
         rows = parts.sum(1, dtype=torch.float64)
         target = (codes == torch.arange(k, device=Z.device)[:, None]).float()
         prior = ((parts @ target.T).double() / rows[:, None]).clamp_min(1.0 / len(Z))
-        alpha = (prior * (1 - prior)).mean(1)
-        variance = (parts @ Z.square()).double() / rows[:, None]
         # Every penalty of the first part, then of the second …
         each = torch.arange(len(parts), device=Z.device).repeat_interleave(len(penalties))
         penalty = torch.tensor(penalties, dtype=torch.float64, device=Z.device).repeat(len(parts))
-        curvature = alpha[each, None] * variance[each] + penalty[:, None]
-        inverse = 1.0 / torch.cat([curvature, alpha[each, None]], 1)
         return cls(
             Z,
             target,
@@ -149,7 +160,6 @@ class _Problem:
             rows[each],
             penalty,
             prior[each],
-            inverse.float()[:, None],
         )
 
     def only(self, keep: list[int]) -> "_Problem":
@@ -160,7 +170,6 @@ class _Problem:
             rows=self.rows[keep],
             penalty=self.penalty[keep],
             prior=self.prior[keep],
-            inverse=self.inverse[keep],
         )
 
     def logits(self, theta: torch.Tensor) -> torch.Tensor:
@@ -177,6 +186,20 @@ class _Problem:
         out /= self.rows[:, None, None]
         out[:, :, :-1] += self.penalty[:, None, None] * theta[:, :, :-1]
         return out
+
+    def inverse_diagonal(self, residual: torch.Tensor) -> torch.Tensor:
+        """The reciprocal of the Hessian's diagonal where the residuals are these, float32 [B, K, D+1]."""
+        p, k, n = residual.shape
+        probability = residual + self.target
+        # p(1 − p) is 0 where a row is not used: there the residual is 0 and the target 0 or 1.
+        spread = (probability - probability.square()).reshape(p * k, n)
+        diagonal = spread.new_zeros(p * k, self.Z.shape[1] + 1)
+        for at in blocks_of(self.Z):
+            diagonal[:, :-1] += product(spread[:, at].contiguous(), self.Z[at].square().T)
+        diagonal[:, -1] = spread.sum(1)
+        diagonal = diagonal.reshape(p, k, -1) / self.rows.float()[:, None, None]
+        diagonal[:, :, :-1] += self.penalty.float()[:, None, None]
+        return 1.0 / diagonal.clamp_min(LEAST_CURVATURE)
 
     def along(
         self,

@@ -13,13 +13,15 @@ import numpy as np
 import torch
 
 from storage.errors import UserError
-from tasks.numerics.matrix_products import product
+from tasks.numerics.matrix_products import gram, product
 from tasks.scoring.closed_form_silhouette import closed_form_samples
 from tasks.scoring.features import Features
 from tasks.vocabulary import Metric, Space
 
 RIDGE_PENALTIES = (10.0, 3.16, 1.0, 0.316, 0.1, 0.0316, 0.01, 0.001)
 """λ of ‖y − Zw‖²/n + λ‖w‖²; standardised features have a mean eigenvalue of 1."""
+TEMPERATURES = tuple(2.0 ** (step / 3) for step in range(3, -19, -1))
+"""From 2 to 1/64, tried on left-out values; the mean loss is flat between neighbours."""
 TOP_DIMENSIONS = 3
 # Criteria that look at the nearest rows: finding these takes longest, and leaves a core to the decomposition.
 OF_NEIGHBOURS = frozenset({"knn_loo", "intrinsic_dimension"})
@@ -27,6 +29,8 @@ OF_NEIGHBOURS = frozenset({"knn_loo", "intrinsic_dimension"})
 FIT_SHARE = 1e-5
 # Two distances are equal but for rounding up to this log ratio.
 EQUAL_DISTANCES = 1e-6
+# Eigenvalues are equal but for rounding up to this share of their mean.
+EQUAL_EIGENVALUES = 1e-6
 # A row is as near to its own class as to another but for rounding up to this silhouette.
 EQUAL_CLASSES = 1e-6
 
@@ -156,14 +160,20 @@ def h_score(features: Features) -> float:
 
 @dataclass(frozen=True)
 class RidgeLeaveOneOut:
-    """Closed-form ridge classification with every row left out once."""
+    """Closed-form ridge classification with every row left out once: what the fit to the others says of each row."""
 
     accuracy: float
     """Fraction 0–1."""
     correct: np.ndarray
     """bool [N]: whether the row was classified correctly by the fit without it."""
+    squared_error: np.ndarray
+    """float64 [N]: ‖one-hot label − left-out values‖², at least 0."""
+    log_loss: np.ndarray
+    """float64 [N]: −log of the label's share in the softmax of the left-out values over `temperature`, in nats."""
     penalty: float
     """λ as in RIDGE_PENALTIES."""
+    temperature: float
+    """Of TEMPERATURES the one with the smallest mean log loss."""
 
 
 def ridge_leave_one_out(
@@ -180,33 +190,76 @@ def ridge_leave_one_out(
     features = _features(X, y)
     spectrum, n, k = features.spectrum, features.n, len(features.counts)
     penalties = RIDGE_PENALTIES if penalty is None else (penalty,)
-    shrink = [spectrum.square / (spectrum.square + n * lam) for lam in penalties]
-    weights = torch.cat([keep[:, None] * spectrum.targets for keep in shrink], 1).float().T.contiguous()
-    shrinks = torch.stack(shrink).float()
+    shrinks = torch.stack([spectrum.square / (spectrum.square + n * lam) for lam in penalties])
+    weights = (shrinks[:, None, :] * spectrum.targets.T).float()  # [P, K, r]
     prior = features.counts / n
     errors = torch.zeros(n, len(penalties), dtype=torch.float64, device=prior.device)
-    hits = torch.zeros(n, len(penalties), dtype=torch.bool, device=prior.device)
+
+    def residuals(at: slice, tried: slice) -> torch.Tensor:
+        """Left-out residuals [rows, penalties, K] of some rows by some of the penalties."""
+        left, some = spectrum.left[at], weights[tried]
+        fitted = product(left, some.flatten(0, 1)).double()
+        fitted = fitted.reshape(len(left), len(some), k) + prior
+        leverage = product(left.square(), shrinks[tried].float()).double() + 1.0 / n
+        # A leverage of 1 leaves nothing to predict from: the others say nothing about such a row.
+        return (features.one_hot(at)[:, None] - fitted) / (1.0 - leverage).clamp_min(1e-6)[:, :, None]
 
     def leave_out(at: slice) -> None:
-        left = spectrum.left[at]
-        fitted = product(left, weights).double().reshape(len(left), len(penalties), k) + prior
-        leverage = product(left.square(), shrinks).double() + 1.0 / n
-        # A leverage of 1 leaves nothing to predict from: the others say nothing about such a row.
-        target = features.one_hot(at)[:, None]
-        residual = (target - fitted) / (1.0 - leverage).clamp_min(1e-6)[:, :, None]
-        errors[at] = residual.square().sum(2)
-        hits[at] = (target - residual).argmax(2) == features.codes[at, None]
+        errors[at] = residuals(at, slice(None)).square().sum(2)
 
     features.over_blocks(leave_out)
     best = int(errors.sum(0).argmin())
-    chosen = hits[:, best].cpu().numpy()
-    return RidgeLeaveOneOut(float(chosen.mean()), chosen, penalties[best])
+    correct = torch.zeros(n, dtype=torch.bool, device=prior.device)
+    losses = torch.zeros(n, len(TEMPERATURES), dtype=torch.float64, device=prior.device)
+
+    def classify(at: slice) -> None:
+        codes = features.codes[at]
+        values = features.one_hot(at) - residuals(at, slice(best, best + 1))[:, 0]
+        correct[at] = values.argmax(1) == codes
+        for i, temperature in enumerate(TEMPERATURES):
+            losses[at, i] = torch.nn.functional.cross_entropy(values / temperature, codes, reduction="none")
+
+    features.over_blocks(classify)
+    coolest = int(losses.sum(0).argmin())
+    return RidgeLeaveOneOut(
+        accuracy=float(correct.double().mean()),
+        correct=correct.cpu().numpy(),
+        squared_error=errors[:, best].cpu().numpy(),
+        log_loss=losses[:, coolest].cpu().numpy(),
+        penalty=penalties[best],
+        temperature=TEMPERATURES[coolest],
+    )
 
 
 @criterion
 def ridge_loo(features: Features) -> float:
     """Accuracy of `ridge_leave_one_out`, a fraction 0–1."""
     return features.once(ridge_leave_one_out).accuracy
+
+
+@criterion
+def ridge_loo_r2(features: Features) -> float:
+    """Share of the labels' left-out squared error that the layer takes away, at most 1; 0 is the class shares' own.
+
+    Predicted R² = 1 − PRESS/PRESS₀ (Allen 1974, doi 10.1080/00401706.1974.10489157) of `ridge_leave_one_out`, PRESS₀
+    that of no features at all. A proper score: it moves with every row's margin, where a hit rate counts crossings.
+    """
+    share = features.counts / features.n
+    without = float((features.counts * (1.0 - 2.0 * share + share.square().sum())).sum())
+    without *= (features.n / (features.n - 1)) ** 2
+    return 1.0 - float(features.once(ridge_leave_one_out).squared_error.sum()) / without
+
+
+@criterion
+def ridge_loo_information(features: Features) -> float:
+    """Share of the labels' entropy that the left-out values of `ridge_leave_one_out` tell, at most 1.
+
+    McFadden's R² = 1 − log loss/entropy (1974), each row by the fit without it, after one temperature for all rows; a
+    proper score as well. Below 0 where the values mislead.
+    """
+    share = features.counts / features.n
+    entropy = -float((share * share.log()).sum())
+    return 1.0 - float(features.once(ridge_leave_one_out).log_loss.mean()) / entropy
 
 
 @criterion
@@ -278,6 +331,32 @@ def whitened_silhouette(features: Features) -> float:
         features.codes, (samples > EQUAL_CLASSES).double(), minlength=len(features.counts)
     )
     return float((nearer / features.counts).mean())
+
+
+@criterion
+def loes(features: Features) -> float:
+    """Minus the score by which LOES takes its first layer: training error of least squares, and 1 − isotropy.
+
+    Batra et al. 2026, arXiv 2605.23033, in our reading: the mean squared residual of the one-hot labels over rows and
+    classes, plus one, less the mean of the covariance's eigenvalues over their deviation. Of the features as they are;
+    its tiny ridge (0.001 on the sum over rows) is left out. Unbounded above where all directions vary alike.
+    """
+    spectrum, n = features.spectrum, features.n
+    whole = features.counts * (1.0 - features.counts / n)
+    missed = (whole - spectrum.targets.square().sum(0)).clamp_min(0.0)
+    error = float(missed.sum()) / n / len(features.counts)
+    peak = features.deviation.max()
+    if float(peak) == 0.0:
+        return -error - 1.0
+
+    def covariance(at: slice) -> torch.Tensor:
+        return gram(((features.rows[at] - features.mean) / peak).float()).double()
+
+    # Both are of the whole matrix: the eigenvalues themselves are not needed.
+    product_sums = sum(features.over_blocks(covariance), torch.zeros((), dtype=torch.float64)) / n
+    mean = float(product_sums.trace()) / features.width
+    deviation = max(float(product_sums.square().sum()) / features.width - mean**2, 0.0) ** 0.5
+    return mean / max(deviation, EQUAL_EIGENVALUES * mean) - error - 1.0
 
 
 # Without labels

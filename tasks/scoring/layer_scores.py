@@ -26,7 +26,7 @@ from tasks.scoring.silhouette import Silhouette, silhouette
 from tasks.vocabulary import Metric, Precision, ProbeProtocol, Space
 
 # Raised by hand when a change of the scoring code changes a number.
-SCORING_VERSION = 8
+SCORING_VERSION = 9
 
 # What one kind of score stages.
 SILHOUETTE = ("silhouette", "silhouette_by_class", "silhouette_row")
@@ -156,7 +156,9 @@ def score_with_criteria(
     rows = keyed(layer.key(), pl.DataFrame(found))
     if staged is None:
         ridge = features.once(ridge_leave_one_out)
-        _stage(layer, "ridge_row", pl.DataFrame({"row_id": train.row_id, "correct": ridge.correct}))
+        scores = {"correct": ridge.correct, "squared_error": ridge.squared_error, "log_loss": ridge.log_loss}
+        left_out = pl.DataFrame({"row_id": train.row_id} | scores)
+        _stage(layer, "ridge_row", left_out.cast({pl.Float64: pl.Float32}))
     else:
         rows = pl.concat([staged, rows])
     stage(layer.layout, layer.run_id, "criterion", layer.part, rows)
@@ -190,6 +192,8 @@ def score_with_probe(layer: LayerOfRun, train: Features, test: SplitRows, protoc
         "majority_accuracy": found.majority_accuracy,
         "log_loss": found.log_loss,
         "penalty": found.penalty,
+        "held_out_accuracy": found.held_out_accuracy,
+        "held_out_log_loss": found.held_out_log_loss,
         "iterations": found.iterations,
         "converged": found.converged,
         "n_train": found.n_train,

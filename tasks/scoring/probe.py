@@ -16,19 +16,17 @@ from tasks.numerics.softmax_regression import Fit, fit_path
 from tasks.scoring.features import Features
 from tasks.vocabulary import ProbeProtocol
 
-PENALTIES = (1.0, 0.316, 0.1, 0.0316, 0.01)
-"""λ tried first, strongest first. On 4,000 rows they are scikit-learn's C from 0.00025 to 0.025."""
-WEAKER_PENALTIES = ((0.00316, 0.001), (0.000316, 0.0001), (0.0000316, 0.00001))
-"""Tried only while the weakest so far is the best: what many rows ask for, and what takes longest to fit."""
-STRONG = 3
-"""Where rows are few and all folds are held out, so many of PENALTIES come first, and the others in the same way."""
+PENALTIES = tuple(10.0 ** (-step / 2) for step in range(11))
+"""λ from 1 to 0.00001, strongest first; on 4,000 rows they are scikit-learn's C from 0.00025 to 25. Each is fitted from
+the optimum of the last, until the held-out loss rises: weak ones take longest, and few layers ask for them."""
 FOLDS = 5
 # Held-out losses differ by far more than this share of the objective leaves open.
-CHOOSING_TOLERANCE = 1e-5
+CHOOSING_TOLERANCE = 1e-4
 # Logits (fits × classes × rows) that are worked on at a time: folds of few rows go together.
 FITTED_VALUES = 2**21
-# Up to this many train rows every fold is held out once; beyond, one fold is enough rows to tell penalties apart.
-CROSS_VALIDATED_ROWS = 2_000
+# Up to so many train rows, and rows × classes, every fold is held out once; beyond, one fold is enough rows to tell
+# penalties apart, and five would take five times as long.
+CROSS_VALIDATED_ROWS, CROSS_VALIDATED_VALUES = 2_000, 2**16
 # Of the protocol `sgd`.
 SGD_EPOCHS = 20
 SGD_BATCH = 64
@@ -50,6 +48,10 @@ class Probe:
     """Mean −log p of the true label in nats; a label never seen in training counts with the smallest p > 0."""
     penalty: float
     """λ of `softmax_regression`; 0 for `sgd`."""
+    held_out_accuracy: float | None
+    """Of train rows, each predicted by a fit without its fold, with this penalty; None where none was chosen."""
+    held_out_log_loss: float | None
+    """In nats, of the same rows."""
     iterations: int
     """Of the final fit: quasi-Newton iterations, or Adam steps."""
     converged: bool
@@ -85,8 +87,8 @@ def fit_probe(
 ) -> Probe:
     """Fit on float X_train [n, D] and int y_train [n], evaluate on X_test [m, D], y_test [m].
 
-    The penalty is the one with the lowest held-out log-loss on train rows, of `penalties` or else of PENALTIES and,
-    where it pays, weaker ones; the final fit uses all train rows. Raises UserError for fewer than two train classes,
+    The penalty is the one with the lowest held-out log-loss on train rows, of `penalties` or else of PENALTIES as far
+    as it pays; the final fit uses all train rows. Raises UserError for fewer than two train classes,
     no test rows, or values that are not finite.
     """
     rows = as_rows(X_train)
@@ -120,59 +122,92 @@ def fit_probe_on(
         )
     mean, scale = train.mean, torch.where(train.deviation > 0, train.deviation, 1.0)
     if protocol is ProbeProtocol.SGD:
-        fit, penalty = _fit_by_sgd(train.standardised, train.codes, k, seed), 0.0
+        fit, chosen = _fit_by_sgd(train.standardised, train.codes, k, seed), _HeldOut(0.0)
     else:
         along = train.principal
-        penalty = _choose_penalty(along.coordinates, codes, k, penalties, seed)
-        fit = fit_path(along.coordinates, train.codes, k, (penalty,))[0]
+        chosen = _choose_penalty(along.coordinates, codes, k, penalties, seed)
+        fit = fit_path(along.coordinates, train.codes, k, (chosen.penalty,), start=chosen.middle())[0]
         fit = replace(fit, weights=fit.weights @ along.axes.double())
     logits = ((test - mean) / scale).double() @ fit.weights.T + fit.intercepts
-    return _evaluate(logits.cpu().numpy(), train.labels, codes, y_test, fit, penalty, mean, scale)
+    return _evaluate(logits.cpu().numpy(), train.labels, codes, y_test, fit, chosen, mean, scale)
+
+
+@dataclass(frozen=True)
+class _HeldOut:
+    """What a penalty is worth on train rows, each predicted by a fit without its fold."""
+
+    penalty: float
+    fits: tuple[Fit, ...] = ()
+    """One a fold; none where nothing was held out."""
+    rows: int = 0
+    hits: int = 0
+    loss: float = 0.0
+    """Summed over the rows, in nats."""
+
+    def middle(self) -> list[Fit] | None:
+        """The mean of the fits, from which that to all rows is near."""
+        if not self.fits:
+            return None
+        weights = torch.stack([fit.weights for fit in self.fits]).mean(0)
+        return [
+            replace(
+                self.fits[0],
+                weights=weights,
+                intercepts=torch.stack([fit.intercepts for fit in self.fits]).mean(0),
+            )
+        ]
 
 
 def _choose_penalty(
     Z: torch.Tensor, codes: np.ndarray, k: int, penalties: Sequence[float] | None, seed: int
-) -> float:
+) -> _HeldOut:
     """The penalty with the lowest held-out log-loss, on train rows only."""
     if penalties is not None and len(penalties) == 1:
-        return penalties[0]
+        return _HeldOut(penalties[0])
     fold = _folds(codes, seed)
     labels = torch.from_numpy(codes).to(Z.device)
-    tried: list[float] = []
-    losses: list[float] = []
-    if penalties is not None:
-        batches = [tuple(penalties)]
-    elif len(codes) <= CROSS_VALIDATED_ROWS:
-        batches = [PENALTIES[:STRONG], PENALTIES[STRONG:], *WEAKER_PENALTIES]
-    else:
-        batches = [PENALTIES, *WEAKER_PENALTIES]
-    for batch in batches:
-        tried += batch
-        losses += _held_out_loss(Z, labels, fold, k, batch).tolist()
-        best = int(np.argmin(losses))
-        if best < len(losses) - 1:
+    tried: list[_HeldOut] = []
+    for penalty in PENALTIES if penalties is None else penalties:
+        tried.append(_hold_out(Z, labels, fold, k, penalty, tried[-1].fits if tried else None))
+        if penalties is None and len(tried) > 1 and tried[-1].loss > tried[-2].loss:
             break
-    return tried[best]
+    return min(tried, key=lambda each: each.loss)
 
 
-def _held_out_loss(
-    Z: torch.Tensor, labels: torch.Tensor, fold: np.ndarray, k: int, penalties: tuple[float, ...]
-) -> np.ndarray:
-    """Summed log-loss [P] of held-out rows, each predicted by the fit without its fold."""
-    folds = [i for i in range(FOLDS if len(fold) <= CROSS_VALIDATED_ROWS else 1) if (fold == i).any()]
-    together = max(1, FITTED_VALUES // (len(penalties) * k * len(fold)))
-    loss = np.zeros(len(penalties))
-    for start in range(0, len(folds), together):
-        picked = folds[start : start + together]
+def _hold_out(
+    Z: torch.Tensor,
+    labels: torch.Tensor,
+    fold: np.ndarray,
+    k: int,
+    penalty: float,
+    start: tuple[Fit, ...] | None,
+) -> _HeldOut:
+    """Fit without each fold in turn, and predict it."""
+    few = len(fold) <= CROSS_VALIDATED_ROWS and len(fold) * k <= CROSS_VALIDATED_VALUES
+    folds = [i for i in range(FOLDS if few else 1) if (fold == i).any()]
+    together = max(1, FITTED_VALUES // (k * len(fold)))
+    fits: list[Fit] = []
+    rows, hits, loss = 0, 0, 0.0
+    for first in range(0, len(folds), together):
+        picked = folds[first : first + together]
         held_out = torch.from_numpy(fold == np.array(picked)[:, None]).to(labels.device)
         # A fold's own mean is not quite zero; the intercepts take it up.
-        fits = fit_path(Z, labels, k, penalties, used=~held_out, tolerance=CHOOSING_TOLERANCE)
-        for i, fit in enumerate(fits):
-            outside = held_out[i // len(penalties)]
+        found = fit_path(
+            Z,
+            labels,
+            k,
+            (penalty,),
+            used=~held_out,
+            tolerance=CHOOSING_TOLERANCE,
+            start=start and start[first : first + together],
+        )
+        for outside, fit in zip(held_out, found, strict=True):
             logits = Z[outside].double() @ fit.weights.T + fit.intercepts
-            missed = torch.nn.functional.cross_entropy(logits, labels[outside], reduction="sum")
-            loss[i % len(penalties)] += float(missed)
-    return loss
+            loss += float(torch.nn.functional.cross_entropy(logits, labels[outside], reduction="sum"))
+            hits += int((logits.argmax(1) == labels[outside]).sum())
+            rows += len(logits)
+        fits += found
+    return _HeldOut(penalty, tuple(fits), rows, hits, loss)
 
 
 def _folds(codes: np.ndarray, seed: int) -> np.ndarray:
@@ -217,7 +252,7 @@ def _evaluate(
     codes: np.ndarray,
     y_test: np.ndarray,
     fit: Fit,
-    penalty: float,
+    chosen: _HeldOut,
     mean: torch.Tensor,
     scale: torch.Tensor,
 ) -> Probe:
@@ -240,7 +275,9 @@ def _evaluate(
         macro_f1=float(np.mean(f1)),
         balanced_accuracy=float(np.mean(list(recalls.values()))),
         log_loss=_log_loss(logits, classes, y_test),
-        penalty=penalty,
+        penalty=chosen.penalty,
+        held_out_accuracy=chosen.hits / chosen.rows if chosen.rows else None,
+        held_out_log_loss=chosen.loss / chosen.rows if chosen.rows else None,
         iterations=fit.iterations,
         converged=fit.converged,
         n_train=len(codes),

@@ -23,6 +23,7 @@ PINNED = {
     4: "b807cc8d74c013fb",
     5: "35d6d31362c0055c",
     6: "def5f118be3fe007",
+    7: "982daf4196f4cedd",
 }
 
 

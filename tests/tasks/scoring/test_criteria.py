@@ -6,9 +6,10 @@ from hypothesis import strategies as st
 from scipy.linalg import sqrtm
 from scipy.optimize import minimize
 from scipy.spatial.distance import cdist
+from scipy.special import softmax
 from sklearn.covariance import ledoit_wolf
 from sklearn.linear_model import Ridge
-from sklearn.metrics import silhouette_samples
+from sklearn.metrics import log_loss, silhouette_samples
 from sklearn.metrics.pairwise import cosine_similarity
 
 from storage.errors import UserError
@@ -79,6 +80,34 @@ def reference_ridge(X, y, penalty):
     return predicted
 
 
+def left_out_penalty(X, y):
+    error = {p: ((reference_ridge(X, y, p) - one_hot(y)) ** 2).sum() for p in criteria.RIDGE_PENALTIES}
+    return min(error, key=error.get)
+
+
+def reference_r2(X, y):
+    missed = ((reference_ridge(X, y, left_out_penalty(X, y)) - one_hot(y)) ** 2).sum()
+    Y = one_hot(y)
+    without = [((np.delete(Y, i, axis=0).mean(0) - Y[i]) ** 2).sum() for i in range(len(Y))]
+    return 1 - missed / sum(without)
+
+
+def reference_information(X, y):
+    values, own = reference_ridge(X, y, left_out_penalty(X, y)), one_hot(y).astype(bool)
+    losses = [log_loss(own.argmax(1), softmax(values / t, axis=1)) for t in criteria.TEMPERATURES]
+    share = own.mean(0)
+    return 1 - min(losses) / -(share * np.log(share)).sum()
+
+
+def reference_loes(X, y):
+    X = X.astype(np.float64)
+    design = np.column_stack([standardised(X), np.ones(len(X))])
+    residual = one_hot(y) - design @ np.linalg.lstsq(design, one_hot(y), rcond=None)[0]
+    eigenvalues = np.linalg.eigvalsh(np.cov(X.T, bias=True).reshape(X.shape[1], -1))
+    isotropy = eigenvalues.mean() / max(eigenvalues.std(), 1e-6 * eigenvalues.mean())
+    return -(residual**2).mean() - (1 - isotropy)
+
+
 def reference_class_mean(X, y):
     Z = standardised(X)
     hits = 0
@@ -147,6 +176,9 @@ REFERENCES = {
     "logme": reference_logme,
     "h_score": reference_h_score,
     "ridge_loo": None,  # its own test below
+    "ridge_loo_r2": reference_r2,
+    "ridge_loo_information": reference_information,
+    "loes": reference_loes,
     "class_mean_loo": reference_class_mean,
     "knn_loo": reference_knn,
     "class_separation": reference_separation,
@@ -178,6 +210,11 @@ def test_ridge_leave_one_out_is_refitting_without_each_row(n, d, penalty):
     predicted = reference_ridge(X, y, penalty)
     got = ridge_leave_one_out(X, y, penalty=penalty)
     np.testing.assert_array_equal(got.correct, predicted.argmax(1) == y)
+    np.testing.assert_allclose(
+        got.squared_error, ((predicted - one_hot(y)) ** 2).sum(1), rtol=1e-4, atol=1e-6
+    )
+    shares = softmax(predicted / got.temperature, axis=1)
+    np.testing.assert_allclose(got.log_loss, -np.log(shares[np.arange(n), y]), rtol=1e-4, atol=1e-5)
     assert got.accuracy == got.correct.mean()
     assert got.penalty == penalty
 

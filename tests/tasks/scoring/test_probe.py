@@ -1,5 +1,3 @@
-import itertools
-
 import numpy as np
 import pytest
 import torch
@@ -124,17 +122,46 @@ def test_penalty_is_chosen_without_the_test_rows():
 
 
 @pytest.mark.parametrize(("n", "strength"), [(150, 0.0), (300, 0.5), (800, 1.0), (800, 4.0), (1_500, 8.0)])
-def test_trying_strong_penalties_first_finds_what_trying_all_finds(n, strength):
-    """From no signal, which wants the strongest penalty, to one that wants a weaker than those tried first."""
+def test_stopping_where_the_loss_rises_finds_what_trying_all_finds(n, strength):
+    """From no signal, which wants the strongest penalty, to one that wants a weak one."""
     rng = np.random.default_rng(n)
     X = rng.standard_normal((n + 50, 12))
     y = (X @ rng.standard_normal((12, 3)) * strength + rng.gumbel(size=(n + 50, 3))).argmax(1)
-    every = probe.PENALTIES + tuple(itertools.chain(*probe.WEAKER_PENALTIES))
     found = [
-        fit_probe(X[:n], y[:n], X[n:], y[n:], penalties=penalties).penalty for penalties in (None, every)
+        fit_probe(X[:n], y[:n], X[n:], y[n:], penalties=penalties).penalty
+        for penalties in (None, probe.PENALTIES)
     ]
     assert found[0] == found[1]
-    assert (found[0] < probe.PENALTIES[probe.STRONG - 1]) == (strength > 0)
+    assert (found[0] < probe.PENALTIES[0]) == (strength > 0)
+
+
+def test_held_out_measures_are_those_of_fits_without_each_fold(monkeypatch):
+    monkeypatch.setattr(probe, "CHOOSING_TOLERANCE", 1e-7)
+    X, y = clouds(300, 10, 4, spread=0.3)
+    got = fit_probe(X[:200], y[:200], X[200:], y[200:])
+    Z, codes = StandardScaler().fit_transform(X[:200].astype(np.float64)), y[:200]
+    fold = probe._folds(codes, 0)
+    p = np.zeros((200, 4))
+    for i in range(probe.FOLDS):
+        held_out = fold == i
+        C = 1 / (got.penalty * (~held_out).sum())
+        peer = LogisticRegression(C=C, tol=1e-9, max_iter=5_000).fit(Z[~held_out], codes[~held_out])
+        p[held_out] = peer.predict_proba(Z[held_out])
+    assert got.held_out_accuracy == (p.argmax(1) == codes).mean()
+    assert got.held_out_log_loss == pytest.approx(log_loss(codes, p), rel=1e-3)
+    fixed = fit_probe(X[:200], y[:200], X[200:], y[200:], penalties=(0.1,))
+    assert fixed.held_out_accuracy is None
+    assert fixed.held_out_log_loss is None
+
+
+def test_a_start_near_the_optimum_leads_to_the_same_one_sooner():
+    X, y = clouds(600, 30, 12, spread=0.4)
+    Z, codes = torch.from_numpy(StandardScaler().fit_transform(X)).float(), torch.from_numpy(y)
+    (near,) = fit_path(Z, codes, 12, (0.01,))
+    (cold,) = fit_path(Z, codes, 12, (0.003,))
+    (warm,) = fit_path(Z, codes, 12, (0.003,), start=[near])
+    assert warm.objective == pytest.approx(cold.objective, rel=1e-6)
+    assert warm.iterations < cold.iterations
 
 
 def test_many_rows_get_a_weaker_penalty_than_the_first_ones():
@@ -142,7 +169,7 @@ def test_many_rows_get_a_weaker_penalty_than_the_first_ones():
     X = rng.standard_normal((6_000, 5))
     y = (X @ rng.standard_normal((5, 3)) * 4 + rng.gumbel(size=(6_000, 3))).argmax(1)
     got = fit_probe(X[:5_000], y[:5_000], X[5_000:], y[5_000:])
-    assert got.penalty < min(probe.PENALTIES)
+    assert got.penalty < 0.01
 
 
 @pytest.mark.parametrize("protocol", ProbeProtocol)
