@@ -52,6 +52,7 @@ from tasks.scoring.layer_scores import (
     score_layer_task,
 )
 from tasks.scoring.projection import project_task
+from tasks.scoring.text_baseline import score_text_task
 
 # Versions that can change a number, kept with the run.
 RECORDED_VERSIONS = (
@@ -140,6 +141,9 @@ def _sweep(parameters: SweepParameters, engine: Engine) -> SweepOutcome:
 
     if len(unscored) < len(layers):
         get_run_logger().info("%s of %s layers are scored already", len(layers) - len(unscored), len(layers))
+    # What no layer may cost more than it is worth: read from the texts, whichever worker is free.
+    reading = engine.submit(score_text_task, layout, run.id, dataset, parameters.seed)
+    futures.append(reading)
     scoring = [
         engine.submit(score_layer_task, layer, scoring_of(parameters))
         for layer in on_idle_cores(unscored, CORES)
@@ -147,6 +151,8 @@ def _sweep(parameters: SweepParameters, engine: Engine) -> SweepOutcome:
     futures += scoring
     if scoring:
         _finish(engine, "Scoring", scoring, "layers")
+
+    _finish(engine, "Reading the words alone", [reading])
 
     choosing = [choose_layer_task.submit(curve) for curve in curves]
     futures += choosing

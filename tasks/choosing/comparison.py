@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.special import bdtr
+from scipy.stats import chi2_contingency
 
 
 @dataclass(frozen=True)
@@ -49,3 +50,14 @@ def mcnemar_mid_p(only_a: int, only_b: int) -> float:
     # Twice P(X ≤ rarer), less P(X = rarer).
     below = bdtr(rarer - 1, disagreements, 0.5) if rarer else 0.0
     return float(bdtr(rarer, disagreements, 0.5) + below)
+
+
+def same_share_p_value(hits_a: int, n_a: int, hits_b: int, n_b: int) -> float:
+    """Two-sided p-value of two independent shares hits/n being the same: Pearson's χ², which is the pooled z test.
+
+    1 where no row, or every row, is a hit: nothing tells them apart.
+    """
+    hits, misses = (hits_a, hits_b), (n_a - hits_a, n_b - hits_b)
+    if not any(hits) or not any(misses):
+        return 1.0
+    return float(chi2_contingency([hits, misses], correction=False).pvalue)

@@ -8,7 +8,7 @@ import numpy.typing as npt
 import polars as pl
 from prefect import get_run_logger, task
 
-from storage.staged import rows_of, stage
+from storage.staged import read_staged, rows_of, stage
 from tasks.choosing.audit import (
     audit_choice,
     audit_score,
@@ -18,6 +18,7 @@ from tasks.choosing.audit import (
     zones,
 )
 from tasks.choosing.choice import LayerChoice, LayerEvidence, choose_layers
+from tasks.choosing.comparison import compare, same_share_p_value
 from tasks.choosing.inflection import CurveShape, find_inflection_points, measure_curve
 from tasks.choosing.rules import DEFAULT_RULE
 from tasks.curves import CurveOfRun
@@ -88,9 +89,13 @@ def audit(curve: CurveOfRun, chosen: CurveChoice) -> None:
         correct.mean(axis=1), correct, last_is_normed=curve.last_is_normed, seed=curve.seed
     )
     _stage(curve, "trend", _trend("accuracy", accuracy), suffix="-accuracy")
+    text = _right_by_text(curve)
+    probe = curve.read("probe").sort("layer")
     audited = [
         {"rule": choice.rule, "is_default": choice.rule == DEFAULT_RULE}
         | asdict(audit_choice(choice.layer, correct, seed=curve.seed))
+        | _over_text(correct[choice.layer], text, curve.seed)
+        | _shift(correct[choice.layer], probe.row(choice.layer, named=True))
         for choice in chosen.choices
     ]
     _stage(curve, "audit", audited)
@@ -116,6 +121,32 @@ def audit(curve: CurveOfRun, chosen: CurveChoice) -> None:
         for name, score in scores.items()
     ]
     _stage(curve, "score_audit", scored)
+
+
+def _right_by_text(curve: CurveOfRun) -> npt.NDArray[Any]:
+    """bool [test rows]: whether the words alone gave each its label."""
+    rows = read_staged(curve.layout, curve.run_id, "text_prediction").sort("row_id")
+    return (rows["label"] == rows["predicted"]).to_numpy()
+
+
+def _over_text(right: npt.NDArray[Any], text: npt.NDArray[Any], seed: int) -> dict[str, float]:
+    over = compare(right, text, seed=seed)
+    return {
+        "gain_over_text": over.difference,
+        "gain_over_text_low": over.low,
+        "gain_over_text_high": over.high,
+        "gain_over_text_p_value": over.p_value,
+    }
+
+
+def _shift(right: npt.NDArray[Any], probe: Mapping[str, Any]) -> dict[str, float | None]:
+    """Whether the probe is as good on train rows that were held out as on test rows; None where none were."""
+    rows, accuracy = probe["held_out_rows"], probe["held_out_accuracy"]
+    if not rows:
+        return {"held_out_accuracy": None, "shift_p_value": None}
+    hits = round(accuracy * rows)
+    same = same_share_p_value(hits, rows, int(right.sum()), len(right))
+    return {"held_out_accuracy": accuracy, "shift_p_value": same}
 
 
 def _audit_curves(

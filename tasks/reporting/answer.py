@@ -11,6 +11,8 @@ Tables = Mapping[str, pl.DataFrame]
 Row = dict[str, Any]
 
 _GROUP = ("run_id", "pooling", "norm_state")
+SHIFT_LEVEL = 0.01
+"""Test rows are said not to be like train rows below this p-value: one sweep in a hundred says it by chance."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,8 @@ class LayerCurves:
     """The row of `layer_choice` made by the default rule."""
     audit: Row | None
     """The row of `audit` that belongs to `choice`."""
+    baselines: Mapping[str, Row]
+    """Rows of `baseline` by name; empty for runs of versions that had none."""
 
     @property
     def name(self) -> str:
@@ -139,6 +143,37 @@ def answer_sentence(tables: Tables) -> str:
     curves = answer_curves(tables)
     if curves.choice is None:
         return f"No layer of {curves.run['model_id']} has been chosen for {curves.run['dataset_id']} yet."
+    return " ".join([*_beaten(curves), _choice_sentence(curves), *_shifted(curves)])
+
+
+def _beaten(curves: LayerCurves) -> list[str]:
+    """What does as well without the model, which comes before any layer."""
+    audit = curves.audit
+    if audit is None or not curves.baselines:
+        return []
+    own, floor = audit["chosen_accuracy"], curves.baselines["majority"]["accuracy"]
+    if own <= floor:
+        return [
+            f"Nothing was read from this model: always naming the largest class is right on {percent(floor)}."
+        ]
+    words = curves.baselines["text"]["accuracy"]
+    if own <= words:
+        return [f"The words alone do as well without the model: TF-IDF is right on {percent(words)}."]
+    return []
+
+
+def _shifted(curves: LayerCurves) -> list[str]:
+    """Whether test rows are other than train rows, so that what was chosen on these may not suit those."""
+    audit = curves.audit
+    if audit is None or audit.get("shift_p_value") is None or audit["shift_p_value"] >= SHIFT_LEVEL:
+        return []
+    return [
+        "Test rows are not like train rows: on train rows that it was not fitted on, the same layer is right on "
+        f"{percent(audit['held_out_accuracy'])} ({p_value(audit['shift_p_value'])})."
+    ]
+
+
+def _choice_sentence(curves: LayerCurves) -> str:
     layer, last = curves.chosen, curves.last
     states = "" if curves.norm_state == "as_returned" else f", {curves.norm_state}"
     what = "the embedding output, " if layer == 0 else ""
@@ -216,6 +251,10 @@ def key_figures(curves: LayerCurves) -> list[tuple[str, str, str]]:
                 f"last layer {percent(audit['last_accuracy'])}",
             ),
         ]
+    if audit is not None and curves.baselines:
+        words, majority = (percent(curves.baselines[name]["accuracy"]) for name in ("text", "majority"))
+        gain = f"{points(audit['gain_over_text'])} points by the layer, {p_value(audit['gain_over_text_p_value'])}"
+        figures += [("words alone", words, gain), ("largest class", majority, "always named")]
     return figures
 
 
@@ -302,6 +341,9 @@ def _curves(tables: Tables, run: Row, pooling: str, norm_state: str) -> LayerCur
         ),
         choice=choice,
         audit=audits[0] if audits else None,
+        baselines={
+            row["name"]: row for row in rows_where(tables, "baseline", run_id=run["run_id"]).to_dicts()
+        },
     )
 
 

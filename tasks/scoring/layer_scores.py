@@ -194,6 +194,7 @@ def score_with_probe(layer: LayerOfRun, train: Features, test: SplitRows, protoc
         "penalty": found.penalty,
         "held_out_accuracy": found.held_out_accuracy,
         "held_out_log_loss": found.held_out_log_loss,
+        "held_out_rows": found.held_out_rows,
         "iterations": found.iterations,
         "converged": found.converged,
         "n_train": found.n_train,

@@ -52,6 +52,8 @@ class Probe:
     """Of train rows, each predicted by a fit without its fold, with this penalty; None where none was chosen."""
     held_out_log_loss: float | None
     """In nats, of the same rows."""
+    held_out_rows: int
+    """How many they are; 0 where no penalty was chosen."""
     iterations: int
     """Of the final fit: quasi-Newton iterations, or Adam steps."""
     converged: bool
@@ -278,6 +280,7 @@ def _evaluate(
         penalty=chosen.penalty,
         held_out_accuracy=chosen.hits / chosen.rows if chosen.rows else None,
         held_out_log_loss=chosen.loss / chosen.rows if chosen.rows else None,
+        held_out_rows=chosen.rows,
         iterations=fit.iterations,
         converged=fit.converged,
         n_train=len(codes),

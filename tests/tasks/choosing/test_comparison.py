@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import norm
 
-from tasks.choosing.comparison import compare, mcnemar_mid_p
+from tasks.choosing.comparison import compare, mcnemar_mid_p, same_share_p_value
 
 
 def reference_mid_p(x, y):
@@ -59,3 +60,19 @@ def test_same_seed_same_interval_and_bad_shapes():
             compare(x, y)
     with pytest.raises(ValueError, match="same rows"):
         compare(a[:0], b[:0])
+
+
+def test_same_share_is_the_pooled_z_test():
+    for hits_a, n_a, hits_b, n_b in [(150, 200, 300, 500), (9, 10, 5, 10), (400, 2_000, 390, 2_000)]:
+        pooled = (hits_a + hits_b) / (n_a + n_b)
+        error = np.sqrt(pooled * (1 - pooled) * (1 / n_a + 1 / n_b))
+        z = (hits_a / n_a - hits_b / n_b) / error
+        assert same_share_p_value(hits_a, n_a, hits_b, n_b) == pytest.approx(2 * norm.sf(abs(z)))
+    assert same_share_p_value(10, 10, 20, 20) == same_share_p_value(0, 10, 0, 20) == 1.0
+
+
+def test_same_share_is_wrong_as_often_as_it_says():
+    rng = np.random.default_rng(0)
+    hits = rng.binomial([400, 300], 0.8, (2_000, 2))
+    small = np.mean([same_share_p_value(a, 400, b, 300) < 0.05 for a, b in hits])
+    assert 0.035 < small < 0.065

@@ -15,12 +15,14 @@ from storage.embeddings import write_shard
 from storage.errors import UserError
 from storage.layout import Layout
 from storage.staged import is_staged, read_staged
+from tasks.choosing.comparison import same_share_p_value
 from tasks.choosing.curve_choice import audit, choose
 from tasks.choosing.rules import DEFAULT_RULE
 from tasks.curves import CurveOfRun, LayerOfRun
 from tasks.data.dataset import Dataset
 from tasks.scoring.criteria import CRITERIA
 from tasks.scoring.layer_scores import ScoringSettings, is_scored, on_idle_cores, score_layer
+from tasks.scoring.text_baseline import score_text
 from tasks.vocabulary import Metric, NormState, Pooling, Precision, ProbeProtocol
 
 LAYERS, TRAIN, TEST, WIDTH = 6, 180, 90, 8
@@ -47,12 +49,20 @@ def scored(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[LayerOfRun], 
     for index, rows in enumerate(np.array_split(np.arange(TRAIN + TEST), 4)):
         uris.append(layout.shard("set", index))
         write_shard(uris[-1], {("as_returned", "mean"): states[:, rows]}, rows, labels[rows])
+    table = pl.DataFrame({"row_id": range(TRAIN + TEST), "label": labels}).with_columns(
+        # The words tell the label of two rows in three.
+        text=pl.when(pl.col("row_id") % 3 > 0)
+        .then(pl.lit("word") + pl.col("label").cast(str))
+        .otherwise(pl.lit("none")),
+        split=pl.when(pl.col("row_id") < TRAIN).then(pl.lit("train")).otherwise(pl.lit("test")),
+    )
+    table.write_parquet(layout.dataset("0" * 32), mkdir=True)
     dataset = Dataset(
         id="made-up",
         source="path",
         fingerprint="0" * 32,
         revision="",
-        uri="",
+        uri=layout.dataset("0" * 32),
         classes=("a", "b", "c"),
         text_column="text",
         label_column="label",
@@ -66,6 +76,7 @@ def scored(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[LayerOfRun], 
         assert not is_scored(layer, SETTINGS.criteria)
         score_layer(layer, SETTINGS)
         assert is_scored(layer, SETTINGS.criteria)
+    score_text(layout, "run", dataset, 0)
     return layers, states, labels
 
 
@@ -207,6 +218,7 @@ def test_a_sampled_silhouette_is_read_as_a_curve(
     curve = CurveOfRun(layout, "sampled", Pooling.MEAN, NormState.AS_RETURNED, False, 0)
     rows = read_staged(layout, "sampled", "silhouette_row").filter(metric="euclidean")
     assert rows.group_by("row_id").len()["len"].to_list() == [LAYERS] * 100  # the same rows of every layer
+    score_text(layout, "sampled", scored[0][0].dataset, 0)
     chosen = choose(curve)
     assert chosen.default.layer == 2
     audit(curve, chosen)
@@ -299,5 +311,17 @@ def test_choice_reads_no_test_row_and_the_audit_reads_them(
     assert (default["chosen_layer"], default["chosen_accuracy"]) == (2, accuracy[2])
     assert default["regret"] == pytest.approx(accuracy.max() - accuracy[2])
     assert default["gain_low"] <= default["gain_over_last"] <= default["gain_high"]
+    predictions = read_staged(first.layout, "run", "prediction", f"{first.part[:-1]}2")
+    right = (predictions["predicted"] == predictions["label"]).to_numpy()
+    words = read_staged(first.layout, "run", "text_prediction")
+    by_words = (words["predicted"] == words["label"]).to_numpy()
+    assert default["gain_over_text"] == pytest.approx(right.mean() - by_words.mean())
+    assert default["gain_over_text_low"] <= default["gain_over_text"] <= default["gain_over_text_high"]
+    probe = read_staged(first.layout, "run", "probe").filter(layer=2).row(0, named=True)
+    assert default["held_out_accuracy"] == probe["held_out_accuracy"]
+    assert probe["held_out_rows"] == TRAIN
+    held_out = round(probe["held_out_accuracy"] * TRAIN)
+    expected = same_share_p_value(held_out, TRAIN, int(right.sum()), TEST)
+    assert default["shift_p_value"] == expected
     curves = read_staged(first.layout, "run", "trend")["curve"].unique().sort().to_list()
     assert curves == ["accuracy", "silhouette:cosine", "silhouette:euclidean"]

@@ -1,0 +1,120 @@
+"""What the words alone tell, without any model: what an embedding has to beat to be worth its cost."""
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+from prefect import task
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss
+from sklearn.model_selection import train_test_split
+
+from storage.layout import Layout
+from storage.staged import is_staged, rows_of, stage
+from tasks.data.dataset import Dataset, read_table, stratified_sample
+from tasks.retries import LONG_S, RETRIED
+from tasks.scoring.probe import wilson_interval
+
+STRENGTHS = (1.0, 10.0, 100.0)
+"""scikit-learn's C, the weakest penalty last; the one with the lowest held-out log loss is taken."""
+HELD_OUT = 0.2
+"""Share of the train rows that choose among them."""
+MOST_ROWS = 50_000
+"""Train rows that are read; of more, so many drawn by class: more words tell little more, and cost minutes."""
+# What a text is cut into: words, and single signs that are no space, such as an emoji.
+_WORDS = r"\w+|[^\w\s]"
+
+
+@dataclass(frozen=True)
+class TextBaseline:
+    """A linear classifier of words and pairs of words. Accuracies are fractions 0–1."""
+
+    accuracy: float
+    accuracy_low: float
+    accuracy_high: float
+    """Wilson's 95 % interval."""
+    strength: float
+    """C, of STRENGTHS."""
+    predictions: npt.NDArray[np.int32]
+    """[n_test] labels."""
+
+
+def fit_text_baseline(
+    train_texts: list[str],
+    y_train: npt.NDArray[np.integer],
+    test_texts: list[str],
+    y_test: npt.NDArray[np.integer],
+    *,
+    seed: int = 0,
+) -> TextBaseline:
+    """TF-IDF of words and pairs of words, and logistic regression (scikit-learn's), measured on the test rows."""
+    labels = np.asarray(y_train)
+    words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=_WORDS)
+    features = words.fit_transform(train_texts)
+    strength = _choose_strength(features, labels, seed)
+    model = LogisticRegression(C=strength, max_iter=1_000).fit(features, labels)
+    predicted = model.predict(words.transform(test_texts))
+    low, high = wilson_interval(int((predicted == y_test).sum()), len(y_test))
+    return TextBaseline(
+        accuracy=float((predicted == y_test).mean()),
+        accuracy_low=low,
+        accuracy_high=high,
+        strength=strength,
+        predictions=predicted.astype(np.int32),
+    )
+
+
+def _choose_strength(features: object, labels: npt.NDArray[np.integer], seed: int) -> float:
+    """The strength with the lowest log loss on rows held out of the train rows; classes of one row stay in."""
+    counts = np.bincount(labels)
+    several = counts[labels] > 1
+    if not several.any():
+        return STRENGTHS[0]
+    held_out = max(int(HELD_OUT * several.sum()), int((counts > 1).sum()))
+    fitted, told = train_test_split(
+        np.flatnonzero(several), test_size=held_out, stratify=labels[several], random_state=seed
+    )
+    fitted = np.concatenate([fitted, np.flatnonzero(~several)])
+    losses = []
+    for strength in STRENGTHS:
+        model = LogisticRegression(C=strength, max_iter=1_000).fit(features[fitted], labels[fitted])  # type: ignore[index]
+        losses.append(log_loss(labels[told], model.predict_proba(features[told]), labels=model.classes_))  # type: ignore[index]
+    return STRENGTHS[int(np.argmin(losses))]
+
+
+def score_text(layout: Layout, run_id: str, dataset: Dataset, seed: int) -> None:
+    """Stage `baseline`, a row for the words and one for the largest class, and what the words said of each test row."""
+    if is_staged(layout, run_id, "baseline", "baseline"):
+        return
+    table = read_table(dataset.uri).rename({"label": "value"})
+    train = stratified_sample(table.filter(split="train"), MOST_ROWS, seed)
+    test = table.filter(split="test")
+    y_train, y_test = train["value"].to_numpy(), test["value"].to_numpy()
+    started = time.perf_counter()
+    found = fit_text_baseline(train["text"].to_list(), y_train, test["text"].to_list(), y_test, seed=seed)
+    seconds = time.perf_counter() - started
+    hits = int((y_test == np.bincount(y_train).argmax()).sum())
+    low, high = wilson_interval(hits, len(y_test))
+    measured = {
+        "text": (found.accuracy, found.accuracy_low, found.accuracy_high, seconds),
+        "majority": (hits / len(y_test), low, high, 0.0),
+    }
+    rows = [
+        {"name": name, "n_train": len(train), "n_test": len(test)}
+        | dict(zip(("accuracy", "accuracy_low", "accuracy_high", "seconds"), values, strict=True))
+        for name, values in measured.items()
+    ]
+    predictions = {"row_id": test["row_id"], "label": test["value"], "predicted": found.predictions}
+    stage(layout, run_id, "text_prediction", "baseline", pl.DataFrame(predictions))
+    stage(
+        layout, run_id, "baseline", "baseline", rows_of("baseline", pl.DataFrame({"run_id": [run_id]}), rows)
+    )
+
+
+@task(name="score-text", task_run_name="score the words alone", timeout_seconds=LONG_S, **RETRIED)
+def score_text_task(layout: Layout, run_id: str, dataset: Dataset, seed: int) -> None:
+    """What the words alone tell: TF-IDF and logistic regression."""
+    score_text(layout, run_id, dataset, seed)
