@@ -6,10 +6,13 @@ from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import closing
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 
 import duckdb
 import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from storage.database_file import copy_to_write, is_damage, open_to_read, set_aside_damaged
 from storage.errors import UserError
@@ -18,6 +21,8 @@ from storage.migrations import check_known, migrate, result_tables
 
 # How soon a long query ends after Ctrl-C.
 INTERRUPT_SECONDS = 0.2
+# Days of Python's dates, counted from 1970.
+_FIRST_DAY, _LAST_DAY = ((day - date(1970, 1, 1)).days for day in (date.min, date.max))
 # Types of DuckDB that Polars makes no column of, also inside a list or a struct.
 _FOREIGN = re.compile(r"\b(INTERVAL|UNION|BIGNUM)\b")
 
@@ -146,7 +151,9 @@ def _rows(connection: duckdb.DuckDBPyConnection, sql: str) -> pl.DataFrame:
 
     def answer() -> pl.DataFrame:
         found = connection.sql(sql)
-        return pl.DataFrame() if found is None else _readable(found).pl()
+        return (
+            pl.DataFrame() if found is None else pl.DataFrame(_told_dates(_readable(found).to_arrow_table()))
+        )
 
     # Computed by a thread of its own, since Python hears of Ctrl-C between steps of its main thread alone.
     with ThreadPoolExecutor(1) as executor:
@@ -168,6 +175,32 @@ def _readable(found: duckdb.DuckDBPyRelation) -> duckdb.DuckDBPyRelation:
     names = ['"' + name.replace('"', '""') + '"' for name in found.columns]
     told = [f"{name}::VARCHAR AS {name}" if odd else name for name, odd in zip(names, foreign, strict=True)]
     return found.project(", ".join(told))
+
+
+def _told_dates(table: pa.Table) -> pa.Table:
+    """The same rows; columns with a date that Python has not, such as infinity or a year BC, in DuckDB's words."""
+    odd = [name for name, column in zip(table.column_names, table.columns, strict=True) if _is_odd(column)]
+    if not odd:
+        return table
+    with duckdb.connect() as connection:
+        connection.register("found", table)
+        names = [each.replace('"', '""') for each in odd]
+        told = ", ".join(f'"{name}"::VARCHAR AS "{name}"' for name in names)
+        return connection.sql(f"SELECT * REPLACE ({told}) FROM found").to_arrow_table()
+
+
+def _is_odd(column: pa.ChunkedArray) -> bool:
+    kind = column.type
+    if pa.types.is_date32(kind):
+        a_day, whole = 1, pa.int32()
+    elif pa.types.is_timestamp(kind):
+        a_day, whole = 86_400 * {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}[kind.unit], pa.int64()
+    else:
+        return False
+    ends = pc.min_max(column.cast(whole)).as_py()
+    return ends["min"] is not None and not (
+        _FIRST_DAY * a_day <= ends["min"] and ends["max"] < (_LAST_DAY + 1) * a_day
+    )
 
 
 def _replace_run(

@@ -27,6 +27,7 @@ OF_ROWS = {"correct": "ridge_loo", "squared_error": "squared_error", "log_loss":
 class Curve:
     """One pooling and norm state of one run: L layers, seen by M train rows and judged by N test rows."""
 
+    run_id: str
     model: str
     dataset: str
     pooling: str
@@ -114,6 +115,7 @@ def _curve(run: Mapping[str, Any], pooling: str, norm_state: str, arrays: dict[s
         return {name.removeprefix(prefix): each for name, each in arrays.items() if name.startswith(prefix)}
 
     return Curve(
+        run_id=run["run_id"],
         model=parse_source(run["model_id"]).short_name,
         dataset=parse_source(run["dataset_id"]).short_name,
         pooling=pooling,

@@ -2,6 +2,7 @@ import hashlib
 import subprocess
 import sys
 import threading
+from datetime import date, datetime
 from pathlib import Path
 
 import duckdb
@@ -335,6 +336,20 @@ def test_values_that_polars_has_no_column_for_are_in_duckdbs_words(tmp_path: Pat
     asked = 'SELECT INTERVAL 3 DAYS AS i, [INTERVAL 1 HOUR] AS l, union_value(a := 1) AS "u""v", 2 AS n'
     assert query(database, asked).rows(named=True) == [
         {"i": "3 days", "l": "['01:00:00']", 'u"v': "1", "n": 2}
+    ]
+
+
+def test_dates_that_python_has_not_are_in_duckdbs_words(tmp_path: Path) -> None:
+    database = str(tmp_path / "results.duckdb")
+    merge(database, "a", {"probe": probe_rows("a")})
+    asked = (
+        "SELECT 'infinity'::DATE AS d, DATE '0044-03-15 (BC)' AS c, '-infinity'::TIMESTAMPTZ AS \"t\"\"z\", "
+        "TIMESTAMP_S '290000-01-01' AS s, DATE '9999-12-31' AS last, TIMESTAMP '0001-01-01 00:00:00' AS first, "
+        "NULL::DATE AS none"
+    )
+    assert query(database, asked).rows(named=True) == [
+        {"d": "infinity", "c": "0044-03-15 (BC)", 't"z': "-infinity", "s": "290000-01-01 00:00:00"}
+        | {"last": date(9999, 12, 31), "first": datetime(1, 1, 1), "none": None}
     ]
 
 
