@@ -109,10 +109,8 @@ def _score(layout: Layout, run_id: str, pooling: str) -> dict[str, NDArray[Any]]
 
 
 def _draw(X: NDArray[np.float32], y: NDArray[np.int32]) -> dict[str, Any]:
-    enough = pl.Series(y).is_in(
-        [label for label, n in zip(*np.unique(y, return_counts=True), strict=True) if n >= LEAST_ROWS]
-    )
-    features = Features(X[enough.to_numpy()], y[enough.to_numpy()])
+    enough = np.bincount(y)[y] >= LEAST_ROWS
+    features = Features(X[enough], y[enough])
     ridge = features.once(ridge_leave_one_out)
     of_rows = {"correct": ridge.correct, "squared_error": ridge.squared_error, "log_loss": ridge.log_loss}
     return score_criteria(features, names=CRITERIA) | of_rows | {"rows": features.n}
