@@ -154,7 +154,7 @@ def _sweep(parameters: SweepParameters, engine: Engine) -> SweepOutcome:
 
     _finish(engine, "Reading the words alone", [reading])
 
-    choosing = [choose_layer_task.submit(curve) for curve in curves]
+    choosing = [choose_layer_task.submit(curve, parameters.depth_price / 100) for curve in curves]
     futures += choosing
     chosen = _finish(engine, "Choosing", choosing)
     if all(choice.default.is_constant for choice in chosen):

@@ -49,13 +49,21 @@ class SweepParameters(BaseModel):
         min_length=1,
     )
     criterion: tuple[str, ...] = Field(
-        ("ridge_loo", "logme", "whitened_silhouette"),
+        ("ridge_loo", "ridge_loo_r2", "logme", "whitened_silhouette"),
         title="Criterion",
-        description="Scores of a layer that need no gradient training. Of how classes separate: ridge_loo (always "
-        "among them, since the default rule reads it), ridge_loo_r2, ridge_loo_information, logme, "
+        description="Scores of a layer that need no gradient training. Of how classes separate: ridge_loo and "
+        "ridge_loo_r2 (always among them, since every choice is told by them), ridge_loo_information, logme, "
         "whitened_silhouette, h_score, class_mean_loo, knn_loo, class_separation, loes. Of the layer alone: "
         "effective_rank, anisotropy, top_variance_share, intrinsic_dimension.",
         min_length=1,
+    )
+    depth_price: float = Field(
+        0.2,
+        ge=0,
+        le=100,
+        title="Depth price",
+        description="Points of accuracy that all blocks of the model have to be worth, and a part of them in "
+        "proportion: at 0.2, a layer that is half the model deeper has to promise 0.1 points more.",
     )
     probe_protocol: ProbeProtocol = Field(
         ProbeProtocol.LOGISTIC,
@@ -181,8 +189,8 @@ class SweepParameters(BaseModel):
 
     @field_validator("criterion")
     @classmethod
-    def _with_that_of_the_default_rule(cls, values: tuple[str, ...]) -> tuple[str, ...]:
-        return values if "ridge_loo" in values else ("ridge_loo", *values)
+    def _with_those_of_every_choice(cls, values: tuple[str, ...]) -> tuple[str, ...]:
+        return ("ridge_loo", "ridge_loo_r2", *values)
 
     @field_validator("pooling", "norm_state", "metric", "criterion")
     @classmethod

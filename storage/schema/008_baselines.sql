@@ -39,3 +39,17 @@ COMMENT ON COLUMN audit.gain_over_text_p_value IS 'McNemar''s, of both being equ
 COMMENT ON COLUMN audit.held_out_accuracy IS 'Of the chosen layer''s probe on train rows that it was not fitted on.';
 COMMENT ON COLUMN audit.shift_p_value IS
     'Of accuracy on held-out train rows and on test rows being the same: small where test rows are not like train rows.';
+
+ALTER TABLE layer_choice ADD COLUMN expected_regret DOUBLE;
+COMMENT ON COLUMN layer_choice.expected_regret IS
+    'By how much the layer is expected to be less accurate than the best one (0-1). NULL: chosen before this was told.';
+COMMENT ON COLUMN layer_choice.confidence IS
+    'How likely the layer''s accuracy is within half a point of the best (0-1), calibrated on the study; until schema_number 6 of run: the share of redrawn train rows that agree.';
+COMMENT ON COLUMN layer_choice.score IS
+    'Left-out R² of ridge regression at the layer, which compares poolings and norm states; until schema_number 6 of run: ridge leave-one-out accuracy.';
+COMMENT ON COLUMN leaderboard.confidence IS
+    'How likely the layer''s accuracy is within half a point of the best (0-1); until schema_number 6 of run: the share of redrawn train rows that agree.';
+COMMENT ON COLUMN certainty.confidence IS
+    'How likely the layer''s accuracy is within half a point of the best (0-1); until schema_number 6 of run: the share of redrawn train rows that agree.';
+COMMENT ON COLUMN pooling_comparison.train_score IS
+    'Left-out R² of ridge regression at the layer; until schema_number 6 of run: ridge leave-one-out accuracy.';

@@ -40,10 +40,11 @@ class CurveChoice:
         return next(choice for choice in self.choices if choice.rule == DEFAULT_RULE)
 
 
-def choose(curve: CurveOfRun) -> CurveChoice:
+def choose(curve: CurveOfRun, depth_price: float = 0.0) -> CurveChoice:
     """Stage `inflection_point`, `trend` and `layer_choice` of the curve.
 
-    Only train rows are read: the silhouettes, the criteria and the rows of ridge leave-one-out.
+    Only train rows are read: the silhouettes, the criteria, the rows of ridge leave-one-out, and of the probe what it
+    said of held-out train rows. depth_price: as of `choose_layers`.
     """
     influences = curve.read("silhouette_row")
     silhouettes = {
@@ -55,15 +56,20 @@ def choose(curve: CurveOfRun) -> CurveChoice:
         )
         for metric, values in _values(curve.read("silhouette"), "metric", "mean").items()
     }
+    left_out, held_out = curve.read("ridge_row"), curve.read("probe").sort("layer")["held_out_accuracy"]
+    criteria = _values(curve.read("criterion"), "name", "value")
+    if held_out.null_count() == 0:
+        criteria["held_out_accuracy"] = held_out.to_numpy()
     evidence = LayerEvidence(
         silhouettes=silhouettes,
-        criteria=_values(curve.read("criterion"), "name", "value"),
-        ridge_correct=_by_layer(curve.read("ridge_row"), "correct"),
+        criteria=criteria,
+        ridge_correct=_by_layer(left_out, "correct"),
+        ridge_error=_by_layer(left_out, "squared_error"),
         last_is_normed=curve.last_is_normed,
         constant=_constant_layers(influences),
     )
     shapes = {metric: measured.shape for metric, measured in silhouettes.items()}
-    chosen = CurveChoice(tuple(choose_layers(evidence, seed=curve.seed)), shapes)
+    chosen = CurveChoice(tuple(choose_layers(evidence, depth_price=depth_price, seed=curve.seed)), shapes)
     points = [
         {"metric": metric} | asdict(point) | {"kind": point.kind.value}
         for metric, shape in shapes.items()
@@ -209,9 +215,9 @@ def _stage(curve: CurveOfRun, table: str, rows: Sequence[Mapping[str, Any]], suf
     timeout_seconds=LONG_S,
     **RETRIED,
 )
-def choose_layer_task(curve: CurveOfRun) -> CurveChoice:
+def choose_layer_task(curve: CurveOfRun, depth_price: float) -> CurveChoice:
     """Inflection points and train-only criteria → one layer a rule."""
-    chosen = choose(curve)
+    chosen = choose(curve, depth_price)
     get_run_logger().info(
         "%s %s: layer %s. %s",
         curve.pooling.value,

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from tasks.choosing.expectation import Expectation
 from tasks.choosing.inflection import CurveNoise, CurveShape, FloatArray, Kind, curve_shape, paired_errors
 from tasks.numerics.cached_property import cached_property
 
@@ -42,6 +43,9 @@ class Curves:
     ridge: FloatArray
     """Ridge leave-one-out accuracies."""
     criteria: Mapping[str, FloatArray]
+    expectation: Expectation
+    depth_price: float
+    """Accuracy, a fraction, that all blocks of the model have to be worth."""
     noise: Noise
     last_is_normed: bool
     constant: npt.NDArray[np.bool_]
@@ -55,7 +59,14 @@ class Curves:
     @cached_property
     def scores(self) -> Mapping[str, FloatArray]:
         """All that can rank layers, by name; of `depth` the deepest is the highest."""
-        own = {"silhouette": self.silhouette, "ridge_loo": self.ridge, "depth": np.arange(self.last + 1.0)}
+        depth = np.arange(self.last + 1.0)
+        own = {
+            "silhouette": self.silhouette,
+            "ridge_loo": self.ridge,
+            "depth": depth,
+            "expected_accuracy": self.expectation.mean,
+            "priced_accuracy": self.expectation.mean - self.depth_price * depth / max(self.last, 1),
+        }
         return {**self.criteria, **own}
 
     @cached_property
@@ -207,15 +218,33 @@ def _told_last(rule: Rule, curves: Curves, pick: Pick) -> str:
     return f"Layer {pick.layer} is the last layer, the usual choice; nothing was compared."
 
 
+def _told_expected(rule: Rule, curves: Curves, pick: Pick) -> str:
+    expected = curves.expectation.mean
+    among = rule.candidates.words.format(count=curves.last + 1)
+    by = "by the left-out squared error of ridge regression"
+    best = max(pick.candidates, key=lambda layer: (expected[layer], -layer))
+    if pick.layer == best:
+        return f"Layer {best} has the highest expected accuracy, {expected[best]:.3f}, of {among}, {by}."
+    short = 100 * (expected[best] - expected[pick.layer])
+    blocks = best - pick.layer
+    return (
+        f"Layer {pick.layer} has an expected accuracy of {expected[pick.layer]:.3f} {by}, {short:.2f} points below the "
+        f"highest of {among}, layer {best}: {blocks} more block{'s' if blocks > 1 else ''} would not be worth it at "
+        f"{100 * curves.depth_price:g} points for all {curves.last}."
+    )
+
+
 _RIDGE = "ridge leave-one-out accuracy"
 _WHITENED = "macro-averaged share of rows with a positive silhouette in the whitened space"
 
-DEFAULT_RULE = "turns_by_ridge_loo"
+DEFAULT_RULE = "expected_accuracy"
 
 RULES: dict[str, Rule] = {
     rule.name: rule
     for rule in (
-        Rule(DEFAULT_RULE, TURNS, "ridge_loo", _RIDGE, SHALLOWEST_WITHIN_AN_ERROR),
+        Rule(DEFAULT_RULE, EVERY_LAYER, "priced_accuracy", "expected accuracy", told=_told_expected),
+        # The default of version 0.1.
+        Rule("turns_by_ridge_loo", TURNS, "ridge_loo", _RIDGE, SHALLOWEST_WITHIN_AN_ERROR),
         Rule("turns_by_logme", TURNS, "logme", "LogME"),
         # Nothing but silhouettes.
         Rule("turns_by_whitened_silhouette", TURNS, "whitened_silhouette", _WHITENED),
@@ -226,7 +255,14 @@ RULES: dict[str, Rule] = {
         Rule("ridge_loo_maximum", EVERY_LAYER, "ridge_loo", _RIDGE),
         Rule("logme_maximum", EVERY_LAYER, "logme", "LogME"),
         Rule("silhouette_maximum", EVERY_LAYER, "silhouette", "{silhouette}"),
-        # What a rule has to beat.
+        # What a rule has to beat. The probe's own cross-validation costs most, and is what others stand in for.
+        Rule(
+            "cross_validation",
+            EVERY_LAYER,
+            "held_out_accuracy",
+            "accuracy of the probe on held-out train rows",
+        ),
+        Rule("loes_maximum", EVERY_LAYER, "loes", "LOES score"),
         Rule("middle_layer", HALF_DEPTH, "depth", "depth", told=_told_middle),
         Rule("last_layer", LAST, "depth", "depth", told=_told_last),
     )

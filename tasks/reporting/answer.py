@@ -143,7 +143,7 @@ def answer_sentence(tables: Tables) -> str:
     curves = answer_curves(tables)
     if curves.choice is None:
         return f"No layer of {curves.run['model_id']} has been chosen for {curves.run['dataset_id']} yet."
-    return " ".join([*_beaten(curves), _choice_sentence(curves), *_shifted(curves)])
+    return " ".join([*_beaten(curves), _choice_sentence(curves), *_sure(curves.choice), *_shifted(curves)])
 
 
 def _beaten(curves: LayerCurves) -> list[str]:
@@ -160,6 +160,15 @@ def _beaten(curves: LayerCurves) -> list[str]:
     if own <= words:
         return [f"The words alone do as well without the model: TF-IDF is right on {percent(words)}."]
     return []
+
+
+def _sure(choice: Row) -> list[str]:
+    """How near the best layer the chosen one is; older versions did not know."""
+    if choice.get("expected_regret") is None:
+        return []
+    return [
+        f"It is within half a point of the best layer with {100 * choice['confidence']:.0f} % confidence."
+    ]
 
 
 def _shifted(curves: LayerCurves) -> list[str]:
@@ -230,7 +239,7 @@ def key_figures(curves: LayerCurves) -> list[tuple[str, str, str]]:
         return []
     figures = [
         ("chosen layer", f"{curves.chosen} of {curves.last}", f"depth {curves.chosen / curves.last:.2f}"),
-        ("confidence", f"{100 * curves.choice['confidence']:.0f} %", "of redrawn rows agree"),
+        ("confidence", f"{100 * curves.choice['confidence']:.0f} %", _meant(curves.choice)),
     ]
     audit = curves.audit
     if audit is not None:
@@ -256,6 +265,15 @@ def key_figures(curves: LayerCurves) -> list[tuple[str, str, str]]:
         gain = f"{points(audit['gain_over_text'])} points by the layer, {p_value(audit['gain_over_text_p_value'])}"
         figures += [("words alone", words, gain), ("largest class", majority, "always named")]
     return figures
+
+
+def _meant(choice: Row) -> str:
+    """What the confidence says; older versions meant something else by it."""
+    if choice.get("expected_regret") is None:
+        return "of redrawn rows agree"
+    return (
+        f"to be within half a point of the best; {100 * choice['expected_regret']:.1f} points short expected"
+    )
 
 
 def layer_table(tables: Tables) -> list[Row]:

@@ -138,10 +138,11 @@ def notes(tables: Tables, answer: LayerCurves, described: Mapping[str, Row]) -> 
             "The data set has no test split of its own: a seeded, stratified one was taken from train."
         )
     if answer.choice is not None and answer.choice["confidence"] < 0.7:
-        notes.append(
-            f"The choice is shaky: only {100 * answer.choice['confidence']:.0f} % of redrawn train rows lead to this "
-            "layer or to one within noise of it. More train rows would help."
-        )
+        sure = f"{100 * answer.choice['confidence']:.0f} %"
+        meant = "likely to be within half a point of the best layer"
+        if answer.choice.get("expected_regret") is None:  # of an older version
+            meant = "of redrawn train rows lead to this layer or to one within noise of it"
+        notes.append(f"The choice is shaky: {sure} {meant}. More train rows would help.")
     probe = rows_where(tables, "probe", pooling=answer.pooling, norm_state=answer.norm_state)
     if len(probe):
         stuck = probe.filter(~pl.col("converged"))["layer"].unique().sort().to_list()

@@ -1,4 +1,4 @@
-"""Rules on planted evidence; ties and confidence against a plain bootstrap of the rows."""
+"""Rules on planted evidence, and how ties fall."""
 
 from dataclasses import replace
 
@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 
 from tasks.choosing.choice import LayerEvidence, choose_layers
+from tasks.choosing.expectation import ACCURACY_PER_ERROR
 from tasks.choosing.inflection import measure_curve
 from tasks.choosing.rules import DEFAULT_RULE, RULES
 
 LAYERS, ROWS = 25, 1500
+OWN_SCORES = ("logme", "whitened_silhouette", "held_out_accuracy", "loes")
 
 
 def planted(silhouette, accuracy, *, seed=0, rows=ROWS):
@@ -29,9 +31,15 @@ def evidence(
 ):
     """What a rule sees of planted curves."""
     influence, correct = planted(silhouette, accuracy, seed=seed, rows=rows)
-    scores = {name: np.asarray(score, dtype=float) for name, score in criteria.items()}
     measured = measure_curve(influence.mean(axis=1), influence, last_is_normed=last_is_normed)
-    return LayerEvidence({metric: measured}, scores, correct, last_is_normed)
+    return of_hits({metric: measured}, correct, last_is_normed, **criteria)
+
+
+def of_hits(silhouettes, correct, last_is_normed=False, **criteria):
+    """The squared error is 1 where a row was missed; the left-out R² follows the hits."""
+    scores = {"ridge_loo_r2": 2 * correct.mean(axis=1) - 1} | criteria
+    scores = {name: np.asarray(score, dtype=float) for name, score in scores.items()}
+    return LayerEvidence(silhouettes, scores, correct, 1.0 - correct, last_is_normed)
 
 
 def choose_layer(given, rule=DEFAULT_RULE):
@@ -55,6 +63,12 @@ WHITENED = "macro-averaged share of rows with a positive silhouette in the white
 @pytest.mark.parametrize(
     ("rule", "layer", "reason"),
     [
+        (
+            "expected_accuracy",
+            15,
+            "has the highest expected accuracy, {ridge}, of all 25 layers, by the left-out squared error of ridge "
+            "regression.",
+        ),
         ("turns_by_ridge_loo", 18, f"has the highest ridge leave-one-out accuracy, {{ridge}}, of {TURNS}."),
         ("turns_by_logme", 12, f"has the highest LogME, {{logme}}, of {TURNS}."),
         ("turns_by_whitened_silhouette", 6, f"has the highest {WHITENED}, {{whitened}}, of {TURNS}."),
@@ -72,6 +86,12 @@ WHITENED = "macro-averaged share of rows with a positive silhouette in the white
         ),
         ("logme_maximum", 14, "has the highest LogME, {logme}, of all 25 layers."),
         ("silhouette_maximum", 6, "has the highest cosine silhouette, {silhouette}, of all 25 layers."),
+        (
+            "cross_validation",
+            3,
+            "has the highest accuracy of the probe on held-out train rows, {held_out}, of all 25 layers.",
+        ),
+        ("loes_maximum", 4, "has the highest LOES score, {loes}, of all 25 layers."),
         ("middle_layer", 12, "is half of the depth of 24; nothing was compared."),
         ("last_layer", 24, "is the last layer, the usual choice; nothing was compared."),
     ],
@@ -80,20 +100,24 @@ def test_every_rule_on_a_planted_curve(rule, layer, reason):
     scores = {
         "logme": through((0, 0), (14, 1), (24, 0)),
         "whitened_silhouette": through((0, 0), (5, 1), (24, 0)),
+        "held_out_accuracy": through((0, 0), (3, 1), (24, 0)),
+        "loes": through((0, 0), (4, 1), (24, 0)),
     }
     given = evidence(TWO_PEAKS, BEST_AT_15, **scores)
     choice = choose_layer(given, rule)
     assert (choice.rule, choice.layer) == (rule, layer)
-    assert choice.score == given.ridge_correct[layer].mean()
+    assert choice.score == given.criteria["ridge_loo_r2"][layer]
     curves = {
         "ridge": given.ridge_correct.mean(axis=1),
         "logme": scores["logme"],
         "whitened": scores["whitened_silhouette"],
+        "held_out": scores["held_out_accuracy"],
+        "loes": scores["loes"],
         "silhouette": given.silhouettes["cosine"].values,
     }
     values = {name: f"{curve[layer]:.3f}" for name, curve in curves.items()}
     assert choice.reason == f"Layer {layer} {reason.format(**values)}"
-    assert 0.9 <= choice.confidence <= 1
+    assert (choice.confidence > 0.5) == (layer == 15)
     assert choose_layer(given, rule) == choice
 
 
@@ -130,14 +154,13 @@ def turns_that_tie(better_by=1):
     correct = given.ridge_correct.copy()
     correct[[6, 12, 18]] = correct[3] | (np.arange(ROWS) < 300)
     correct[18, np.flatnonzero(~correct[18])[:better_by]] = True
-    return LayerEvidence(given.silhouettes, {}, correct, False)
+    return of_hits(given.silhouettes, correct)
 
 
 def test_the_shallowest_of_a_tie_is_chosen_and_said():
     choice = choose_layer(turns_that_tie(), "turns_by_ridge_loo")
     assert choice.layer == 6
     assert "ties with 12, 18; the shallowest" in choice.reason
-    assert choice.confidence == 1.0
     assert choose_layer(turns_that_tie(), "ridge_loo_maximum").layer == 18
 
 
@@ -156,7 +179,7 @@ def test_a_tie_is_one_paired_standard_error_wide(gained, lost, layer):
 
 
 def test_all_rules_at_once_choose_as_each_alone():
-    given = evidence(TWO_PEAKS, BEST_AT_15, logme=BEST_AT_15, whitened_silhouette=TWO_PEAKS)
+    given = evidence(TWO_PEAKS, BEST_AT_15, **dict.fromkeys(OWN_SCORES, BEST_AT_15))
     assert choose_layers(given) == [choose_layer(given, rule) for rule in RULES]
 
 
@@ -166,7 +189,7 @@ def test_where_silhouettes_cannot_tell_the_deepest_stands():
     values = influence.mean(axis=1)
     values[0] += max(values) - values[0] + 0.001
     measured = measure_curve(values, influence)
-    given = LayerEvidence({"cosine": measured}, {}, rng.random((LAYERS, 300)) < 0.5, False)
+    given = of_hits({"cosine": measured}, rng.random((LAYERS, 300)) < 0.5)
     choice = choose_layer(given, "silhouette_peak")
     assert choice.layer == LAYERS - 1
     assert "ties with 0; where silhouettes cannot tell" in choice.reason
@@ -185,61 +208,18 @@ def test_false_turn_of_the_final_norm_is_not_chosen():
     assert choose_layer(evidence(falling, BEST_AT_15), "last_turn").layer == 23
 
 
-def bootstrap_confidence(given, influence, rule, layer, draws=150):
-    """Rows drawn with replacement, everything computed anew: what the normal errors stand for."""
-    rng = np.random.default_rng(1)
-    values = given.silhouettes["cosine"].values
-    correct = given.ridge_correct
-    right = correct.astype(float)
-    agreeing = 0
-    for _ in range(draws):
-        a, b = rng.integers(0, ROWS, ROWS), rng.integers(0, ROWS, ROWS)
-        shifted = values + (influence[:, a].mean(axis=1) - influence.mean(axis=1))
-        drawn = LayerEvidence(
-            {"cosine": measure_curve(shifted, influence[:, a], last_is_normed=given.last_is_normed)},
-            given.criteria,
-            correct[:, b],
-            given.last_is_normed,
-        )
-        other = choose_layer(drawn, rule).layer
-        gap = right[other] - right[layer]
-        agreeing += abs(gap.mean()) <= 1.96 * gap.std() / ROWS**0.5
-    return agreeing / draws
-
-
-@pytest.mark.parametrize("rule", ["ridge_loo_maximum", "silhouette_maximum"])
-def test_confidence_is_that_of_a_bootstrap(rule):
-    """Two peaks of the silhouette and of the accuracy that chance can swap, with accuracies far apart between them."""
-    silhouette = through((0, 0.0), (6, 0.41), (12, 0.2), (18, 0.4125), (24, 0.0))
-    accuracy = through((0, 0.3), (6, 0.72), (12, 0.5), (18, 0.74), (24, 0.3))
-    given = evidence(silhouette, accuracy)
-    influence, _ = planted(silhouette, accuracy)
-    choice = choose_layer(given, rule)
-    assert choice.confidence == pytest.approx(
-        bootstrap_confidence(given, influence, rule, choice.layer), abs=0.12
-    )
-
-
-def test_confidence_falls_when_the_rows_decide_little():
-    sure = choose_layer(evidence(TWO_PEAKS, BEST_AT_15), "silhouette_maximum")
-    close = through((0, 0.1), (6, 0.4), (12, 0.2), (18, 0.402), (24, 0.0))
-    unsure = choose_layer(evidence(close, BEST_AT_15), "silhouette_maximum")
-    assert sure.confidence > 0.95
-    assert 0.2 < unsure.confidence < 0.9
-
-
 def test_rows_of_silhouette_and_ridge_may_differ_in_number():
     given = evidence(TWO_PEAKS, BEST_AT_15)
     influence, _ = planted(TWO_PEAKS, BEST_AT_15)
     measured = measure_curve(given.silhouettes["cosine"].values, influence[:, :200])
-    fewer = LayerEvidence({"cosine": measured}, {}, given.ridge_correct, False)
+    fewer = of_hits({"cosine": measured}, given.ridge_correct)
     assert choose_layer(fewer, "ridge_loo_maximum").layer == 15
 
 
 def test_cosine_is_read_first_and_another_metric_where_it_is_missing():
     given = evidence(TWO_PEAKS, BEST_AT_15)
     other = evidence(through((0, 0), (5, 1), (24, 0)), BEST_AT_15, metric="euclidean")
-    both = LayerEvidence({**other.silhouettes, **given.silhouettes}, {}, given.ridge_correct, False)
+    both = of_hits({**other.silhouettes, **given.silhouettes}, given.ridge_correct)
     assert choose_layer(both, "silhouette_maximum").layer == 6
     assert choose_layer(other, "silhouette_maximum").layer == 5
     assert "euclidean" in choose_layer(other, "silhouette_maximum").reason
@@ -248,7 +228,7 @@ def test_cosine_is_read_first_and_another_metric_where_it_is_missing():
 @pytest.mark.parametrize("layers", [1, 2])
 @pytest.mark.parametrize("rule", RULES)
 def test_shallow_models(rule, layers):
-    scores = {name: np.arange(layers) for name in ("logme", "whitened_silhouette")}
+    scores = {name: np.arange(layers) for name in OWN_SCORES}
     silhouette, accuracy = np.linspace(0.1, 0.5, layers), np.linspace(0.4, 0.9, layers)
     given = evidence(silhouette, accuracy, last_is_normed=True, **scores)
     assert choose_layer(given, rule).layer == (0 if rule == "middle_layer" else layers - 1)
@@ -257,7 +237,7 @@ def test_shallow_models(rule, layers):
 def test_a_layer_that_tells_no_texts_apart_is_chosen_only_where_there_is_no_other():
     accuracy = np.full(LAYERS, 0.5)
     accuracy[0] = 0.9
-    given = evidence(TWO_PEAKS, accuracy, logme=accuracy, whitened_silhouette=accuracy)
+    given = evidence(TWO_PEAKS, accuracy, **dict.fromkeys(OWN_SCORES, accuracy))
     assert choose_layer(given).layer == 0
     first = np.arange(LAYERS) == 0
     for choice in choose_layers(replace(given, constant=first)):
@@ -270,7 +250,7 @@ def test_a_layer_that_tells_no_texts_apart_is_chosen_only_where_there_is_no_othe
 
 def test_a_rule_whose_score_is_not_there_is_left_out():
     found = {choice.rule for choice in choose_layers(evidence(TWO_PEAKS, BEST_AT_15, logme=BEST_AT_15))}
-    assert set(RULES) - found == {"turns_by_whitened_silhouette"}
+    assert set(RULES) - found == {"turns_by_whitened_silhouette", "cross_validation", "loes_maximum"}
 
 
 def test_evidence_that_does_not_fit_is_refused():
@@ -278,6 +258,32 @@ def test_evidence_that_does_not_fit_is_refused():
     with pytest.raises(ValueError, match="reads the criterion logme"):
         choose_layer(given, "logme_maximum")
     with pytest.raises(ValueError, match="differ in layers: \\[5, 25\\]"):
-        choose_layer(LayerEvidence(given.silhouettes, {}, given.ridge_correct[:5], False))
+        choose_layer(replace(given, ridge_correct=given.ridge_correct[:5]))
     with pytest.raises(ValueError, match="no silhouette among \\['dot'\\]"):
-        choose_layer(LayerEvidence({"dot": given.silhouettes["cosine"]}, {}, given.ridge_correct, False))
+        choose_layer(replace(given, silhouettes={"dot": given.silhouettes["cosine"]}))
+    with pytest.raises(ValueError, match="ridge_loo_r2 is not among the criteria \\[\\]"):
+        choose_layer(replace(given, criteria={}))
+
+
+def test_blocks_have_to_be_worth_their_price():
+    """Layer 20 is better than layer 5 by 30 of 1,500 rows, two points."""
+    correct = evidence(TWO_PEAKS, np.full(LAYERS, 0.5)).ridge_correct
+    correct[5] = correct[3] | (np.arange(ROWS) < 600)
+    correct[20] = correct[5]
+    correct[20, np.flatnonzero(~correct[5])[:30]] = True
+    given = of_hits(evidence(TWO_PEAKS, BEST_AT_15).silhouettes, correct)
+    worth = 100 * ACCURACY_PER_ERROR * 30 / ROWS / (15 / 24)
+    free, paid = (
+        choose_layers(given, (DEFAULT_RULE,)),
+        choose_layers(given, (DEFAULT_RULE,), depth_price=(worth - 0.1) / 100),
+    )
+    assert free[0].layer == paid[0].layer == 20
+    (dear,) = choose_layers(given, (DEFAULT_RULE,), depth_price=(worth + 0.1) / 100)
+    assert dear.layer == 5
+    assert (
+        f"{100 * ACCURACY_PER_ERROR * 30 / ROWS:.2f} points below the highest of all 25 layers, layer 20: 15 more"
+        in dear.reason
+    )
+    assert f"at {worth + 0.1:g} points for all 24." in dear.reason
+    assert dear.expected_regret > free[0].expected_regret
+    assert dear.confidence < free[0].confidence
