@@ -58,12 +58,12 @@ class SweepParameters(BaseModel):
         min_length=1,
     )
     depth_price: float = Field(
-        0.2,
+        0.0,
         ge=0,
         le=100,
         title="Depth price",
         description="Points of accuracy that all blocks of the model have to be worth, and a part of them in "
-        "proportion: at 0.2, a layer that is half the model deeper has to promise 0.1 points more.",
+        "proportion: at 1, a layer that is half the model deeper has to promise half a point more.",
     )
     probe_protocol: ProbeProtocol = Field(
         ProbeProtocol.LOGISTIC,

@@ -17,6 +17,7 @@ from storage.layout import Layout
 from storage.sources.grammar import parse_source
 from storage.staged import read_staged
 from tasks.choosing.inflection import error_covariance, measure_curve
+from tasks.numerics.cached_property import cached_property
 
 METRICS = ("cosine", "sqeuclidean", "euclidean")
 # Of a layer's rows: what the mean over them is called among the scores.
@@ -50,6 +51,11 @@ class Curve:
     def last(self) -> int:
         """The last layer."""
         return len(self.correct) - 1
+
+    @cached_property
+    def accuracy(self) -> NDArray[np.float64]:
+        """[L], on the test rows."""
+        return self.correct.mean(axis=1)
 
     @property
     def depth(self) -> NDArray[np.float64]:

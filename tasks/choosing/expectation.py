@@ -1,9 +1,9 @@
 """What accuracy each layer is expected to have, and how near the best one a layer is likely to be.
 
 The left-out squared error of ridge regression moves with every row's margin, where a hit rate counts crossings, so it
-tells layers apart with fewer rows. A number from the study turns its differences into differences of accuracy, and the
-covariance of the rows' errors says how far chance moves these. How sure that makes anybody was measured as well: on the
-study's curves a chance computed from the rows alone is too sure, and three more numbers, in the open below, mend that.
+tells layers apart with fewer rows. The curve's own hits say what a squared error is worth in accuracy, and the
+covariance of the rows' errors how far chance moves that. How sure this makes anybody was measured as well: on the
+study's curves a chance computed from the rows alone is too sure, and three numbers, in the open below, mend that.
 """
 
 from dataclasses import dataclass
@@ -18,18 +18,18 @@ from tasks.numerics.cached_property import cached_property
 NEAR = 0.005
 """Half a point: a layer within so much of the best accuracy is as good as it."""
 
-# Fitted on the study's curves by `python -m study` (study/results/expectation.csv); docs/study.md has their left-out
-# measures.
-ACCURACY_PER_ERROR = 0.92
-"""Accuracy gained by a squared error that is smaller by one."""
-SURENESS = (0.76, 0.35)
-"""a, b of P(near) = σ(a + b·logit of the rows' own chance)."""
-REGRET_PER_REGRET = 1.0
-"""Expected regret over that which the rows alone would have."""
+SURENESS = (1.12, 0.21, -0.39)
+"""a, b, c of P(near) = σ(a + b·logit of the rows' own chance + c·expected regret in points), fitted on the study's
+curves by `python -m study` (study/results/sureness.csv); docs/study.md has how it does on curves that were left out."""
+LEAST_WORTH = 0.5
+"""A squared error that is smaller by one is worth at least so much accuracy: few hits may show no slope."""
+# Layers so many standard errors below the highest hit rate say little of what is best, and count less.
+_NEAR_THE_TOP = 2.0
+_FAR_WEIGHT = 0.02
 
 _DRAWS = 2_000
 # A chance from so many draws is known no better than this.
-_LEAST_CHANCE = 0.01
+_LEAST_CHANCE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -47,25 +47,53 @@ class Expectation:
         cls, squared_error: npt.ArrayLike, correct: npt.NDArray[np.bool_], *, seed: int = 0
     ) -> "Expectation":
         """From float [L, M], each row's left-out squared error, and bool [L, M], whether it was a hit."""
-        errors = np.asarray(squared_error, dtype=np.float64)
-        gain = -ACCURACY_PER_ERROR * errors.mean(axis=1)
-        best = int(gain.argmax())
-        level = float(np.asarray(correct)[best].mean())
-        covariance = ACCURACY_PER_ERROR**2 * error_covariance(errors)
-        return cls(gain - gain[best] + level, covariance, seed)
+        errors, right = np.asarray(squared_error, dtype=np.float64), np.asarray(correct)
+        means, covariance, hits = errors.mean(axis=1), error_covariance(errors), right.mean(axis=1)
+        worth = accuracy_per_error(means, covariance, hits, error_covariance(right))
+        best = int(means.argmin())
+        return cls(hits[best] - worth * (means - means[best]), worth**2 * covariance, seed)
 
     def confidence(self, layer: int) -> float:
         """0–1: how likely the layer's accuracy is within NEAR of the best layer's."""
-        chance = float(np.clip((self._shortfalls[:, layer] <= NEAR).mean(), _LEAST_CHANCE, 1 - _LEAST_CHANCE))
-        a, b = SURENESS
-        return float(expit(a + b * logit(chance)))
+        return sureness(self.chance(layer), self.regret(layer))
+
+    def chance(self, layer: int) -> float:
+        """0–1: the same by what the rows alone allow, were they drawn anew."""
+        return float((self._shortfalls[:, layer] <= NEAR).mean())
 
     def regret(self, layer: int) -> float:
         """By how much the layer's accuracy is expected to fall short of the best layer's, a fraction ≥ 0."""
-        return REGRET_PER_REGRET * float(self._shortfalls[:, layer].mean())
+        return float(self._shortfalls[:, layer].mean())
 
     @cached_property
     def _shortfalls(self) -> FloatArray:
         """float64 [draws, L]: of each layer to the best of its draw."""
         drawn = self.mean + draw_errors(self.covariance, _DRAWS, np.random.default_rng(self.seed))
         return drawn.max(axis=1, keepdims=True) - drawn
+
+
+def sureness(chance: float, regret: float, numbers: tuple[float, float, float] = SURENESS) -> float:
+    """How likely a layer is near the best, 0–1, given what the rows alone say of it: chance 0–1, regret a fraction."""
+    a, b, c = numbers
+    return float(expit(a + b * logit(np.clip(chance, _LEAST_CHANCE, 1 - _LEAST_CHANCE)) + c * 100 * regret))
+
+
+def accuracy_per_error(
+    errors: FloatArray, error_noise: FloatArray, hits: FloatArray, hit_noise: FloatArray
+) -> float:
+    """What a squared error that is smaller by one is worth in accuracy on this curve, at least LEAST_WORTH.
+
+    The least-squares slope of the hits [L] on the errors [L], turned round. error_noise and hit_noise [L, L] are the
+    covariances of their own errors: what of the differences in squared error is noise has no worth, and makes the
+    slope smaller, as in errors-in-variables regression.
+    """
+    near = _NEAR_THE_TOP * max(float(np.sqrt(hit_noise.diagonal().mean())), 0.01)
+    weight = np.exp(-0.5 * ((hits.max() - hits) / near) ** 2) + _FAR_WEIGHT
+    weight /= weight.sum()
+    centre = np.eye(len(errors)) - weight
+    centred = centre @ errors
+    square = float(weight @ centred**2) + float(weight @ (centre @ error_noise @ centre.T).diagonal())
+    # Equal layers leave rounding, which has no slope.
+    if square <= (1e-9 * float(np.abs(errors).max())) ** 2:
+        return LEAST_WORTH
+    return max(-float(weight @ (centred * hits)) / square, LEAST_WORTH)

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 from scipy.special import expit, logit
 
-from tasks.choosing import expectation
-from tasks.choosing.expectation import ACCURACY_PER_ERROR, NEAR, SURENESS, Expectation
+from tasks.choosing.expectation import LEAST_WORTH, NEAR, SURENESS, Expectation
 
 LAYERS, ROWS = 6, 800
 
@@ -22,9 +21,24 @@ def seen(gaps, seed=0, noise=0.3):
 def test_differences_are_those_of_the_squared_error_and_the_level_that_of_the_hits():
     errors, correct = seen(np.linspace(0.05, 0.0, LAYERS))
     got = Expectation.of(errors, correct)
-    means = errors.mean(axis=1)
+    means, hits = errors.mean(axis=1), correct.mean(axis=1)
     assert got.mean[means.argmin()] == correct[means.argmin()].mean()
-    np.testing.assert_allclose(got.mean - got.mean[0], -ACCURACY_PER_ERROR * (means - means[0]), atol=1e-12)
+    # Least squares, layers near the top counting most, with as much noise added to the errors as they have.
+    near = 2 * np.sqrt(correct.var(axis=1).mean() / ROWS)
+    weight = np.exp(-(((hits.max() - hits) / near) ** 2) / 2) + 0.02
+    middle = np.average(errors, axis=0, weights=weight)
+    noise = ((errors - means[:, None]) - (middle - middle.mean())).var(axis=1) / ROWS
+    centred = means - np.average(means, weights=weight)
+    slope = (weight * centred * hits).sum() / (weight * (centred**2 + noise)).sum()
+    assert slope < -LEAST_WORTH
+    np.testing.assert_allclose(got.mean - got.mean[0], slope * (means - means[0]), atol=1e-12)
+
+
+def test_hits_that_do_not_follow_the_errors_leave_the_least_worth():
+    errors, correct = seen(np.linspace(0.05, 0.0, LAYERS))
+    got = Expectation.of(errors, ~correct)
+    means = errors.mean(axis=1)
+    np.testing.assert_allclose(got.mean - got.mean[0], -LEAST_WORTH * (means - means[0]), atol=1e-12)
 
 
 def test_chance_and_regret_are_those_of_rows_drawn_anew():
@@ -32,14 +46,16 @@ def test_chance_and_regret_are_those_of_rows_drawn_anew():
     got = Expectation.of(errors, correct)
     rng = np.random.default_rng(1)
     drawn = np.stack([errors[:, rng.integers(0, ROWS, ROWS)].mean(axis=1) for _ in range(4_000)])
-    accuracy = -ACCURACY_PER_ERROR * drawn
+    worth = (got.mean[0] - got.mean[3]) / (errors[3].mean() - errors[0].mean())
+    accuracy = -worth * drawn
     short = accuracy.max(axis=1, keepdims=True) - accuracy
-    a, b = SURENESS
+    a, b, c = SURENESS
     for layer in range(LAYERS):
-        chance = np.clip((short[:, layer] <= NEAR).mean(), 0.01, 0.99)
-        assert got.confidence(layer) == pytest.approx(expit(a + b * logit(chance)), abs=0.03)
-        expected = expectation.REGRET_PER_REGRET * short[:, layer].mean()
-        assert got.regret(layer) == pytest.approx(expected, rel=0.06)
+        regret, chance = short[:, layer].mean(), (short[:, layer] <= NEAR).mean()
+        assert got.regret(layer) == pytest.approx(regret, rel=0.06)
+        assert got.chance(layer) == pytest.approx(chance, abs=0.03)
+        expected = expit(a + b * logit(np.clip(chance, 1e-3, 1 - 1e-3)) + c * 100 * regret)
+        assert got.confidence(layer) == pytest.approx(expected, abs=0.03)
 
 
 def test_more_rows_make_the_better_layer_surer():
