@@ -55,7 +55,7 @@ class Expectation:
 
     def confidence(self, layer: int) -> float:
         """0–1: how likely the layer's accuracy is within NEAR of the best layer's."""
-        return sureness(self.chance(layer), self.regret(layer))
+        return float(sureness(self.chance(layer), self.regret(layer)))
 
     def chance(self, layer: int) -> float:
         """0–1: the same by what the rows alone allow, were they drawn anew."""
@@ -72,10 +72,13 @@ class Expectation:
         return drawn.max(axis=1, keepdims=True) - drawn
 
 
-def sureness(chance: float, regret: float, numbers: tuple[float, float, float] = SURENESS) -> float:
-    """How likely a layer is near the best, 0–1, given what the rows alone say of it: chance 0–1, regret a fraction."""
+def sureness(
+    chance: npt.ArrayLike, regret: npt.ArrayLike, numbers: tuple[float, float, float] = SURENESS
+) -> FloatArray:
+    """How likely layers are near the best, 0–1, by what the rows alone say of them: chance 0–1, regret a fraction."""
     a, b, c = numbers
-    return float(expit(a + b * logit(np.clip(chance, _LEAST_CHANCE, 1 - _LEAST_CHANCE)) + c * 100 * regret))
+    bounded = np.clip(chance, _LEAST_CHANCE, 1 - _LEAST_CHANCE)
+    return np.asarray(expit(a + b * logit(bounded) + c * 100 * np.asarray(regret)))
 
 
 def accuracy_per_error(

@@ -164,7 +164,7 @@ def test_other_criteria_make_another_run_of_the_same_embeddings(
     assert _written(storage / "embeddings") == before
     wanted = f"FROM criterion WHERE run_id = '{run}' ORDER BY name"
     found = query(f"{storage}/results.duckdb", f"SELECT DISTINCT name {wanted}")["name"].to_list()
-    assert found == ["knn_loo", "logme", "ridge_loo", "whitened_silhouette"]
+    assert found == ["knn_loo", "logme", "ridge_loo", "ridge_loo_r2", "whitened_silhouette"]
     probes = query(f"{storage}/results.duckdb", f"SELECT DISTINCT protocol FROM probe WHERE run_id = '{run}'")
     assert probes["protocol"].to_list() == ["sgd"]
 
@@ -193,8 +193,8 @@ def test_storage_on_s3_gives_the_same_tables(
 def test_the_server_records_every_task_run_and_artifact(tiny_sweep: Tiny, prefect_server: str) -> None:
     flow_run = tiny_sweep[2]["flow_run_id"]
     states = _task_states(prefect_server, flow_run)
-    # dataset, model, plan, one shard, 16 layers, projection, choice and audit of 4 curves, summary, report
-    assert len(states) == 3 + 1 + 16 + 3 * 4 + 2
+    # dataset, model, plan, one shard, the words, 16 layers, projection, choice and audit of 4 curves, summary, report
+    assert len(states) == 3 + 1 + 1 + 16 + 3 * 4 + 2
     assert set(states) == {"COMPLETED"}
     found = ask(prefect_server, "artifacts/filter", {"artifacts": {"flow_run_id": {"any_": [flow_run]}}})
     kinds = {each["key"].split("-tiny")[0] for each in found}

@@ -22,9 +22,10 @@ def test_the_description_names_every_criterion() -> None:
     assert sorted({word for word in words if "_" in word or word in CRITERIA}) == sorted(CRITERIA)
 
 
-def test_criteria_come_once_each_and_with_that_of_the_default_rule() -> None:
-    assert asked(criterion=("knn_loo", "logme", "knn_loo")).criterion == ("ridge_loo", "knn_loo", "logme")
-    assert asked(criterion=("logme", "ridge_loo")).criterion == ("logme", "ridge_loo")
+def test_criteria_come_once_each_and_with_those_of_every_choice() -> None:
+    always = ("ridge_loo", "ridge_loo_r2")
+    assert asked(criterion=("knn_loo", "logme", "knn_loo")).criterion == (*always, "knn_loo", "logme")
+    assert asked(criterion=("logme", "ridge_loo")).criterion == (*always, "logme")
 
 
 def test_criteria_are_part_of_the_run_and_their_order_is_not() -> None:
@@ -32,7 +33,7 @@ def test_criteria_are_part_of_the_run_and_their_order_is_not() -> None:
     turned = asked(criterion=("whitened_silhouette", "logme"))
     assert describe_run(turned, "set") == default
     assert describe_run(asked(criterion=("logme",)), "set").id != default.id
-    assert default.parameters["criterion"] == ["logme", "ridge_loo", "whitened_silhouette"]
+    assert default.parameters["criterion"] == ["logme", "ridge_loo", "ridge_loo_r2", "whitened_silhouette"]
 
 
 @pytest.mark.parametrize(
@@ -60,3 +61,8 @@ def test_no_integer_is_taken_that_its_column_cannot_hold() -> None:
         largest = 2**63 - 1 if name in ("max_train_rows", "max_test_rows", "silhouette_rows") else largest
         with pytest.raises(ValidationError, match="less than or equal to"):
             asked(**{name: largest + 1})
+
+
+def test_a_price_on_depth_makes_another_run_of_the_same_scores() -> None:
+    assert scoring_of(asked(depth_price=1.0)) == scoring_of(asked())
+    assert describe_run(asked(depth_price=1.0), "set").id != describe_run(asked(), "set").id

@@ -73,7 +73,7 @@ def test_equal_layers_are_equally_good_and_a_layer_alone_has_no_regret():
     errors, correct = seen(np.zeros(LAYERS))
     same = Expectation.of(np.tile(errors[:1], (LAYERS, 1)), np.tile(correct[:1], (LAYERS, 1)))
     assert [same.regret(layer) for layer in range(LAYERS)] == pytest.approx([0.0] * LAYERS, abs=1e-9)
-    assert len({same.confidence(layer) for layer in range(LAYERS)}) == 1
+    assert [same.confidence(layer) for layer in range(LAYERS)] == pytest.approx([same.confidence(0)] * LAYERS)
     assert Expectation.of(errors[:1], correct[:1]).regret(0) == 0.0
     assert got_twice(errors, correct)
 
