@@ -1,7 +1,7 @@
 """`python -m study STORAGE`: the tables and figures of docs/study.md, out of a finished grid's storage folder."""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +67,7 @@ def main(storage: str, results: Path = RESULTS, images: Path = IMAGES) -> dict[s
     tables["curves"] = curve_table(curves, picks[DEFAULT])
     tables["rules"] = rule_table(curves, picks)
     tables["left_out"] = left_out_table(curves)
+    tables["answers"] = answer_table(curves, picks[DEFAULT])
     tables["few_rows"] = few_rows_table(draws)
     tables["label_free"] = score_table(curves, LABEL_FREE)
     tables["scores"] = score_table(curves, sorted(set(curves[0].scores) - set(LABEL_FREE)))
@@ -131,6 +132,8 @@ def left_out_table(curves: Sequence[Curve]) -> pl.DataFrame:
         found = fit_left_out(curves, by)
         for family in FAMILIES:
             own = [row for row in found if row["family"] == family]
+            if not own:
+                continue  # nothing to leave out
             there = [curves[int(row["curve"])] for row in own]  # type: ignore[call-overload]
             values = [float(row["split_regret"]) for row in own]  # type: ignore[arg-type]
             fitted = "; ".join(sorted({str(row["rule"]) for row in own}))
@@ -139,6 +142,31 @@ def left_out_table(curves: Sequence[Curve]) -> pl.DataFrame:
                 | _interval("split_regret", over_sets(there, values))
                 | {"rules": fitted}
             )
+    return pl.DataFrame(rows)
+
+
+def answer_table(curves: Sequence[Curve], picks: Sequence[int]) -> pl.DataFrame:
+    """One row a way to take one of a run's curves: how far its chosen layer falls short of the best of them."""
+    runs: dict[str, list[int]] = {}
+    for place, curve in enumerate(curves):
+        runs.setdefault(curve.run_id, []).append(place)
+    ways: dict[str, Callable[[int], float]] = {
+        "highest left-out R²": lambda i: curves[i].scores["ridge_loo_r2"][picks[i]],
+        "highest ridge leave-one-out accuracy": lambda i: curves[i].scores["ridge_loo"][picks[i]],
+    } | {
+        f"always {pooling}": lambda i, pooling=pooling: float(curves[i].pooling == pooling)
+        for pooling in _names(curves, "pooling")
+    }
+    rows = []
+    for name, worth in ways.items():
+        short = []
+        for places in runs.values():
+            accuracy = [curves[i].accuracy[picks[i]] for i in places]
+            taken = max(range(len(places)), key=lambda n: worth(places[n]))
+            short.append(max(accuracy) - accuracy[taken])
+        rows.append(
+            {"way": name} | _interval("short", over_sets([curves[p[0]] for p in runs.values()], short))
+        )
     return pl.DataFrame(rows)
 
 
@@ -186,6 +214,8 @@ def sureness_tables(cases: sureness.Cases) -> tuple[pl.DataFrame, pl.DataFrame]:
     rows, reliability = [], []
     a, b, c = sureness.fit(cases)
     for by in ("dataset", "model"):
+        if len(set(getattr(cases, by))) < 2:
+            continue
         told = sureness.left_out(cases, getattr(cases, by))
         parts = {"chosen layers": cases.is_chosen, "all layers": np.ones(len(told), dtype=bool)}
         parts |= {f"chosen layers, {n:,} rows": cases.is_chosen & (cases.rows == n) for n in (*SIZES, 2_000)}
@@ -206,7 +236,7 @@ def count_claims(claims: pl.DataFrame) -> pl.DataFrame:
     kind = {name: kind for kind, names in KINDS.items() for name in names}
     verdict = pl.col("verdict")
     return (
-        claims.with_columns(kind=pl.col("dataset").replace_strict(kind))
+        claims.with_columns(kind=pl.col("dataset").replace_strict(kind, default="other"))
         .group_by("claim", "pooling", "metric", "kind")
         .agg(
             curves=pl.len(),

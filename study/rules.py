@@ -153,6 +153,8 @@ def fit_left_out(curves: Sequence[Curve], by: str) -> list[dict[str, object]]:
         for left_out in sorted({str(getattr(curve, by)) for curve in curves}):
             outside = [i for i, curve in enumerate(curves) if getattr(curve, by) != left_out]
             inside = [i for i, curve in enumerate(curves) if getattr(curve, by) == left_out]
+            if not outside:
+                continue
             fitted = min(rules, key=lambda name: over_sets(*_of(curves, regrets[name], outside)).mean)
             for i in inside:
                 rows.append(

@@ -12,6 +12,8 @@ from flows.grid_parameters import GridParameters, locate_dataset, read_grid
 from storage.errors import UserError
 from storage.results import query
 from study.__main__ import main as study
+from tasks.scoring.criteria import CRITERIA
+from tasks.vocabulary import Metric
 from tests.flows.conftest import environment, layerscout
 
 PAPER = Path(__file__).parents[2] / "deployments" / "paper.yaml"
@@ -30,7 +32,7 @@ def test_the_papers_grid_passes_its_dry_run_without_the_hub() -> None:
 
 def test_the_study_covers_what_it_says() -> None:
     pairs = read_grid(str(STUDY), data_root=None).pairs()
-    assert len(pairs) == 14
+    assert len(pairs) == 21 + 21 + 8 + 3
     assert len({pair.model for pair in pairs}) == 4
     assert all(len(pair.pooling) == 3 and len(pair.metric) == 3 for pair in pairs)
 
@@ -104,7 +106,12 @@ def test_a_grid_runs_every_pair_compares_them_and_goes_on_where_it_ended(
     tmp_path: Path, tiny_model: Path, tiny_dataset: Path, served: dict[str, str]
 ) -> None:
     file, storage = tmp_path / "grid.yaml", tmp_path / "out"
-    asked = {"pooling": ["mean"], "metric": ["cosine", "sqeuclidean", "euclidean"], "keep_embeddings": False}
+    asked = {
+        "pooling": ["mean"],
+        "metric": list(Metric),
+        "criterion": sorted(CRITERIA),
+        "keep_embeddings": False,
+    }
     block = {"models": [f"path:{tiny_model}"], "datasets": [f"path:{tiny_dataset}", "path:again"]}
     file.write_text(json.dumps({"blocks": [block], "sweep": asked}))  # JSON is YAML
     command = ("grid", str(file), "--data-root", str(tmp_path), "--storage", str(storage))
@@ -161,8 +168,11 @@ def test_a_grid_runs_every_pair_compares_them_and_goes_on_where_it_ended(
     )
     for name, table in first_tables.items():
         assert table.equals(second_tables[name]), name
-        assert not table.is_empty()
-    assert set(first_tables["fit_left_out"]["left_out"]) == {tiny_dataset.name, "again"}
-    written = pl.read_csv(storage / "results" / "choices.csv")
-    assert written.height == 2
-    assert (storage / "images" / "figure.svg").stat().st_size > 10_000
+        assert table.is_empty() == (name == "few_rows")  # nobody drew
+    # One model: nothing is left out by it.
+    assert set(first_tables["left_out"]["left_out_by"]) == {"dataset"}
+    written = pl.read_csv(storage / "results" / "curves.csv")
+    assert set(written["dataset"]) == {tiny_dataset.name, "again"}
+    chosen = query(database, "SELECT chosen_layer FROM audit WHERE is_default ORDER BY ALL")["chosen_layer"]
+    assert written["chosen_layer"].sort().to_list() == chosen.to_list()
+    assert (storage / "images" / "reliability.svg").stat().st_size > 10_000
