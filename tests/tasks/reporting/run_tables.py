@@ -20,6 +20,8 @@ SCORED = (
     "audit",
     "score_audit",
 )
+WORDS, MAJORITY = 0.55, 0.3
+"""Accuracy without the model."""
 EMOTIONS = ("sadness", "joy", "love", "anger", "fear", "surprise")
 
 
@@ -57,6 +59,11 @@ def run_tables(
             _shape_rows(rows, key, metric, peak, layers)
         _choice_rows(rows, key, accuracy, peak, layers, gain, is_answer=(pooling, state) == groups[-1])
         _score_rows(rows, key, accuracy)
+    rows["baseline"] = [
+        {"run_id": run_id, "name": name, "accuracy": accuracy, "n_train": 16_000, "n_test": 2_000}
+        | {"accuracy_low": accuracy - 0.02, "accuracy_high": accuracy + 0.02, "seconds": 1.5}
+        for name, accuracy in (("text", WORDS), ("majority", MAJORITY))
+    ]
     return {name: pl.DataFrame(found) for name, found in rows.items()} | _shared(
         run_id, model_id, dataset_id, layers, classes, poolings, norm_states, metrics
     )
@@ -144,6 +151,7 @@ def _choice_rows(rows, key, accuracy, peak, layers, gain, *, is_answer):
                 "layer": layer,
                 "score": accuracy[layer] - 0.015,
                 "confidence": 0.94 if default else 0.7,
+                "expected_regret": 0.004,
                 "reason": f"Layer {layer} has the highest ridge leave-one-out accuracy, "
                 f"{accuracy[layer] - 0.015:.3f}, of both ends and the inflection points of the cosine "
                 f"silhouette (layers 0, {peak}, {layers}).",
@@ -163,6 +171,12 @@ def _choice_rows(rows, key, accuracy, peak, layers, gain, *, is_answer):
                 "gain_low": gain[0] if default else accuracy[layer] - accuracy[-1] - 0.02,
                 "gain_high": gain[1] if default else accuracy[layer] - accuracy[-1] + 0.02,
                 "p_value": 0.00002 if gain[0] > 0 else 0.4,
+                "gain_over_text": accuracy[layer] - WORDS,
+                "gain_over_text_low": accuracy[layer] - WORDS - 0.02,
+                "gain_over_text_high": accuracy[layer] - WORDS + 0.02,
+                "gain_over_text_p_value": 0.003,
+                "held_out_accuracy": accuracy[layer] + 0.01,
+                "shift_p_value": 0.3,
             }
         )
 

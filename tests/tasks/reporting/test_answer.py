@@ -4,8 +4,10 @@ import polars as pl
 import pytest
 
 from tasks.reporting.answer import (
+    answer_curves,
     answer_markdown,
     answer_sentence,
+    key_figures,
     layer_curves,
     layer_table,
     p_value,
@@ -34,7 +36,8 @@ def test_a_layer_within_noise_of_the_last_is_said_to_be_level():
         "level with the last layer within noise (+0.5 points, 95 % interval −1.1 to +2.1, p = 0.40)"
         in sentence
     )
-    assert sentence.endswith("at 7 of 30 blocks.")
+    assert "at 7 of 30 blocks." in sentence
+    assert sentence.endswith("It is within half a point of the best layer with 94 % confidence.")
 
 
 def test_a_worse_layer_is_advised_against():
@@ -51,6 +54,47 @@ def test_the_last_layer_chosen_is_kept():
 def test_layer_0_is_named_for_what_it_is():
     tables = changed(run_tables(), "layer_choice", layer=0)
     assert answer_sentence(tables).startswith("Take layer 0 of 30 (the embedding output, mean pooling): ")
+
+
+def test_what_needs_no_model_comes_first():
+    tables = run_tables()
+    as_good = tables["baseline"].with_columns(
+        accuracy=pl.when(name="text").then(pl.lit(0.7)).otherwise(pl.col("accuracy"))
+    )
+    sentence = answer_sentence(tables | {"baseline": as_good})
+    assert sentence.startswith(
+        "The words alone do as well without the model: TF-IDF is right on 70.0 %. Take layer 7"
+    )
+    none = as_good.with_columns(accuracy=pl.lit(0.75))
+    sentence = answer_sentence(tables | {"baseline": none})
+    assert sentence.startswith(
+        "Nothing was read from this model: always naming the largest class is right on 75.0 %."
+    )
+    assert "TF-IDF" not in sentence
+    assert ("words alone", "55.0 %") in [figure[:2] for figure in key_figures(answer_curves(tables))]
+
+
+def test_test_rows_that_are_not_like_train_rows_are_told():
+    tables = run_tables()
+    assert "not like train rows" not in answer_sentence(tables)
+    shifted = answer_sentence(changed(tables, "audit", shift_p_value=0.0004, held_out_accuracy=0.81))
+    assert shifted.endswith(
+        "Test rows are not like train rows: on train rows that it was not fitted on, the same layer is right on "
+        "81.0 % (p < 0.001)."
+    )
+
+
+def test_a_run_of_an_older_version_is_told_without_what_it_did_not_know():
+    tables = run_tables()
+    older = tables | {
+        "layer_choice": tables["layer_choice"].drop("expected_regret"),
+        "audit": tables["audit"].select(
+            pl.exclude("^gain_over_text.*$", "held_out_accuracy", "shift_p_value")
+        ),
+        "baseline": tables["baseline"].clear(),
+    }
+    assert answer_sentence(older).endswith("p < 0.001).")
+    assert ("confidence", "94 %", "of redrawn rows agree") in key_figures(answer_curves(older))
 
 
 def test_a_curve_ends_where_its_trend_does():

@@ -200,7 +200,7 @@ def test_notes_warn_of_what_weakens_the_answer():
     notes = " ".join(Page(render_report(tables)).all("li"))
     assert "12.3 % of the texts were cut at 128 tokens." in notes
     assert "no test split" in notes
-    assert "only 41 %" in notes
+    assert "41 % likely to be within half a point" in notes
     assert "did not converge at layer 3, 9." in notes
     assert "always naming the largest class (90.0 %)" in notes
 
