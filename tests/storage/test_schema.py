@@ -167,6 +167,11 @@ def sweep_rows(
             }
         ],
         "audit": [KEY | {"run_id": run_id} | audit],
+        "baseline": [
+            {"run_id": run_id, "name": name, "n_train": 100, "n_test": 50, "seconds": 0.5}
+            | {"accuracy": 0.4, "accuracy_low": 0.3, "accuracy_high": 0.5}
+            for name in ("text", "majority")
+        ],
         "curve_audit": [
             KEY
             | {"run_id": run_id, "metric": "cosine", "silhouette_direction": "up", "accuracy_direction": "up"}
