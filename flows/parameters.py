@@ -49,10 +49,10 @@ class SweepParameters(BaseModel):
         min_length=1,
     )
     criterion: tuple[str, ...] = Field(
-        ("ridge_loo", "ridge_loo_r2", "logme", "whitened_silhouette"),
+        ("ridge_loo", "ridge_loo_information", "logme", "whitened_silhouette"),
         title="Criterion",
         description="Scores of a layer that need no gradient training. Of how classes separate: ridge_loo and "
-        "ridge_loo_r2 (always among them, since every choice is told by them), ridge_loo_information, logme, "
+        "ridge_loo_information (always among them, since every choice is told by them), ridge_loo_r2, logme, "
         "whitened_silhouette, h_score, class_mean_loo, knn_loo, class_separation, loes. Of the layer alone: "
         "effective_rank, anisotropy, top_variance_share, intrinsic_dimension.",
         min_length=1,
@@ -190,7 +190,7 @@ class SweepParameters(BaseModel):
     @field_validator("criterion")
     @classmethod
     def _with_those_of_every_choice(cls, values: tuple[str, ...]) -> tuple[str, ...]:
-        return ("ridge_loo", "ridge_loo_r2", *values)
+        return ("ridge_loo", "ridge_loo_information", *values)
 
     @field_validator("pooling", "norm_state", "metric", "criterion")
     @classmethod

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from study.curves import Curve
 from study.measures import over_sets, split_regret
-from tasks.choosing.expectation import accuracy_per_error
+from tasks.choosing.expectation import accuracy_per_nat
 from tasks.choosing.inflection import paired_errors
 
 Rule = Callable[[Curve], int]
@@ -27,13 +27,13 @@ def priced(points: float) -> Rule:
     """The product's default, with some price for all blocks."""
 
     def pick(curve: Curve) -> int:
-        worth = accuracy_per_error(
-            curve.scores["squared_error"],
-            curve.covariances["squared_error"],
+        worth = accuracy_per_nat(
+            curve.scores["log_loss"],
+            curve.covariances["log_loss"],
             curve.scores["ridge_loo"],
             curve.covariances["ridge_loo"],
         )
-        return int((-worth * curve.scores["squared_error"] - points / 100 * curve.depth).argmax())
+        return int((-worth * curve.scores["log_loss"] - points / 100 * curve.depth).argmax())
 
     return pick
 
@@ -73,11 +73,11 @@ def turns_by_ridge(metric: str, tie: float) -> Rule:
 
 
 def near_turns(metric: str) -> Rule:
-    """The lowest left-out squared error among both ends and the turns of a silhouette."""
+    """The lowest left-out log loss among both ends and the turns of a silhouette."""
 
     def pick(curve: Curve) -> int:
         layers = sorted({0, curve.trend_end, curve.last, *curve.points[metric]})
-        return min(layers, key=lambda layer: curve.scores["squared_error"][layer])
+        return min(layers, key=lambda layer: curve.scores["log_loss"][layer])
 
     return pick
 
@@ -126,9 +126,7 @@ FAMILIES: dict[str, dict[str, Rule]] = {
             "class_mean_loo",
         )
     },
-    "squared error at the turns": {
-        f"turns of {metric}": near_turns(metric) for metric in ("cosine", "euclidean")
-    },
+    "log loss at the turns": {f"turns of {metric}": near_turns(metric) for metric in ("cosine", "euclidean")},
     "depth price": {f"price {points:g}": priced(points) for points in (0.0, 0.1, 0.2, 0.5, 1.0)},
     "silhouettes alone": {
         name: maximum(name)

@@ -14,7 +14,7 @@ from scipy.optimize import minimize
 
 from study.curves import Curve
 from study.measures import split_regret
-from tasks.choosing.expectation import NEAR, Expectation, accuracy_per_error, sureness
+from tasks.choosing.expectation import NEAR, Expectation, accuracy_per_nat, sureness
 
 BINS = 10
 CHOSEN_WEIGHT = 10.0
@@ -63,11 +63,11 @@ def cases_of(asked: Sequence[tuple[int, Curve]]) -> Cases:
 
 def expectation_of(curve: Curve) -> Expectation:
     """As the product has it, from what is kept of a curve's rows."""
-    error, hits = curve.scores["squared_error"], curve.scores["ridge_loo"]
-    noise, hit_noise = curve.covariances["squared_error"], curve.covariances["ridge_loo"]
-    worth = accuracy_per_error(error, noise, hits, hit_noise)
-    best = int(error.argmin())
-    return Expectation(hits[best] - worth * (error - error[best]), worth**2 * noise, 0)
+    loss, hits = curve.scores["log_loss"], curve.scores["ridge_loo"]
+    noise, hit_noise = curve.covariances["log_loss"], curve.covariances["ridge_loo"]
+    worth = accuracy_per_nat(loss, noise, hits, hit_noise)
+    best = int(loss.argmin())
+    return Expectation(hits[best] - worth * (loss - loss[best]), worth**2 * noise, 0)
 
 
 def fit(cases: Cases) -> tuple[float, float, float]:

@@ -46,10 +46,10 @@ COMMENT ON COLUMN layer_choice.expected_regret IS
 COMMENT ON COLUMN layer_choice.confidence IS
     'How likely the layer''s accuracy is within half a point of the best (0-1), calibrated on the study; until schema_number 6 of run: the share of redrawn train rows that agree.';
 COMMENT ON COLUMN layer_choice.score IS
-    'Left-out R² of ridge regression at the layer, which compares poolings and norm states; until schema_number 6 of run: ridge leave-one-out accuracy.';
+    'Share of the labels'' entropy that ridge regression tells of left-out rows at the layer, which compares poolings and norm states; until schema_number 6 of run: ridge leave-one-out accuracy.';
 COMMENT ON COLUMN leaderboard.confidence IS
     'How likely the layer''s accuracy is within half a point of the best (0-1); until schema_number 6 of run: the share of redrawn train rows that agree.';
 COMMENT ON COLUMN certainty.confidence IS
     'How likely the layer''s accuracy is within half a point of the best (0-1); until schema_number 6 of run: the share of redrawn train rows that agree.';
 COMMENT ON COLUMN pooling_comparison.train_score IS
-    'Left-out R² of ridge regression at the layer; until schema_number 6 of run: ridge leave-one-out accuracy.';
+    'Share of the labels'' entropy that ridge regression tells of left-out rows at the layer; until schema_number 6 of run: ridge leave-one-out accuracy.';

@@ -14,7 +14,7 @@ from tasks.choosing.inflection import FloatArray, MeasuredCurve, error_covarianc
 from tasks.choosing.rules import RULES, Curves, Noise
 
 CONSTANT = "Every text has the same embedding there, so it tells no texts apart. "
-SCORE = "ridge_loo_r2"
+SCORE = "ridge_loo_information"
 _METRICS = ("cosine", "sqeuclidean", "euclidean")
 
 
@@ -25,11 +25,11 @@ class LayerEvidence:
     silhouettes: Mapping[str, MeasuredCurve]
     """By metric. The rules read `cosine` where it is there, else `sqeuclidean`, else `euclidean`."""
     criteria: Mapping[str, FloatArray]
-    """name → score [L], the higher the better; `ridge_loo_r2` among them, and what else a rule reads."""
+    """name → score [L], the higher the better; `ridge_loo_information` among them, and what else a rule reads."""
     ridge_correct: npt.NDArray[np.bool_]
     """[L, M]: whether ridge regression fitted without the row gives the row its label."""
-    ridge_error: FloatArray
-    """[L, M]: the left-out squared error of the same rows."""
+    ridge_loss: FloatArray
+    """[L, M]: the left-out log loss of the same rows, in nats."""
     last_is_normed: bool
     """The last layer alone has passed the final norm (norm state `as_returned`): see
     `measure_curve`."""
@@ -53,8 +53,8 @@ class LayerChoice:
     is_constant: bool
     """The layer gives every train row the same embedding: it tells no texts apart, and nothing follows from it."""
     score: float
-    """The layer's left-out R² (`ridge_loo_r2`), at most 1: the same for every rule, so that choices of different
-    poolings and norm states can be compared."""
+    """`ridge_loo_information` of the layer, at most 1: the same for every rule, so that choices of different poolings
+    and norm states can be compared."""
 
 
 def choose_layers(
@@ -100,7 +100,7 @@ def _read(evidence: LayerEvidence, depth_price: float, seed: int) -> Curves:
             f"{SCORE} is not among the criteria {sorted(criteria)}, and every choice is told by it"
         )
     silhouette = evidence.silhouettes[metric]
-    ridge, error = np.asarray(evidence.ridge_correct), np.asarray(evidence.ridge_error)
+    ridge, error = np.asarray(evidence.ridge_correct), np.asarray(evidence.ridge_loss)
     lengths = {len(each) for each in (silhouette.values, ridge, error, *criteria.values())}
     if len(lengths) != 1:
         raise ValueError(f"silhouette, ridge rows and criteria differ in layers: {sorted(lengths)}")

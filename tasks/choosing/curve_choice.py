@@ -64,7 +64,7 @@ def choose(curve: CurveOfRun, depth_price: float = 0.0) -> CurveChoice:
         silhouettes=silhouettes,
         criteria=criteria,
         ridge_correct=_by_layer(left_out, "correct"),
-        ridge_error=_by_layer(left_out, "squared_error"),
+        ridge_loss=_by_layer(left_out, "log_loss"),
         last_is_normed=curve.last_is_normed,
         constant=_constant_layers(influences),
     )

@@ -1,8 +1,8 @@
 """What accuracy each layer is expected to have, and how near the best one a layer is likely to be.
 
-The left-out squared error of ridge regression moves with every row's margin, where a hit rate counts crossings, so it
-tells layers apart with fewer rows. The curve's own hits say what a squared error is worth in accuracy, and the
-covariance of the rows' errors how far chance moves that. How sure this makes anybody was measured as well: on the
+The left-out log loss of ridge regression moves with every row's margin, where a hit rate counts crossings, so it tells
+layers apart with fewer rows. The curve's own hits say what a loss is worth in accuracy, and the covariance of the rows'
+losses how far chance moves that. How sure this makes anybody was measured as well: on the
 study's curves a chance computed from the rows alone is too sure, and three numbers, in the open below, mend that.
 """
 
@@ -21,8 +21,8 @@ NEAR = 0.005
 SURENESS = (1.12, 0.21, -0.39)
 """a, b, c of P(near) = σ(a + b·logit of the rows' own chance + c·expected regret in points), fitted on the study's
 curves by `python -m study` (study/results/sureness.csv); docs/study.md has how it does on curves that were left out."""
-LEAST_WORTH = 0.5
-"""A squared error that is smaller by one is worth at least so much accuracy: few hits may show no slope."""
+LEAST_WORTH = 0.1
+"""A nat of log loss less is worth at least so much accuracy: few hits may show no slope."""
 # Layers so many standard errors below the highest hit rate say little of what is best, and count less.
 _NEAR_THE_TOP = 2.0
 _FAR_WEIGHT = 0.02
@@ -43,13 +43,11 @@ class Expectation:
     seed: int
 
     @classmethod
-    def of(
-        cls, squared_error: npt.ArrayLike, correct: npt.NDArray[np.bool_], *, seed: int = 0
-    ) -> "Expectation":
-        """From float [L, M], each row's left-out squared error, and bool [L, M], whether it was a hit."""
-        errors, right = np.asarray(squared_error, dtype=np.float64), np.asarray(correct)
-        means, covariance, hits = errors.mean(axis=1), error_covariance(errors), right.mean(axis=1)
-        worth = accuracy_per_error(means, covariance, hits, error_covariance(right))
+    def of(cls, log_loss: npt.ArrayLike, correct: npt.NDArray[np.bool_], *, seed: int = 0) -> "Expectation":
+        """From float [L, M], each row's left-out log loss in nats, and bool [L, M], whether it was a hit."""
+        losses, right = np.asarray(log_loss, dtype=np.float64), np.asarray(correct)
+        means, covariance, hits = losses.mean(axis=1), error_covariance(losses), right.mean(axis=1)
+        worth = accuracy_per_nat(means, covariance, hits, error_covariance(right))
         best = int(means.argmin())
         return cls(hits[best] - worth * (means - means[best]), worth**2 * covariance, seed)
 
@@ -81,22 +79,22 @@ def sureness(
     return np.asarray(expit(a + b * logit(bounded) + c * 100 * np.asarray(regret)))
 
 
-def accuracy_per_error(
-    errors: FloatArray, error_noise: FloatArray, hits: FloatArray, hit_noise: FloatArray
+def accuracy_per_nat(
+    losses: FloatArray, loss_noise: FloatArray, hits: FloatArray, hit_noise: FloatArray
 ) -> float:
-    """What a squared error that is smaller by one is worth in accuracy on this curve, at least LEAST_WORTH.
+    """What a nat of log loss less is worth in accuracy on this curve, at least LEAST_WORTH.
 
-    The least-squares slope of the hits [L] on the errors [L], turned round. error_noise and hit_noise [L, L] are the
-    covariances of their own errors: what of the differences in squared error is noise has no worth, and makes the
-    slope smaller, as in errors-in-variables regression.
+    The least-squares slope of the hits [L] on the losses [L], turned round. loss_noise and hit_noise [L, L] are the
+    covariances of their errors: what of the differences in loss is noise has no worth, and makes the slope smaller, as
+    in errors-in-variables regression.
     """
     near = _NEAR_THE_TOP * max(float(np.sqrt(hit_noise.diagonal().mean())), 0.01)
     weight = np.exp(-0.5 * ((hits.max() - hits) / near) ** 2) + _FAR_WEIGHT
     weight /= weight.sum()
-    centre = np.eye(len(errors)) - weight
-    centred = centre @ errors
-    square = float(weight @ centred**2) + float(weight @ (centre @ error_noise @ centre.T).diagonal())
+    centre = np.eye(len(losses)) - weight
+    centred = centre @ losses
+    square = float(weight @ centred**2) + float(weight @ (centre @ loss_noise @ centre.T).diagonal())
     # Equal layers leave rounding, which has no slope.
-    if square <= (1e-9 * float(np.abs(errors).max())) ** 2:
+    if square <= (1e-9 * float(np.abs(losses).max())) ** 2:
         return LEAST_WORTH
     return max(-float(weight @ (centred * hits)) / square, LEAST_WORTH)

@@ -221,7 +221,7 @@ def _told_last(rule: Rule, curves: Curves, pick: Pick) -> str:
 def _told_expected(rule: Rule, curves: Curves, pick: Pick) -> str:
     expected = curves.expectation.mean
     among = rule.candidates.words.format(count=curves.last + 1)
-    by = "by the left-out squared error of ridge regression"
+    by = "by the left-out log loss of ridge regression"
     best = max(pick.candidates, key=lambda layer: (expected[layer], -layer))
     if pick.layer == best:
         return f"Layer {best} has the highest expected accuracy, {expected[best]:.3f}, of {among}, {by}."

@@ -164,7 +164,7 @@ def test_other_criteria_make_another_run_of_the_same_embeddings(
     assert _written(storage / "embeddings") == before
     wanted = f"FROM criterion WHERE run_id = '{run}' ORDER BY name"
     found = query(f"{storage}/results.duckdb", f"SELECT DISTINCT name {wanted}")["name"].to_list()
-    assert found == ["knn_loo", "logme", "ridge_loo", "ridge_loo_r2", "whitened_silhouette"]
+    assert found == ["knn_loo", "logme", "ridge_loo", "ridge_loo_information", "whitened_silhouette"]
     probes = query(f"{storage}/results.duckdb", f"SELECT DISTINCT protocol FROM probe WHERE run_id = '{run}'")
     assert probes["protocol"].to_list() == ["sgd"]
 

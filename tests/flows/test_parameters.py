@@ -23,7 +23,7 @@ def test_the_description_names_every_criterion() -> None:
 
 
 def test_criteria_come_once_each_and_with_those_of_every_choice() -> None:
-    always = ("ridge_loo", "ridge_loo_r2")
+    always = ("ridge_loo", "ridge_loo_information")
     assert asked(criterion=("knn_loo", "logme", "knn_loo")).criterion == (*always, "knn_loo", "logme")
     assert asked(criterion=("logme", "ridge_loo")).criterion == (*always, "logme")
 
@@ -33,7 +33,12 @@ def test_criteria_are_part_of_the_run_and_their_order_is_not() -> None:
     turned = asked(criterion=("whitened_silhouette", "logme"))
     assert describe_run(turned, "set") == default
     assert describe_run(asked(criterion=("logme",)), "set").id != default.id
-    assert default.parameters["criterion"] == ["logme", "ridge_loo", "ridge_loo_r2", "whitened_silhouette"]
+    assert default.parameters["criterion"] == [
+        "logme",
+        "ridge_loo",
+        "ridge_loo_information",
+        "whitened_silhouette",
+    ]
 
 
 @pytest.mark.parametrize(

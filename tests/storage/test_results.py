@@ -25,7 +25,7 @@ PINNED = {
     5: "35d6d31362c0055c",
     6: "def5f118be3fe007",
     7: "982daf4196f4cedd",
-    8: "7df660e74e80c139",
+    8: "8c2eadbdf357c7ae",
 }
 
 

@@ -36,8 +36,8 @@ def evidence(
 
 
 def of_hits(silhouettes, correct, last_is_normed=False, **criteria):
-    """The squared error is 1 where a row was missed; the left-out R² follows the hits."""
-    scores = {"ridge_loo_r2": 2 * correct.mean(axis=1) - 1} | criteria
+    """The loss is 1 where a row was missed; the left-out information follows the hits."""
+    scores = {"ridge_loo_information": 2 * correct.mean(axis=1) - 1} | criteria
     scores = {name: np.asarray(score, dtype=float) for name, score in scores.items()}
     return LayerEvidence(silhouettes, scores, correct, 1.0 - correct, last_is_normed)
 
@@ -66,7 +66,7 @@ WHITENED = "macro-averaged share of rows with a positive silhouette in the white
         (
             "expected_accuracy",
             15,
-            "has the highest expected accuracy, {ridge}, of all 25 layers, by the left-out squared error of ridge "
+            "has the highest expected accuracy, {ridge}, of all 25 layers, by the left-out log loss of ridge "
             "regression.",
         ),
         ("turns_by_ridge_loo", 18, f"has the highest ridge leave-one-out accuracy, {{ridge}}, of {TURNS}."),
@@ -106,7 +106,7 @@ def test_every_rule_on_a_planted_curve(rule, layer, reason):
     given = evidence(TWO_PEAKS, BEST_AT_15, **scores)
     choice = choose_layer(given, rule)
     assert (choice.rule, choice.layer) == (rule, layer)
-    assert choice.score == given.criteria["ridge_loo_r2"][layer]
+    assert choice.score == given.criteria["ridge_loo_information"][layer]
     curves = {
         "ridge": given.ridge_correct.mean(axis=1),
         "logme": scores["logme"],
@@ -261,12 +261,12 @@ def test_evidence_that_does_not_fit_is_refused():
         choose_layer(replace(given, ridge_correct=given.ridge_correct[:5]))
     with pytest.raises(ValueError, match="no silhouette among \\['dot'\\]"):
         choose_layer(replace(given, silhouettes={"dot": given.silhouettes["cosine"]}))
-    with pytest.raises(ValueError, match="ridge_loo_r2 is not among the criteria \\[\\]"):
+    with pytest.raises(ValueError, match="ridge_loo_information is not among the criteria \\[\\]"):
         choose_layer(replace(given, criteria={}))
 
 
 def test_blocks_have_to_be_worth_their_price():
-    """Layer 20 is better than layer 5 by 30 of 1,500 rows, two points, and the error is one where a row is missed."""
+    """Layer 20 is better than layer 5 by 30 of 1,500 rows, two points, and the loss is one where a row is missed."""
     correct = evidence(TWO_PEAKS, np.full(LAYERS, 0.5)).ridge_correct
     correct[5] = correct[3] | (np.arange(ROWS) < 600)
     correct[20] = correct[5]

@@ -18,7 +18,7 @@ def seen(gaps, seed=0, noise=0.3):
     return errors, errors < 0.6
 
 
-def test_differences_are_those_of_the_squared_error_and_the_level_that_of_the_hits():
+def test_differences_are_those_of_the_loss_and_the_level_that_of_the_hits():
     errors, correct = seen(np.linspace(0.05, 0.0, LAYERS))
     got = Expectation.of(errors, correct)
     means, hits = errors.mean(axis=1), correct.mean(axis=1)
