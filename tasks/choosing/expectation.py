@@ -2,8 +2,8 @@
 
 The left-out log loss of ridge regression moves with every row's margin, where a hit rate counts crossings, so it tells
 layers apart with fewer rows. The curve's own hits say what a loss is worth in accuracy, and the covariance of the rows'
-losses how far chance moves that. How sure this makes anybody was measured as well: on the
-study's curves a chance computed from the rows alone is too sure, and three numbers, in the open below, mend that.
+losses how far chance moves that. How sure this makes anybody was measured as well: on the study's curves a chance
+computed from the rows alone is too sure, and three numbers, in the open below, mend that.
 """
 
 from dataclasses import dataclass
