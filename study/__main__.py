@@ -15,7 +15,7 @@ from study import sureness
 from study.curves import Curve, read_curves
 from study.draws import SIZES, read_draws
 from study.measures import OverSets, over_sets, significant_against_last, split_regret
-from study.rules import BASELINES, DEFAULT, FAMILIES, Rule, every_rule, fit_left_out, maximum
+from study.rules import BASELINES, DEFAULT, FAMILIES, Rule, every_rule, fit_left_out, maximum, priced
 from tasks.choosing.audit import audit_score
 from tasks.choosing.comparison import compare
 
@@ -174,6 +174,7 @@ def few_rows_table(draws: Sequence[tuple[int, Curve]]) -> pl.DataFrame:
     """One row a number of train rows and rule: split regret over data sets, and against two rules of version 0.1."""
     rules: dict[str, Rule] = {DEFAULT: maximum("log_loss")}
     rules |= {name: BASELINES[name] for name in ("last layer", "ridge leave-one-out hits", "LogME")}
+    rules |= {f"depth price {points:g}": priced(points) for points in (0.5, 1.0)}
     rules |= {
         "squared error": maximum("squared_error"),
         "whitened silhouette": maximum("whitened_silhouette"),
