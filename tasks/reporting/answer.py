@@ -158,7 +158,8 @@ def _beaten(curves: LayerCurves) -> list[str]:
         ]
     words = curves.baselines["text"]["accuracy"]
     if own <= words:
-        return [f"The words alone do as well without the model: TF-IDF is right on {percent(words)}."]
+        how = "do better" if audit["gain_over_text_high"] < 0 else "do as well"
+        return [f"The words alone {how} without the model: TF-IDF is right on {percent(words)}."]
     return []
 
 
@@ -271,9 +272,8 @@ def _meant(choice: Row) -> str:
     """What the confidence says; older versions meant something else by it."""
     if choice.get("expected_regret") is None:
         return "of redrawn rows agree"
-    return (
-        f"to be within half a point of the best; {100 * choice['expected_regret']:.1f} points short expected"
-    )
+    short = f"{100 * choice['expected_regret']:.1f} points short of it"
+    return f"to be within half a point of the best, expected {short}"
 
 
 def layer_table(tables: Tables) -> list[Row]:

@@ -65,6 +65,12 @@ def test_what_needs_no_model_comes_first():
     assert sentence.startswith(
         "The words alone do as well without the model: TF-IDF is right on 70.0 %. Take layer 7"
     )
+    behind = changed(
+        tables | {"baseline": as_good}, "audit", gain_over_text_low=-0.03, gain_over_text_high=-0.01
+    )
+    assert answer_sentence(behind).startswith(
+        "The words alone do better without the model: TF-IDF is right on 70.0 %."
+    )
     none = as_good.with_columns(accuracy=pl.lit(0.75))
     sentence = answer_sentence(tables | {"baseline": none})
     assert sentence.startswith(
