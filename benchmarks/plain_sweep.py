@@ -20,6 +20,7 @@ from tasks.reporting.artifacts import write_report
 from tasks.reporting.run_record import Execution, SweepRecord, collect, stage_run
 from tasks.scoring.layer_scores import on_idle_cores, score_layer
 from tasks.scoring.projection import project
+from tasks.scoring.text_baseline import score_text
 
 T = TypeVar("T")
 
@@ -42,8 +43,10 @@ def plain_sweep(parameters: SweepParameters, execution_id: str = "plain", *, rep
     curves = curves_of(layout, run.id, planned, parameters.pooling, parameters.norm_state, parameters.seed)
     layers = layers_of(curves, planned, dataset, range((parameters.max_layer or model.layers) + 1))
     scoring = scoring_of(parameters)
-    in_threads([partial(score_layer, layer, scoring) for layer in on_idle_cores(layers, CORES)])
-    chosen = in_threads([lambda curve=curve: choose(curve) for curve in curves])
+    words = partial(score_text, layout, run.id, dataset, parameters.seed)
+    in_threads([words, *(partial(score_layer, layer, scoring) for layer in on_idle_cores(layers, CORES))])
+    price = parameters.depth_price / 100
+    chosen = in_threads([lambda curve=curve: choose(curve, price) for curve in curves])
     in_threads(
         [
             partial(project, drawn_layers(layers, curve, choice.default.layer))

@@ -60,7 +60,7 @@ def test_every_layer_pooling_and_norm_state_is_scored(
     _, storage, answer = tiny_sweep
     found = tables(storage)
     assert found["silhouette"].height == 4 * 2 * 2 * 2  # layers × poolings × norm states × metrics
-    assert found["probe"].height == found["criterion"].height / 3 == 16
+    assert found["probe"].height == found["criterion"].height / 4 == 16
     assert found["silhouette_by_class"].height == 32 * 3
     assert found["layer_choice"].filter("is_answer").height == found["audit"].filter("is_answer").height == 1
     # Class words tell the classes apart, and a random model blurs them: the embedding output must be the best.
