@@ -126,8 +126,9 @@ def _check_swallowed(records: list[_Record], lines: list[str], separator: str) -
         return
     width = len(records[0].fields)
     rows = [each.fields for each in records[1:] if len(each.fields) == width]
+    # Not of values with a quotation mark: the line that closes a quoted field begins or ends with one as well.
     repeated = [
-        {value for value, count in Counter(column).items() if value and count > 1}
+        {value for value, count in Counter(column).items() if value and '"' not in value and count > 1}
         for column in zip(*rows, strict=True)
     ]
     for record in long:

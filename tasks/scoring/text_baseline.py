@@ -7,10 +7,6 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 from prefect import task
-from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import log_loss
-from sklearn.model_selection import train_test_split
 
 from storage.layout import Layout
 from storage.staged import is_staged, rows_of, stage
@@ -51,6 +47,10 @@ def fit_text_baseline(
     seed: int = 0,
 ) -> TextBaseline:
     """TF-IDF of words and pairs of words, and logistic regression (scikit-learn's), measured on the test rows."""
+    # Here, so that a sweep's start does not wait for it.
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+
     labels = np.asarray(y_train)
     words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=_WORDS)
     features = words.fit_transform(train_texts)
@@ -69,6 +69,10 @@ def fit_text_baseline(
 
 def _choose_strength(features: object, labels: npt.NDArray[np.integer], seed: int) -> float:
     """The strength with the lowest log loss on rows held out of the train rows; classes of one row stay in."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.metrics import log_loss
+    from sklearn.model_selection import train_test_split
+
     counts = np.bincount(labels)
     several = counts[labels] > 1
     if not several.any():

@@ -91,7 +91,7 @@ def test_a_dry_run_refuses_a_criterion_that_there_is_not(reviews: Path, tiny_mod
     asked = SweepParameters(
         model=f"path:{tiny_model}", dataset=f"path:{reviews}", criterion=("logme", "nonesuch")
     )
-    with pytest.raises(UserError, match=r"no criterion 'nonesuch'. Those known are: .*knn_loo, logme"):
+    with pytest.raises(UserError, match=r"no criterion 'nonesuch'. Those known are: .*knn_loo, loes, logme"):
         show_plan(asked)
 
 

@@ -122,6 +122,7 @@ def test_a_sweep_without_a_terminal_leaves_a_log_of_whole_lines(
         "Planning the shards",
         "Embedding: 0 of 360 rows",
         "Scoring: 0 of 4 layers",
+        "Reading the words alone",
         "Choosing",
         "Projecting",
         "Auditing",

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import norm
+from scipy.stats import chi2_contingency, norm
 
 from tasks.choosing.comparison import compare, mcnemar_mid_p, same_share_p_value
 
@@ -67,7 +67,10 @@ def test_same_share_is_the_pooled_z_test():
         pooled = (hits_a + hits_b) / (n_a + n_b)
         error = np.sqrt(pooled * (1 - pooled) * (1 / n_a + 1 / n_b))
         z = (hits_a / n_a - hits_b / n_b) / error
-        assert same_share_p_value(hits_a, n_a, hits_b, n_b) == pytest.approx(2 * norm.sf(abs(z)))
+        got = same_share_p_value(hits_a, n_a, hits_b, n_b)
+        assert got == pytest.approx(2 * norm.sf(abs(z)))
+        table = [[hits_a, hits_b], [n_a - hits_a, n_b - hits_b]]
+        assert got == pytest.approx(chi2_contingency(table, correction=False).pvalue)
     assert same_share_p_value(10, 10, 20, 20) == same_share_p_value(0, 10, 0, 20) == 1.0
 
 

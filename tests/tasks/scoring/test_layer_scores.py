@@ -28,7 +28,7 @@ from tasks.vocabulary import Metric, NormState, Pooling, Precision, ProbeProtoco
 LAYERS, TRAIN, TEST, WIDTH = 6, 180, 90, 8
 SETTINGS = ScoringSettings(
     metrics=(Metric.COSINE, Metric.EUCLIDEAN),
-    criteria=("ridge_loo", "logme", "whitened_silhouette"),
+    criteria=("ridge_loo", "ridge_loo_information", "logme", "whitened_silhouette"),
     protocol=ProbeProtocol.LOGISTIC,
     silhouette_rows=50_000,
     silhouette_precision=Precision.EXACT,
