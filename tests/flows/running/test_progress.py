@@ -93,6 +93,7 @@ def test_a_stage_that_waits_is_told_again_and_again_and_no_more_when_it_ends(
 
 
 def test_a_terminal_has_spinners_and_bars_and_no_lines_of_a_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")  # also where the suite runs in a dumb one
     screen = io.StringIO()
     monkeypatch.setattr(progress, "console", Console(file=screen, force_terminal=True, width=100))
     with working("Reading"):
