@@ -5,7 +5,6 @@ Values stay what is written: `01` and `1` are two labels. No value of a row move
 
 import csv
 import io
-import operator
 import re
 import sys
 from collections import Counter
@@ -120,21 +119,27 @@ def _misquoted(first: int, last: int, reason: str) -> str:
 
 
 def _check_swallowed(records: list[_Record], lines: list[str], separator: str) -> None:
-    """Raise `csv.Error` where a quoted field holds a row: a line of as many fields, one known from other rows."""
+    """Raise `csv.Error` where a quoted field holds a row: a line of as many fields, the label known from other rows.
+
+    The label's column is taken to be that of the fewest kinds of values; where several are, all have to be known.
+    """
     long = [each for each in records[1:] if each.last > each.first]
     if not long:
         return
     width = len(records[0].fields)
     rows = [each.fields for each in records[1:] if len(each.fields) == width]
-    # Not of values with a quotation mark: the line that closes a quoted field begins or ends with one as well.
-    repeated = [
-        {value for value, count in Counter(column).items() if value and '"' not in value and count > 1}
-        for column in zip(*rows, strict=True)
-    ]
+    counted = {place: Counter(column) for place, column in enumerate(zip(*rows, strict=True))}
+    repeated = {
+        place: {value for value, count in values.items() if value and count > 1}
+        for place, values in counted.items()
+    }
+    kinds = {place: len(counted[place]) for place, values in repeated.items() if values}
+    telling = [place for place, number in kinds.items() if number == min(kinds.values())]
     for record in long:
         for line in lines[record.first : record.last]:
             fields = line.rstrip("\r\n").split(separator)
-            if len(fields) == width and any(map(operator.contains, repeated, fields)):
+            known = bool(telling) and len(fields) == width
+            if known and all(fields[place] in repeated[place] for place in telling):
                 raise csv.Error(
                     f"line {record.first:,} opens a quotation mark that takes in whole rows, up to line {record.last:,}"
                 )

@@ -33,6 +33,8 @@ CELLS = st.text(st.sampled_from(" ,;\t|\"\n\r'ab1é"), min_size=1, max_size=12).
 )
 @example(rows=[("a", "yes"), ('"\na,b\n', "no")], separator=",")
 @example(rows=[('"', "yes"), ('"', "yes"), ("1\r", "yes")], separator="\t")
+@example(rows=[("b", "yes"), ("b", "yes"), ("\rb;\r", "yes")], separator=";")
+@example(rows=[("b", "yes"), ("b", "no"), ("\rb;a\r", "yes")], separator=";")
 def test_what_a_writer_of_csv_writes_is_read_again(rows: list[tuple[str, str]], separator: str) -> None:
     written = io.StringIO(newline="")
     csv.writer(written, delimiter=separator, quoting=csv.QUOTE_ALL).writerows([("text", "label"), *rows])
