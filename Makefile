@@ -45,7 +45,7 @@ bench: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,bench]'
 	$(BIN)/python -m benchmarks $(if $(ONLY),--only $(ONLY))
 
-# Goes on where it was ended. Emotion and AG News come from the hub, or from the folder DATA_ROOT.
+# Goes on where it was ended. Most data sets are read from the folder DATA_ROOT.
 study: $(INSTALLED)
 	$(BIN)/python -m benchmarks.qwen
 	$(BIN)/layerscout grid study/grid.yaml $(if $(DATA_ROOT),--data-root $(DATA_ROOT))

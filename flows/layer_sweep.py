@@ -141,7 +141,7 @@ def _sweep(parameters: SweepParameters, engine: Engine) -> SweepOutcome:
 
     if len(unscored) < len(layers):
         get_run_logger().info("%s of %s layers are scored already", len(layers) - len(unscored), len(layers))
-    # What no layer may cost more than it is worth: read from the texts, whichever worker is free.
+    # Before the layers, so that it is done beside them and not after the last.
     reading = engine.submit(score_text_task, layout, run.id, dataset, parameters.seed)
     futures.append(reading)
     scoring = [

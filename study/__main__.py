@@ -85,7 +85,7 @@ def curve_table(curves: Sequence[Curve], picks: Sequence[int]) -> pl.DataFrame:
     """One row a curve: what the default chose and what it was worth. Accuracies, regrets and gains are fractions."""
     rows = []
     for curve, layer in zip(curves, picks, strict=True):
-        expected = sureness.expectation_of(curve)
+        expected = curve.expectation
         over_last = compare(curve.correct[layer], curve.correct[-1], resamples=1)
         rows.append(
             _place(curve)
@@ -131,12 +131,11 @@ def left_out_table(curves: Sequence[Curve]) -> pl.DataFrame:
     for by in ("dataset", "model"):
         found = fit_left_out(curves, by)
         for family in FAMILIES:
-            own = [row for row in found if row["family"] == family]
+            own = [each for each in found if each.family == family]
             if not own:
                 continue  # nothing to leave out
-            there = [curves[int(row["curve"])] for row in own]  # type: ignore[call-overload]
-            values = [float(row["split_regret"]) for row in own]  # type: ignore[arg-type]
-            fitted = "; ".join(sorted({str(row["rule"]) for row in own}))
+            there, values = [each.curve for each in own], [each.split_regret for each in own]
+            fitted = "; ".join(sorted({each.rule for each in own}))
             rows.append(
                 {"family": family, "left_out_by": by}
                 | _interval("split_regret", over_sets(there, values))

@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from storage.layout import Layout
 from storage.sources.grammar import parse_source
 from storage.staged import read_staged
+from tasks.choosing.curve_choice import by_layer
+from tasks.choosing.expectation import Expectation
 from tasks.choosing.inflection import error_covariance, measure_curve
 from tasks.numerics.cached_property import cached_property
 
@@ -57,6 +59,12 @@ class Curve:
         """[L], on the test rows."""
         return self.correct.mean(axis=1)
 
+    @cached_property
+    def expectation(self) -> Expectation:
+        """As the product has it, from what is kept of the rows."""
+        hits, noise = self.scores["ridge_loo"], self.covariances["ridge_loo"]
+        return Expectation.of_means(self.scores["log_loss"], self.covariances["log_loss"], hits, noise)
+
     @property
     def depth(self) -> NDArray[np.float64]:
         """[L], 0 … 1."""
@@ -75,6 +83,7 @@ def _of_run(storage: str, folder: Path) -> Iterator[Curve]:
         return
     layout = Layout(storage)
     run = read_staged(layout, folder.name, "run").row(0, named=True)
+    classes = len(read_staged(layout, folder.name, "dataset")["classes"].item())
     chosen = read_staged(layout, folder.name, "layer_choice")
     for pooling, norm_state in chosen.select("pooling", "norm_state").unique(maintain_order=True).rows():
         kept = Path(storage, "curves", f"{folder.name}-{pooling}-{norm_state}.npz")
@@ -82,7 +91,7 @@ def _of_run(storage: str, folder: Path) -> Iterator[Curve]:
             kept.parent.mkdir(exist_ok=True)
             np.savez_compressed(kept, **_read(layout, folder.name, f"{pooling}-{norm_state}"))
         with np.load(kept) as arrays:
-            yield _curve(run, pooling, norm_state, dict(arrays))
+            yield _curve(run, classes, pooling, norm_state, dict(arrays))
 
 
 def _read(layout: Layout, run_id: str, part: str) -> dict[str, NDArray[Any]]:
@@ -91,32 +100,31 @@ def _read(layout: Layout, run_id: str, part: str) -> dict[str, NDArray[Any]]:
         for table in ("silhouette", "silhouette_row", "criterion", "ridge_row", "probe", "prediction")
     )
     trend = read_staged(layout, run_id, "trend", part).filter(pl.col("curve") == "accuracy")
-    end = int(trend["to_layer"].max())  # type: ignore[arg-type]
-    arrays: dict[str, NDArray[Any]] = {
-        "trend_end": np.array(end),
-        "classes": np.array(predicted["label"].n_unique()),
-    }
+    end = max(trend["to_layer"].to_list())
+    arrays: dict[str, NDArray[Any]] = {"trend_end": np.array(end)}
     for metric in METRICS:
-        values = _by_layer(means.filter(metric=metric), "mean")[:, 0]
-        influence = _by_layer(influences.filter(metric=metric), "influence")
+        values = by_layer(means.filter(metric=metric), "mean")[:, 0]
+        influence = by_layer(influences.filter(metric=metric), "influence")
         measured = measure_curve(values, influence, last_is_normed=end != len(values) - 1)
         arrays[f"score:silhouette:{metric}"] = values
         arrays[f"covariance:silhouette:{metric}"] = measured.noise.covariance
         arrays[f"points:{metric}"] = np.array([point.layer for point in measured.shape.points], dtype=int)
     for name in criteria["name"].unique(maintain_order=True):
-        arrays[f"score:{name}"] = _by_layer(criteria.filter(name=name), "value")[:, 0]
+        arrays[f"score:{name}"] = by_layer(criteria.filter(name=name), "value")[:, 0]
     for column, name in OF_ROWS.items():
-        rows = _by_layer(left_out, column).astype(np.float64)
+        rows = by_layer(left_out, column).astype(np.float64)
         arrays[f"score:{name}"] = rows.mean(axis=1)
         arrays[f"covariance:{name}"] = error_covariance(rows)
     for column in ("held_out_accuracy", "held_out_log_loss"):
-        arrays[f"score:{column}"] = _by_layer(probe, column)[:, 0]
+        arrays[f"score:{column}"] = by_layer(probe, column)[:, 0]
     arrays["train_rows"] = np.array(left_out["row_id"].n_unique())
-    right = _by_layer(predicted.with_columns(correct=pl.col("label") == pl.col("predicted")), "correct")
+    right = by_layer(predicted.with_columns(correct=pl.col("label") == pl.col("predicted")), "correct")
     return arrays | {"correct": right}
 
 
-def _curve(run: Mapping[str, Any], pooling: str, norm_state: str, arrays: dict[str, NDArray[Any]]) -> Curve:
+def _curve(
+    run: Mapping[str, Any], classes: int, pooling: str, norm_state: str, arrays: dict[str, NDArray[Any]]
+) -> Curve:
     def named(prefix: str) -> dict[str, NDArray[Any]]:
         return {name.removeprefix(prefix): each for name, each in arrays.items() if name.startswith(prefix)}
 
@@ -131,11 +139,6 @@ def _curve(run: Mapping[str, Any], pooling: str, norm_state: str, arrays: dict[s
         points={metric: each.tolist() for metric, each in named("points:").items()},
         trend_end=int(arrays["trend_end"]),
         train_rows=int(arrays["train_rows"]),
-        classes=int(arrays["classes"]),
+        classes=classes,
         correct=arrays["correct"],
     )
-
-
-def _by_layer(rows: pl.DataFrame, column: str) -> NDArray[Any]:
-    order = ["layer", "row_id"] if "row_id" in rows.columns else ["layer"]
-    return rows.sort(order)[column].to_numpy().reshape(rows["layer"].n_unique(), -1)

@@ -92,7 +92,7 @@ def _score(layout: Layout, run_id: str, pooling: str) -> dict[str, NDArray[Any]]
         found = read_layer(uris, layer=layer, norm_state="as_returned", pooling=pooling)
         return {name: _draw(found.embeddings[rows], found.label[rows]) for name, rows in draws}
 
-    layers = range(int(read_staged(layout, run_id, "probe", f"{pooling}-as_returned-")["layer"].max()) + 1)  # type: ignore[arg-type]
+    layers = range(read_staged(layout, run_id, "probe", f"{pooling}-as_returned-").height)
     with ThreadPoolExecutor(CORES) as executor:
         by_layer = list(executor.map(score, layers))
     arrays: dict[str, NDArray[Any]] = {}

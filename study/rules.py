@@ -1,13 +1,13 @@
 """Rules that are tried on the study's curves, and the baselines that they have to beat."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from study.curves import Curve
 from study.measures import over_sets, split_regret
-from tasks.choosing.expectation import accuracy_per_nat
 from tasks.choosing.inflection import paired_errors
 
 Rule = Callable[[Curve], int]
@@ -27,13 +27,7 @@ def priced(points: float) -> Rule:
     """The product's default, with some price for all blocks."""
 
     def pick(curve: Curve) -> int:
-        worth = accuracy_per_nat(
-            curve.scores["log_loss"],
-            curve.covariances["log_loss"],
-            curve.scores["ridge_loo"],
-            curve.covariances["ridge_loo"],
-        )
-        return int((-worth * curve.scores["log_loss"] - points / 100 * curve.depth).argmax())
+        return int((curve.expectation.mean - points / 100 * curve.depth).argmax())
 
     return pick
 
@@ -141,9 +135,19 @@ FAMILIES: dict[str, dict[str, Rule]] = {
 }
 
 
-def fit_left_out(curves: Sequence[Curve], by: str) -> list[dict[str, object]]:
-    """One row a family and thing left out: the rule with the least mean regret on all others, measured there."""
-    rows: list[dict[str, object]] = []
+@dataclass(frozen=True)
+class LeftOut:
+    """What a family's rule that was fitted on the rest is worth on one curve that was left out."""
+
+    family: str
+    rule: str
+    curve: Curve
+    split_regret: float
+
+
+def fit_left_out(curves: Sequence[Curve], by: str) -> list[LeftOut]:
+    """One entry a family and curve: the rule with the least mean regret on all others, measured there."""
+    found = []
     for family, rules in FAMILIES.items():
         regrets = {
             name: [split_regret(curve, rule(curve)) for curve in curves] for name, rule in rules.items()
@@ -154,12 +158,8 @@ def fit_left_out(curves: Sequence[Curve], by: str) -> list[dict[str, object]]:
             if not outside:
                 continue
             fitted = min(rules, key=lambda name: over_sets(*_of(curves, regrets[name], outside)).mean)
-            for i in inside:
-                rows.append(
-                    {"family": family, "left_out_by": by, "left_out": left_out, "rule": fitted}
-                    | {"dataset": curves[i].dataset, "curve": i, "split_regret": regrets[fitted][i]}
-                )
-    return rows
+            found += [LeftOut(family, fitted, curves[i], regrets[fitted][i]) for i in inside]
+    return found
 
 
 def _of(

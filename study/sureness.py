@@ -14,7 +14,7 @@ from scipy.optimize import minimize
 
 from study.curves import Curve
 from study.measures import split_regret
-from tasks.choosing.expectation import NEAR, Expectation, accuracy_per_nat, sureness
+from tasks.choosing.expectation import NEAR, sureness
 
 BINS = 10
 CHOSEN_WEIGHT = 10.0
@@ -47,7 +47,7 @@ def cases_of(asked: Sequence[tuple[int, Curve]]) -> Cases:
     for rows, curve in asked:
         curves_of[rows, curve.dataset] = curves_of.get((rows, curve.dataset), 0) + 1
     for rows, curve in asked:
-        expected = expectation_of(curve)
+        expected = curve.expectation
         chosen = int(expected.mean.argmax())
         for layer in range(curve.last + 1):
             columns["chance"].append(expected.chance(layer))
@@ -59,15 +59,6 @@ def cases_of(asked: Sequence[tuple[int, Curve]]) -> Cases:
             columns["dataset"].append(curve.dataset)
             columns["model"].append(curve.model)
     return Cases(**{name: np.array(values) for name, values in columns.items()})
-
-
-def expectation_of(curve: Curve) -> Expectation:
-    """As the product has it, from what is kept of a curve's rows."""
-    loss, hits = curve.scores["log_loss"], curve.scores["ridge_loo"]
-    noise, hit_noise = curve.covariances["log_loss"], curve.covariances["ridge_loo"]
-    worth = accuracy_per_nat(loss, noise, hits, hit_noise)
-    best = int(loss.argmin())
-    return Expectation(hits[best] - worth * (loss - loss[best]), worth**2 * noise, 0)
 
 
 def fit(cases: Cases) -> tuple[float, float, float]:

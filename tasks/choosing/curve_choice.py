@@ -50,7 +50,7 @@ def choose(curve: CurveOfRun, depth_price: float = 0.0) -> CurveChoice:
     silhouettes = {
         metric: measure_curve(
             values,
-            _by_layer(influences.filter(metric=metric), "influence"),
+            by_layer(influences.filter(metric=metric), "influence"),
             last_is_normed=curve.last_is_normed,
             seed=curve.seed,
         )
@@ -63,8 +63,8 @@ def choose(curve: CurveOfRun, depth_price: float = 0.0) -> CurveChoice:
     evidence = LayerEvidence(
         silhouettes=silhouettes,
         criteria=criteria,
-        ridge_correct=_by_layer(left_out, "correct"),
-        ridge_loss=_by_layer(left_out, "log_loss"),
+        ridge_correct=by_layer(left_out, "correct"),
+        ridge_loss=by_layer(left_out, "log_loss"),
         last_is_normed=curve.last_is_normed,
         constant=_constant_layers(influences),
     )
@@ -90,7 +90,7 @@ def audit(curve: CurveOfRun, chosen: CurveChoice) -> None:
     """The first look at the test rows: stage `audit`, one row a rule, the `trend` of the accuracy, and how far the
     paper's claims and every train-only score reach (`curve_audit`, `zone_audit`, `score_audit`)."""
     predictions = curve.read("prediction").with_columns(correct=pl.col("label") == pl.col("predicted"))
-    correct = _by_layer(predictions, "correct")
+    correct = by_layer(predictions, "correct")
     accuracy = find_inflection_points(
         correct.mean(axis=1), correct, last_is_normed=curve.last_is_normed, seed=curve.seed
     )
@@ -166,7 +166,7 @@ def _audit_curves(
     influences = curve.read("silhouette_row")
     rows = []
     for metric, values in silhouettes.items():
-        influence = _by_layer(influences.filter(metric=metric), "influence")
+        influence = by_layer(influences.filter(metric=metric), "influence")
         follows = rank_correlation(values, influence, correct, seed=curve.seed)
         rows.append(
             {"metric": metric, "silhouette_direction": shapes[metric].direction.value}
@@ -187,7 +187,7 @@ def _trend(name: str, shape: CurveShape) -> list[dict[str, Any]]:
 def _values(rows: pl.DataFrame, by: str, column: str) -> dict[str, npt.NDArray[Any]]:
     """The curve [L] of each score, in the order in which they were staged."""
     return {
-        str(name): _by_layer(rows.filter(pl.col(by) == name), column)[:, 0]
+        str(name): by_layer(rows.filter(pl.col(by) == name), column)[:, 0]
         for name in rows[by].unique(maintain_order=True)
     }
 
@@ -199,7 +199,7 @@ def _constant_layers(rows: pl.DataFrame) -> npt.NDArray[Any]:
     )
 
 
-def _by_layer(rows: pl.DataFrame, column: str) -> npt.NDArray[Any]:
+def by_layer(rows: pl.DataFrame, column: str) -> npt.NDArray[Any]:
     """[layers, rows a layer], layers in order, the rows of a layer in the order of their ids."""
     order = ["layer", "row_id"] if "row_id" in rows.columns else ["layer"]
     return rows.sort(order)[column].to_numpy().reshape(rows["layer"].n_unique(), -1)

@@ -46,10 +46,23 @@ class Expectation:
     def of(cls, log_loss: npt.ArrayLike, correct: npt.NDArray[np.bool_], *, seed: int = 0) -> "Expectation":
         """From float [L, M], each row's left-out log loss in nats, and bool [L, M], whether it was a hit."""
         losses, right = np.asarray(log_loss, dtype=np.float64), np.asarray(correct)
-        means, covariance, hits = losses.mean(axis=1), error_covariance(losses), right.mean(axis=1)
-        worth = accuracy_per_nat(means, covariance, hits, error_covariance(right))
-        best = int(means.argmin())
-        return cls(hits[best] - worth * (means - means[best]), worth**2 * covariance, seed)
+        means, hits = losses.mean(axis=1), right.mean(axis=1)
+        return cls.of_means(means, error_covariance(losses), hits, error_covariance(right), seed=seed)
+
+    @classmethod
+    def of_means(
+        cls,
+        losses: FloatArray,
+        loss_noise: FloatArray,
+        hits: FloatArray,
+        hit_noise: FloatArray,
+        *,
+        seed: int = 0,
+    ) -> "Expectation":
+        """From what the rows come to: their means [L] and the covariances [L, L] of these."""
+        worth = accuracy_per_nat(losses, loss_noise, hits, hit_noise)
+        best = int(losses.argmin())
+        return cls(hits[best] - worth * (losses - losses[best]), worth**2 * loss_noise, seed)
 
     def confidence(self, layer: int) -> float:
         """0–1: how likely the layer's accuracy is within NEAR of the best layer's."""

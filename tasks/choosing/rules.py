@@ -64,7 +64,6 @@ class Curves:
             "silhouette": self.silhouette,
             "ridge_loo": self.ridge,
             "depth": depth,
-            "expected_accuracy": self.expectation.mean,
             "priced_accuracy": self.expectation.mean - self.depth_price * depth / max(self.last, 1),
         }
         return {**self.criteria, **own}

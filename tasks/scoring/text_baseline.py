@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 from prefect import task
+from scipy.sparse import csr_matrix
 
 from storage.layout import Layout
 from storage.staged import is_staged, rows_of, stage
@@ -67,7 +68,7 @@ def fit_text_baseline(
     )
 
 
-def _choose_strength(features: object, labels: npt.NDArray[np.integer], seed: int) -> float:
+def _choose_strength(features: csr_matrix, labels: npt.NDArray[np.integer], seed: int) -> float:
     """The strength with the lowest log loss on rows held out of the train rows; classes of one row stay in."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import log_loss
@@ -84,8 +85,8 @@ def _choose_strength(features: object, labels: npt.NDArray[np.integer], seed: in
     fitted = np.concatenate([fitted, np.flatnonzero(~several)])
     losses = []
     for strength in STRENGTHS:
-        model = LogisticRegression(C=strength, max_iter=1_000).fit(features[fitted], labels[fitted])  # type: ignore[index]
-        losses.append(log_loss(labels[told], model.predict_proba(features[told]), labels=model.classes_))  # type: ignore[index]
+        model = LogisticRegression(C=strength, max_iter=1_000).fit(features[fitted], labels[fitted])
+        losses.append(log_loss(labels[told], model.predict_proba(features[told]), labels=model.classes_))
     return STRENGTHS[int(np.argmin(losses))]
 
 
