@@ -21,8 +21,9 @@ from study.curves import OF_ROWS, Curve, read_curves
 from tasks.choosing.inflection import error_covariance
 from tasks.machine import CORES
 from tasks.numerics.cores import use_threads
-from tasks.scoring.criteria import ridge_leave_one_out, score_criteria
+from tasks.scoring.criteria import score_criteria
 from tasks.scoring.features import Features
+from tasks.scoring.ridge import ridge_leave_one_out
 
 SIZES, DRAWS = (250, 500), 10
 POOLINGS = ("mean", "last")

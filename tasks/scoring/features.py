@@ -7,6 +7,7 @@ from typing import Any, TypeVar, cast
 import numpy as np
 import torch
 
+from storage.errors import UserError
 from tasks.numerics.cached_property import cached_property
 from tasks.numerics.cores import beside, cores
 from tasks.numerics.distances import Points, Tile, over_tiles, prepare
@@ -171,6 +172,17 @@ class Features:
         with cores(values.device) as shared:
             parts = [range(i, len(blocks), shared.count) for i in range(shared.count)]
             return torch.stack(shared.map(part, parts)).sum(0)
+
+
+def features_of(X: np.ndarray | torch.Tensor | Features, y: np.ndarray | torch.Tensor | None) -> Features:
+    """The features of rows and labels that can be compared; UserError where there are too few."""
+    features = X if isinstance(X, Features) else Features(X, np.empty(0) if y is None else y)
+    if len(features.labels) < 2 or len(features.rows) < 3:
+        raise UserError(
+            f"The criteria of a layer compare classes, and its {len(features.rows)} rows have "
+            f"{len(features.labels)}. Give at least three rows of at least two classes."
+        )
+    return features
 
 
 def _nearest(tiles: Iterator[Tile], n: int, k: int, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -19,9 +19,10 @@ from tasks.curves import LayerOfRun
 from tasks.numerics.cores import side_by_side, use_threads
 from tasks.numerics.distances import FLOAT64_ROWS
 from tasks.retries import LONG_S, RETRIED
-from tasks.scoring.criteria import prepare_criteria, ridge_leave_one_out, score_criteria
+from tasks.scoring.criteria import prepare_criteria, score_criteria
 from tasks.scoring.features import Features
 from tasks.scoring.probe import fit_probe_on
+from tasks.scoring.ridge import ridge_leave_one_out
 from tasks.scoring.silhouette import Silhouette, silhouette
 from tasks.vocabulary import Metric, Precision, ProbeProtocol, Space
 

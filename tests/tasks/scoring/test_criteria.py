@@ -14,9 +14,10 @@ from sklearn.metrics.pairwise import cosine_similarity
 
 from storage.errors import UserError
 from tasks.numerics.principal_axes import FLOAT64_WIDTH
-from tasks.scoring import criteria
-from tasks.scoring.criteria import CRITERIA, criterion, ridge_leave_one_out, score_criteria
+from tasks.scoring import criteria, ridge
+from tasks.scoring.criteria import CRITERIA, criterion, score_criteria
 from tasks.scoring.features import NEIGHBOURS, Features
+from tasks.scoring.ridge import ridge_leave_one_out
 
 
 def clouds(n=90, d=7, k=3, seed=0):
@@ -81,7 +82,7 @@ def reference_ridge(X, y, penalty):
 
 
 def left_out_penalty(X, y):
-    error = {p: ((reference_ridge(X, y, p) - one_hot(y)) ** 2).sum() for p in criteria.RIDGE_PENALTIES}
+    error = {p: ((reference_ridge(X, y, p) - one_hot(y)) ** 2).sum() for p in ridge.RIDGE_PENALTIES}
     return min(error, key=error.get)
 
 
@@ -94,7 +95,7 @@ def reference_r2(X, y):
 
 def reference_information(X, y):
     values, own = reference_ridge(X, y, left_out_penalty(X, y)), one_hot(y).astype(bool)
-    losses = [log_loss(own.argmax(1), softmax(values / t, axis=1)) for t in criteria.TEMPERATURES]
+    losses = [log_loss(own.argmax(1), softmax(values / t, axis=1)) for t in ridge.TEMPERATURES]
     share = own.mean(0)
     return 1 - min(losses) / -(share * np.log(share)).sum()
 
@@ -221,7 +222,7 @@ def test_ridge_leave_one_out_is_refitting_without_each_row(n, d, penalty):
 
 def test_ridge_penalty_has_the_least_left_out_error():
     X, y = clouds(80, 30, 3)
-    error = {p: ((reference_ridge(X, y, p) - one_hot(y)) ** 2).sum() for p in criteria.RIDGE_PENALTIES}
+    error = {p: ((reference_ridge(X, y, p) - one_hot(y)) ** 2).sum() for p in ridge.RIDGE_PENALTIES}
     got = ridge_leave_one_out(X, y)
     assert got.penalty == min(error, key=error.get)
     assert score_criteria(X, y, ["ridge_loo"]) == {"ridge_loo": got.accuracy}

@@ -1,0 +1,87 @@
+"""Closed-form ridge classification of one layer, with every row left out once."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from tasks.numerics.matrix_products import product
+from tasks.scoring.features import Features, features_of
+
+RIDGE_PENALTIES = (10.0, 3.16, 1.0, 0.316, 0.1, 0.0316, 0.01, 0.001)
+"""λ of ‖y − Zw‖²/n + λ‖w‖²; standardised features have a mean eigenvalue of 1."""
+TEMPERATURES = tuple(2.0 ** (step / 3) for step in range(3, -19, -1))
+"""From 2 to 1/64, tried on left-out values; the mean loss is flat between neighbours."""
+
+
+@dataclass(frozen=True)
+class RidgeLeaveOneOut:
+    """Closed-form ridge classification with every row left out once: what the fit to the others says of each row."""
+
+    accuracy: float
+    """Fraction 0–1."""
+    correct: np.ndarray
+    """bool [N]: whether the row was classified correctly by the fit without it."""
+    squared_error: np.ndarray
+    """float64 [N]: ‖one-hot label − left-out values‖², at least 0."""
+    log_loss: np.ndarray
+    """float64 [N]: −log of the label's share in the softmax of the left-out values over `temperature`, in nats."""
+    penalty: float
+    """λ as in RIDGE_PENALTIES."""
+    temperature: float
+    """Of TEMPERATURES the one with the smallest mean log loss."""
+
+
+def ridge_leave_one_out(
+    X: np.ndarray | torch.Tensor | Features,
+    y: np.ndarray | torch.Tensor | None = None,
+    penalty: float | None = None,
+) -> RidgeLeaveOneOut:
+    """Ridge regression on one-hot labels, each row classified by the fit to all others.
+
+    The left-out residual of a linear smoother is residual/(1 − leverage), here with a free intercept (Hoerl &
+    Kennard's ridge and Allen's PRESS, doi 10.1080/00401706.1974.10489157). Features are standardised over all rows
+    once. Without `penalty` the one of RIDGE_PENALTIES with the smallest left-out squared error.
+    """
+    features = features_of(X, y)
+    spectrum, n, k = features.spectrum, features.n, len(features.counts)
+    penalties = RIDGE_PENALTIES if penalty is None else (penalty,)
+    shrinks = torch.stack([spectrum.square / (spectrum.square + n * lam) for lam in penalties])
+    weights = (shrinks[:, None, :] * spectrum.targets.T).float()  # [P, K, r]
+    prior = features.counts / n
+    errors = torch.zeros(n, len(penalties), dtype=torch.float64, device=prior.device)
+
+    def residuals(at: slice, tried: slice) -> torch.Tensor:
+        """Left-out residuals [rows, penalties, K] of some rows by some of the penalties."""
+        left, some = spectrum.left[at], weights[tried]
+        fitted = product(left, some.flatten(0, 1)).double()
+        fitted = fitted.reshape(len(left), len(some), k) + prior
+        leverage = product(left.square(), shrinks[tried].float()).double() + 1.0 / n
+        # A leverage of 1 leaves nothing to predict from: the others say nothing about such a row.
+        return (features.one_hot(at)[:, None] - fitted) / (1.0 - leverage).clamp_min(1e-6)[:, :, None]
+
+    def leave_out(at: slice) -> None:
+        errors[at] = residuals(at, slice(None)).square().sum(2)
+
+    features.over_blocks(leave_out)
+    best = int(errors.sum(0).argmin())
+    correct = torch.zeros(n, dtype=torch.bool, device=prior.device)
+    losses = torch.zeros(n, len(TEMPERATURES), dtype=torch.float64, device=prior.device)
+
+    def classify(at: slice) -> None:
+        codes = features.codes[at]
+        values = features.one_hot(at) - residuals(at, slice(best, best + 1))[:, 0]
+        correct[at] = values.argmax(1) == codes
+        for i, temperature in enumerate(TEMPERATURES):
+            losses[at, i] = torch.nn.functional.cross_entropy(values / temperature, codes, reduction="none")
+
+    features.over_blocks(classify)
+    coolest = int(losses.sum(0).argmin())
+    return RidgeLeaveOneOut(
+        accuracy=float(correct.double().mean()),
+        correct=correct.cpu().numpy(),
+        squared_error=errors[:, best].cpu().numpy(),
+        log_loss=losses[:, coolest].cpu().numpy(),
+        penalty=penalties[best],
+        temperature=TEMPERATURES[coolest],
+    )
