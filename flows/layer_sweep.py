@@ -40,8 +40,8 @@ from tasks.embedding.embedding_set import (
 )
 from tasks.embedding.model import resolve_model_task
 from tasks.machine import CORES
-from tasks.reporting.answer import Tables
 from tasks.reporting.artifacts import ReportFiles, report_task
+from tasks.reporting.layer_curves import Tables
 from tasks.reporting.run_record import Execution, Run, SweepRecord, summarise_task
 from tasks.scoring.criteria import check_criteria
 from tasks.scoring.layer_scores import (

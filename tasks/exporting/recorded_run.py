@@ -23,7 +23,7 @@ from tasks.data.dataset import Dataset, fingerprint_table, stored_table
 from tasks.embedding.embedding_set import Settings, finished_shard, resolve_settings
 from tasks.embedding.model import ModelFolder, brings_code, resolve_model
 from tasks.embedding.set_records import EmbeddingSet, kept_plan
-from tasks.reporting.answer import Tables
+from tasks.reporting.layer_curves import Tables
 from tasks.reporting.run_record import collect
 from tasks.vocabulary import NormState, Pooling
 

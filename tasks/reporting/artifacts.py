@@ -20,8 +20,9 @@ from storage.layout import Layout
 from storage.sources.grammar import parse_source
 from storage.sources.source import Kind
 from storage.staged import is_staged, read_staged
-from tasks.reporting.answer import Tables, answer_markdown, answer_sentence, layer_table
+from tasks.reporting.answer import answer_markdown, answer_sentence, layer_table
 from tasks.reporting.figure import answer_svg, save_figure
+from tasks.reporting.layer_curves import Tables
 from tasks.reporting.report import render_report
 from tasks.retries import RETRIED, SHORT_S
 

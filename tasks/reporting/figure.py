@@ -17,7 +17,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from storage.errors import UserError
 from storage.files import write_file
 from storage.layout import Layout
-from tasks.reporting.answer import LayerCurves, SilhouetteCurve, Tables, answer_curves, layer_curves
+from tasks.reporting.layer_curves import LayerCurves, SilhouetteCurve, Tables, answer_curves, layer_curves
 
 # Okabe and Ito's palette, which readers with any colour vision can tell apart; dashes tell it in grey as well.
 _ACCURACY = "#0072B2"

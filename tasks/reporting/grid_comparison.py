@@ -14,9 +14,9 @@ from storage.files import read_bytes, write_atomically, write_file
 from storage.layout import Layout
 from storage.results import merge, query
 from storage.sources.grammar import parse_source
-from tasks.reporting.answer import Tables
 from tasks.reporting.figure import save_figure
 from tasks.reporting.grid_report import SHOWN, claims_counted, render_grid
+from tasks.reporting.layer_curves import Tables
 from tasks.reporting.run_record import collect
 from tasks.retries import LONG_S, RETRIED
 

@@ -15,17 +15,8 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from tasks.reporting.answer import (
-    Row,
-    Tables,
-    answer_sentence,
-    key_figures,
-    layer_curves,
-    p_value,
-    percent,
-    points,
-    rows_where,
-)
+from tasks.reporting.answer import answer_sentence, key_figures, p_value, percent, points
+from tasks.reporting.layer_curves import Row, Tables, layer_curves, rows_where
 from tasks.reporting.report_parts import (
     drawn,
     group,

@@ -7,7 +7,8 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from tasks.reporting.answer import LayerCurves, Row, Tables, percent, rows_where, table_of
+from tasks.reporting.answer import percent, table_of
+from tasks.reporting.layer_curves import LayerCurves, Row, Tables, rows_where
 
 _ARROWS = {"up": "↗", "down": "↘", "flat": "→"}
 # As many classes as the palette tells apart; the others share a grey.

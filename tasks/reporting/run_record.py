@@ -19,7 +19,7 @@ from tasks.data.dataset import Dataset
 from tasks.embedding.embedding_set import Settings, ShardOutcome
 from tasks.embedding.model import ModelFolder
 from tasks.embedding.set_records import EmbeddingSet
-from tasks.reporting.answer import Tables
+from tasks.reporting.layer_curves import Tables
 from tasks.retries import RETRIED, SHORT_S
 
 # Of version 0.1.0, whose runs do not say it.

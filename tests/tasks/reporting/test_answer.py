@@ -4,16 +4,15 @@ import polars as pl
 import pytest
 
 from tasks.reporting.answer import (
-    answer_curves,
     answer_markdown,
     answer_sentence,
     key_figures,
-    layer_curves,
     layer_table,
     p_value,
     percent,
     points,
 )
+from tasks.reporting.layer_curves import answer_curves, layer_curves
 from tests.tasks.reporting.run_tables import run_tables
 
 
