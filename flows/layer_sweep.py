@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
@@ -91,7 +91,8 @@ def layer_sweep(parameters: SweepParameters) -> SweepOutcome:
     """Find the layer of a frozen language model that separates the labels best, before training anything."""
     check_criteria(parameters.criterion)  # before anything is paid for
     with Engine(parameters.runner, parameters.runner_address, workers=CORES) as engine:
-        return _sweep(parameters, engine)
+        outcome = _sweep(parameters, engine)
+        return replace(outcome, task_run_ids=engine.recorded(outcome.task_run_ids))
 
 
 def _sweep(parameters: SweepParameters, engine: Engine) -> SweepOutcome:

@@ -8,17 +8,17 @@ import inspect
 import multiprocessing
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import BrokenExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any, Literal, TypeVar
 from uuid import UUID
 
-from prefect import Task, get_run_logger
+from prefect import State, Task, get_run_logger
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import TaskRunFilter, TaskRunFilterId
 from prefect.futures import PrefectFuture, as_completed
-from prefect.states import Crashed
+from prefect.states import Completed, Crashed
 from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner
 
 from storage.errors import UserError
@@ -32,6 +32,9 @@ QUIET_DASK = {
 """Looking at its own stack and load as often as it comes takes from the core that a Dask worker computes on: see the
 bars of two Dask workers in docs/performance.md, Service (`python -m benchmarks.service dask`)."""
 
+PAGE = 200
+"""As many task runs as Prefect's API names in one answer."""
+
 T = TypeVar("T")
 
 
@@ -44,7 +47,8 @@ class Engine:
         self._workers = workers
         self._calls: dict[UUID, tuple[Task[..., Any], tuple[Any, ...]]] = {}
         self._restarts = 1
-        self._lost: list[UUID] = []
+        self._broken: set[UUID] = set()
+        self._lost: set[UUID] = set()
         self._open = ExitStack()
         self._held = ExitStack()
         self._runner: TaskRunner[Any] | None = None
@@ -57,7 +61,7 @@ class Engine:
         self._open.close()
         self._held.close()
         # Only now: the server hears of a task run some time after it began.
-        _record_as_crashed(self._lost)
+        _record_ends(self._broken, self._lost)
 
     def open(self, resource: AbstractContextManager[T]) -> T:
         """Enter a context that lasts as long as the engine."""
@@ -89,11 +93,22 @@ class Engine:
                 else:
                     yield waiting.pop(future), result
             if lost:
-                self._restart([future for future, _ in lost], lost[0][1])
+                # Calls of a pool that has been replaced since may be asked for only now.
+                if any(future.task_run_id not in self._broken for future, _ in lost):
+                    self._restart(len(lost), lost[0][1])
                 waiting = {self._repeat(future): place for future, place in waiting.items()}
 
+    def recorded(self, task_run_ids: Iterable[UUID]) -> tuple[UUID, ...]:
+        """Of these task runs those whose end the server will hear of, and those that repeated the others.
+
+        What the workers of a broken pool had still to tell may be gone with them.
+        """
+        told = [each for each in task_run_ids if each not in self._broken]
+        return (*told, *(each for each in self._calls if each not in self._broken and each not in told))
+
     def _repeat(self, lost: PrefectFuture[Any]) -> PrefectFuture[Any]:
-        task, arguments = self._calls.pop(lost.task_run_id)
+        self._lost.add(lost.task_run_id)
+        task, arguments = self._calls[lost.task_run_id]
         return self.submit(task, *arguments)
 
     def _start(self) -> None:
@@ -110,8 +125,7 @@ class Engine:
             runner = self._ray()
         self._runner = self._open.enter_context(runner)
 
-    def _restart(self, lost: list[PrefectFuture[Any]], error: BaseException) -> None:
-        self._lost += [future.task_run_id for future in lost]
+    def _restart(self, lost: int, error: BaseException) -> None:
         if self._restarts == 0:
             raise UserError(
                 f"A worker of --runner {self._kind} died again ({type(error).__name__}): killed, or out of memory. "
@@ -122,8 +136,9 @@ class Engine:
         get_run_logger().warning(
             "A worker died (%s): starting the workers anew, with %s calls to repeat",
             type(error).__name__,
-            len(lost),
+            lost,
         )
+        self._broken |= self._calls.keys()
         self._open.close()
         self._start()
 
@@ -156,15 +171,21 @@ class Engine:
 
 
 class _ProcessPool(ProcessPoolTaskRunner):
-    """Prefect's own, but that the thread which passes on the workers' events knows this run's server.
+    """Prefect's own, mended twice.
 
-    A new thread begins with the settings of the process, where a sweep's own server is unknown: the events went to a
-    temporary server that this thread started, and that outlived a killed sweep.
+    The thread which passes on the workers' events knows this run's server: a new thread begins with the settings of
+    the process, where a sweep's own server is unknown, and the events went to a temporary server that this thread
+    started, and that outlived a killed sweep.
+
+    And nobody waits for the queue of those events to be empty: a worker that is killed while it writes to it keeps
+    its lock for good, and a flow that was done would never end.
     """
 
     def __enter__(self) -> "_ProcessPool":
         self._settings = contextvars.copy_context()
         super().__enter__()
+        if self._subprocess_message_queue is not None:
+            self._subprocess_message_queue.cancel_join_thread()
         return self
 
     def _forward_subprocess_messages(self) -> None:
@@ -207,13 +228,20 @@ def _end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _record_as_crashed(task_run_ids: list[UUID]) -> None:
-    """What a dead worker was at would be shown as running for ever."""
-    if not task_run_ids:
+def _record_ends(broken: set[UUID], lost: set[UUID]) -> None:
+    """What the workers of a broken pool were at, or had not told the end of, would be shown as running for ever."""
+    if not broken:
         return
+    ids = sorted(broken)
     with get_client(sync_client=True) as client:
-        wanted = TaskRunFilter(id=TaskRunFilterId(any_=task_run_ids))
-        for run in client.read_task_runs(task_run_filter=wanted):
-            if run.state is None or not run.state.is_final():
-                crashed: Any = Crashed(message="Its worker process died.")
-                client.set_task_run_state(run.id, crashed, force=True)
+        for start in range(0, len(ids), PAGE):
+            wanted = TaskRunFilter(id=TaskRunFilterId(any_=ids[start : start + PAGE]))
+            for run in client.read_task_runs(task_run_filter=wanted):
+                if run.state is None or not run.state.is_final():
+                    client.set_task_run_state(run.id, _end_of(run.id in lost), force=True)
+
+
+def _end_of(lost: bool) -> State[Any]:
+    if lost:
+        return Crashed(message="Its worker process died.")
+    return Completed(message="Its worker process died before it told.")

@@ -25,7 +25,7 @@ from prefect.settings import get_current_settings, temporary_settings
 from prefect.states import Cancelled
 
 from flows.running.configured_server import check_configured
-from flows.running.engines import in_environment
+from flows.running.engines import PAGE, in_environment
 from flows.running.progress import console, working
 from flows.running.proxies import past_proxies
 from flows.running.server import local_server
@@ -41,7 +41,6 @@ CANCEL_PASSES = 4
 POLL_SECONDS = 2.0
 # A server that is started anew is back within half of this.
 SILENT_SECONDS = 60
-PAGE = 200
 SERVER_MODULE = "flows.running.server"
 
 

@@ -1,5 +1,8 @@
 """Where tasks run, and what becomes of them when a worker dies."""
 
+import gc
+import multiprocessing
+import multiprocessing.queues
 import os
 import signal
 import sys
@@ -155,6 +158,71 @@ def test_a_killed_worker_is_started_anew_its_calls_are_repeated_and_its_task_run
     assert found == {0: found[0], 1: ("behind it", found[0], "1")}
     states = wait_for(lambda: _all_ended(server, run, "kill_the_worker", 2), seconds=30)
     assert sorted(states) == ["COMPLETED", "CRASHED"]
+
+
+@flow
+def lose_a_worker_after_a_call(unless: str) -> tuple[list[str], list[str], str]:
+    with Engine("processes", None, workers=1) as engine:
+        early = engine.submit(place_of_work, "early")
+        futures = [engine.submit(kill_the_worker, unless), engine.submit(place_of_work, "late")]
+        found = [list(engine.results([each])) for each in (futures[0], early, futures[1])]
+        EventsWorker.drain_all()
+        asked = [future.task_run_id for future in (early, *futures)]
+        recorded = engine.recorded(asked)
+    assert not set(recorded) & set(asked)
+    return [str(each) for each in recorded], [str(each[0][1][0]) for each in found[1:]], str(flow_run.id)
+
+
+def test_calls_of_a_pool_that_has_been_replaced_are_repeated_without_another_restart_and_alone_awaited(
+    server: str, tmp_path: Path
+) -> None:
+    recorded, found, run = lose_a_worker_after_a_call(str(tmp_path / "killed"))
+    assert found == ["early", "late"]
+    # The call before the death was not repeated, the two that it took were.
+    wanted = {"flow_runs": {"id": {"any_": [run]}}, "task_runs": {"id": {"any_": recorded}}}
+
+    def states() -> list[str]:
+        return sorted(each["state"]["type"] for each in ask(server, "task_runs/filter", wanted))
+
+    assert len(recorded) == 2
+    assert wait_for(lambda: states() == ["COMPLETED", "COMPLETED"], seconds=30)
+
+
+@task
+def die_with_the_lock_of_the_events(unless: str) -> None:
+    if not os.path.exists(unless):
+        Path(unless).touch()
+        time.sleep(2)
+        queues: list[Any] = [
+            each for each in gc.get_objects() if isinstance(each, multiprocessing.queues.Queue)
+        ]
+        for each in queues:
+            each._wlock.acquire()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+@flow
+def lose_the_lock_of_the_events(unless: str) -> None:
+    with Engine("processes", None, workers=1) as engine:
+        list(engine.results([engine.submit(die_with_the_lock_of_the_events, unless)]))
+
+
+def _lose_the_lock(unless: str) -> None:
+    lose_the_lock_of_the_events(unless)
+
+
+def test_a_worker_that_dies_while_it_tells_of_an_event_does_not_keep_the_process_from_ending(
+    server: str, tmp_path: Path
+) -> None:
+    killed = str(tmp_path / "killed")
+    process = multiprocessing.get_context("spawn").Process(target=_lose_the_lock, args=(killed,))
+    process.start()
+    process.join(120)
+    try:
+        assert process.exitcode == 0
+        assert os.path.exists(killed)
+    finally:
+        process.kill()
 
 
 @flow
