@@ -41,5 +41,23 @@ def told_of_a_place(error: OSError) -> str:
     )
 
 
+# How the clients of object stores begin to say what is wrong; they have no number for it.
+_STORES = ("AWS Error", "google::cloud::Status", "Azure")
+
+
+def is_about_a_store(error: object) -> TypeGuard[OSError]:
+    """Whether an object store did not answer, or did not let this account in."""
+    return isinstance(error, OSError) and error.errno is None and any(each in str(error) for each in _STORES)
+
+
+def told_of_a_store(error: OSError) -> str:
+    """Such an error as a sentence with the way out."""
+    why = str(error).strip().splitlines()[0].rstrip(". ")
+    return (
+        f"The object store cannot be read or written: {why}. Check its name, the network, and this account's "
+        "credentials, or choose another place (--storage, --out). What is finished is kept."
+    )
+
+
 class UnreachableError(UserError):
     """The network or a server at its other end failed: the same call may succeed later."""

@@ -16,6 +16,9 @@ from storage.errors import UserError
 # The end of the name of a file in the making.
 UNFINISHED = ".tmp"
 HADOOP = ("hdfs://", "viewfs://")
+GOOGLE = ("gs://", "gcs://")
+# Without credentials, or a network, its client would go on asking for a quarter of an hour.
+GOOGLE_RETRY_SECONDS = 20
 
 
 def filesystem(uri: str) -> tuple[fs.FileSystem, str]:
@@ -26,7 +29,7 @@ def filesystem(uri: str) -> tuple[fs.FileSystem, str]:
     """
     if "://" in uri:
         try:
-            return fs.FileSystem.from_uri(uri)
+            return fs.FileSystem.from_uri(_bounded(uri))
         except (ValueError, NotImplementedError, OSError) as error:
             # S3 asks the network already here, and may answer later; HDFS only looks for its libraries.
             if isinstance(error, OSError) and not uri.startswith(HADOOP):
@@ -36,6 +39,13 @@ def filesystem(uri: str) -> tuple[fs.FileSystem, str]:
                 "a URI that pyarrow reads (such as s3://bucket/folder), with its libraries and credentials."
             ) from error
     return fs.LocalFileSystem(), os.path.abspath(uri)
+
+
+def _bounded(uri: str) -> str:
+    """The same place, asked for no longer than it may take to answer."""
+    if not uri.startswith(GOOGLE) or "retry_limit_seconds" in uri:
+        return uri
+    return f"{uri}{'&' if '?' in uri else '?'}retry_limit_seconds={GOOGLE_RETRY_SECONDS}"
 
 
 def exists(uri: str) -> bool:

@@ -7,11 +7,10 @@ import httpx
 from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, get_current_settings, temporary_settings
 
+from flows.running.settings_files import SETTINGS_FILES
 from storage.errors import UserError
 
 VARIABLE = "PREFECT_API_URL"
-# Where Prefect looks beside the environment, in the order of what counts more.
-FILES = (".env", "prefect.toml", "pyproject.toml")
 # A server that is busy answers within this, or it is not worth to begin.
 ANSWER_SECONDS = 20
 
@@ -51,7 +50,7 @@ def _in_words(url: str, error: Exception) -> str:
 def _named_by(url: str) -> str:
     if any(name.upper() == VARIABLE and value == url for name, value in os.environ.items()):
         return VARIABLE
-    for file in map(Path, FILES):
+    for file in map(Path, SETTINGS_FILES):
         if file.is_file() and url in file.read_text(encoding="utf-8", errors="replace"):
             return str(file.absolute())
     return f"the Prefect profile of {get_current_settings().profiles_path}"

@@ -2,7 +2,8 @@
 
 from pydantic import ValidationError
 
-from storage.errors import is_about_a_place, told_of_a_place
+from flows.running.settings_files import undecodable_settings
+from storage.errors import is_about_a_place, is_about_a_store, told_of_a_place, told_of_a_store
 
 
 def flag_errors(error: ValidationError) -> list[str]:
@@ -24,6 +25,10 @@ def in_words(error: Exception) -> str:
     """What else may come to the outermost frame."""
     if is_about_a_place(error):
         return told_of_a_place(error)
+    if is_about_a_store(error):
+        return told_of_a_store(error)
+    if isinstance(error, UnicodeDecodeError) and (file := undecodable_settings()) is not None:
+        return f"{file} cannot be read as UTF-8, and Prefect looks for settings there. Save it so, or take it away."
     # Of pydantic-settings, which Prefect brings: its settings are in a file that is no TOML.
     if type(error).__name__ == "SettingsError":
         return str(error)

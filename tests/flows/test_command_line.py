@@ -11,6 +11,7 @@ from cyclopts import App
 
 from flows.cli import app
 from flows.parameters import SweepParameters
+from flows.terminal.error_words import in_words
 from flows.terminal.preview import show_inspection, show_plan
 from storage.errors import UserError
 from tests.conftest import labelled_text
@@ -108,6 +109,30 @@ def test_exit_codes(tmp_path: Path) -> None:
         assert done.returncode == code, (arguments, done.stderr)
         assert (done.stderr == "") == (code == 0)
         assert "Traceback" not in done.stderr
+
+
+def test_settings_that_prefect_cannot_decode_are_named(tmp_path: Path) -> None:
+    (tmp_path / "prefect.toml").write_bytes('[api]\nurl = "http://127.0.0.1:1/api"\n'.encode("utf-16"))
+    done = subprocess.run(
+        [*COMMAND, "doctor"], env=environment(), cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert f"{tmp_path / 'prefect.toml'} cannot be read as UTF-8" in done.stderr
+    assert "not foreseen" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "raised",
+    [
+        "When resolving region for bucket 'b': AWS Error NETWORK_CONNECTION during HeadBucket operation: curlCode: 6",
+        "google::cloud::Status(UNAVAILABLE: Retry policy exhausted, with a last message of no token.",
+    ],
+)
+def test_an_object_store_that_does_not_answer_is_a_sentence(raised: str) -> None:
+    told = in_words(OSError(raised))
+    assert told.startswith(f"The object store cannot be read or written: {raised.rstrip('.')}. Check ")
+    # Where nobody knows better, the error is told as it is.
+    assert "not foreseen" in in_words(OSError("something else"))
 
 
 def test_the_version_is_that_of_the_distribution(capsys: pytest.CaptureFixture[str]) -> None:

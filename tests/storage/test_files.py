@@ -3,7 +3,7 @@ from typing import BinaryIO
 
 import pytest
 
-from storage.files import exists, list_files, read_bytes, write_atomically
+from storage.files import GOOGLE_RETRY_SECONDS, exists, filesystem, list_files, read_bytes, write_atomically
 
 
 def test_file_appears_whole(tmp_path: Path) -> None:
@@ -32,6 +32,21 @@ def test_file_uri_is_the_same_place_as_its_path(tmp_path: Path) -> None:
     write_atomically(f"file://{tmp_path}/c.txt", lambda sink: _write(sink, b"three"))
     assert read_bytes(str(tmp_path / "c.txt")) == b"three"
     assert exists(f"file://{tmp_path}/c.txt")
+
+
+@pytest.mark.parametrize(
+    ("uri", "seconds"),
+    [
+        ("gs://bucket/folder", GOOGLE_RETRY_SECONDS),
+        ("gcs://bucket/folder?scheme=http", GOOGLE_RETRY_SECONDS),
+        ("gs://bucket/folder?retry_limit_seconds=300", 300),
+    ],
+)
+def test_google_is_asked_for_no_longer_than_told(uri: str, seconds: int) -> None:
+    system, path = filesystem(uri)
+    ((options,),) = [system.__reduce__()[1]]
+    assert options["retry_time_limit"].total_seconds() == seconds
+    assert path == "bucket/folder"
 
 
 def test_listing_a_folder(tmp_path: Path) -> None:
