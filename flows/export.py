@@ -6,7 +6,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import Timeout
@@ -124,6 +124,7 @@ def _beside(out: Path) -> Iterator[Path]:
         lock.acquire(timeout=0)
     except Timeout as error:
         raise UserError(f"Another export is writing {out} (--out). Name another folder, or wait.") from error
+    made = [each for each in out.parents if not each.exists()]
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(place, ignore_errors=True)
@@ -135,6 +136,9 @@ def _beside(out: Path) -> Iterator[Path]:
         yield place
     finally:
         shutil.rmtree(place, ignore_errors=True)
+        for each in made:  # what holds the finished export is not empty, and stays
+            with suppress(OSError):
+                each.rmdir()
         lock.release()
 
 

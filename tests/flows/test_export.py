@@ -215,6 +215,20 @@ def test_what_a_killed_export_left_is_cleared_by_the_next_and_a_live_one_is_left
     assert list((tmp_path / "models").iterdir()) == []
 
 
+def test_a_failed_export_leaves_no_folder_that_it_made_and_a_finished_one_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LAYERSCOUT_CACHE", str(tmp_path / "cache"))
+    out = tmp_path / "there" / "new" / "newer" / "mine"
+    (tmp_path / "there").mkdir()
+    with pytest.raises(RuntimeError, match="cannot be cut"), _beside(out):
+        raise RuntimeError("it cannot be cut")
+    assert list((tmp_path / "there").iterdir()) == []
+    with _beside(out) as folder:
+        folder.rename(out)
+    assert out.is_dir()
+
+
 def flipped(file: Path) -> bytes:
     whole = file.read_bytes()
     at = len(whole) // 2
