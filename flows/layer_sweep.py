@@ -27,6 +27,7 @@ from storage.layout import Layout
 from storage.places import check_folder
 from storage.results import check_database
 from tasks.choosing.curve_choice import audit_task, choose_layer_task
+from tasks.choosing.together import audit_together_task, choose_together_task, is_found_together
 from tasks.curves import curves_of, drawn_layers, layers_of
 from tasks.data.dataset import prepare_dataset_task
 from tasks.embedding.embedding_set import (
@@ -39,6 +40,7 @@ from tasks.embedding.embedding_set import (
     using_embeddings,
 )
 from tasks.embedding.model import resolve_model_task
+from tasks.embedding.prompts import resolve_prompt
 from tasks.machine import CORES
 from tasks.reporting.artifacts import ReportFiles, report_task
 from tasks.reporting.layer_curves import Tables
@@ -53,6 +55,7 @@ from tasks.scoring.layer_scores import (
 )
 from tasks.scoring.projection import project_task
 from tasks.scoring.text_baseline import score_text_task
+from tasks.vocabulary import NO_PROMPT
 
 # Versions that can change a number, kept with the run.
 RECORDED_VERSIONS = (
@@ -118,7 +121,8 @@ def _sweep(parameters: SweepParameters, engine: Engine) -> SweepOutcome:
     futures += [preparing, resolving]
     with working("Reading the data set and the model"):
         dataset, model = preparing.result(), resolving.result()
-    planning = engine.submit(plan_embedding_set_task, layout, dataset, model, settings_of(parameters))
+    asked = replace(settings_of(parameters), prompt=resolve_prompt(parameters.prompt, dataset, model))
+    planning = engine.submit(plan_embedding_set_task, layout, dataset, model, asked)
     futures.append(planning)
     with working("Planning the shards"):
         ((_, (settings, planned)),) = engine.results([planning])
@@ -129,7 +133,8 @@ def _sweep(parameters: SweepParameters, engine: Engine) -> SweepOutcome:
     layers = layers_of(curves, planned, dataset, range((parameters.max_layer or model.layers) + 1))
     # Finding out here that a layer's scores are staged is cheaper than a task run that finds it out.
     unscored = [layer for layer in layers if not is_scored(layer, parameters.criterion)]
-    shards = None if parameters.keep_embeddings or unscored else recorded_shards(layout, planned)
+    is_scored_whole = not unscored and is_found_together(layers[0], parameters.together)
+    shards = recorded_shards(layout, planned) if is_scored_whole and not parameters.keep_embeddings else None
     if shards is None:
         embed = on_device(embed_shard_task, settings.device)
         embedding = [
@@ -167,8 +172,13 @@ def _sweep(parameters: SweepParameters, engine: Engine) -> SweepOutcome:
     ]
     futures += projecting
     _finish(engine, "Projecting", projecting)
+    finding = choose_together_task.submit(layers, chosen, parameters.together)
+    futures.append(finding)
+    with working("Looking for layers to stand side by side"):
+        together = finding.result()
     # Only now are test rows looked at: the choice is made and staged.
     auditing = [audit_task.submit(curve, choice) for curve, choice in zip(curves, chosen, strict=True)]
+    auditing.append(audit_together_task.submit(together))
     futures += auditing
     _finish(engine, "Auditing", auditing)
 
@@ -213,7 +223,7 @@ def _finish(
 
 
 def settings_of(parameters: SweepParameters) -> Settings:
-    """How embeddings are to be made; device and dtype are resolved where the work will run."""
+    """How embeddings are to be made; device, dtype and prompt are resolved where model and classes are known."""
     return Settings(
         poolings=parameters.pooling,
         norm_states=parameters.norm_state,
@@ -257,6 +267,10 @@ def asked_of(parameters: SweepParameters) -> dict[str, Any]:
         mode="json",
         exclude={"storage", "device", "trust_remote_code", "keep_embeddings", "runner", "runner_address"},
     )
+    if parameters.together == SweepParameters.model_fields["together"].default:
+        del asked["together"]  # every score is the same, whatever stands side by side
+    if parameters.prompt == NO_PROMPT:
+        del asked["prompt"]  # a run without one is what it was before there were any
     # A set of scores, whichever was asked for first.
     asked["criterion"] = sorted(asked["criterion"])
     if asked["encoding"] is None:

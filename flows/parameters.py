@@ -1,12 +1,12 @@
 """What a sweep is asked to do: one frozen model, which is the form in the Prefect UI and the flags of the CLI."""
 
 import os
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from storage.sources.grammar import ways_to_name
-from tasks.vocabulary import Metric, NormState, Pooling, Precision, ProbeProtocol
+from tasks.vocabulary import NO_PROMPT, PROMPTS, TEXT, Metric, NormState, Pooling, Precision, ProbeProtocol
 
 # Of the columns that hold them.
 LARGEST_INTEGER = 2**31 - 1
@@ -15,8 +15,8 @@ LARGEST_BIGINT = 2**63 - 1
 DEFAULT_STORAGE = os.environ.get("LAYERSCOUT_STORAGE", "layerscout-out")
 
 
-class SweepParameters(BaseModel):
-    """One model × one data set, and how to look at them."""
+class AskedOfAll(BaseModel):
+    """One model × one data set, and how to look at them, whatever stands around the texts."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -56,6 +56,14 @@ class SweepParameters(BaseModel):
         "whitened_silhouette, h_score, class_mean_loo, knn_loo, class_separation, loes. Of the layer alone: "
         "effective_rank, anisotropy, top_variance_share, intrinsic_dimension.",
         min_length=1,
+    )
+    together: int = Field(
+        3,
+        ge=1,
+        le=8,
+        title="Layers together",
+        description="At most so many layers side by side: which further one tells more together with the chosen layer, "
+        "as long as left-out train rows are sure of it. 1: the chosen layer alone.",
     )
     depth_price: float = Field(
         0.0,
@@ -172,7 +180,7 @@ class SweepParameters(BaseModel):
     )
 
     @model_validator(mode="after")
-    def _address_of_a_cluster(self) -> "SweepParameters":
+    def _address_of_a_cluster(self) -> Self:
         if self.runner_address is not None and self.runner not in ("dask", "ray"):
             raise ValueError(
                 f"runner_address {self.runner_address} is the address of a cluster, which {self.runner} has not: set "
@@ -196,3 +204,53 @@ class SweepParameters(BaseModel):
     @classmethod
     def _once_each(cls, values: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(dict.fromkeys(values))
+
+
+class SweepParameters(AskedOfAll):
+    """One model × one data set, and how to look at them."""
+
+    prompt: str = Field(
+        NO_PROMPT,
+        title="Prompt",
+        description="What stands around every text: a template with {text} in it, and {label_names} for the classes' "
+        "names; or one-word, task (from the names of label column and classes), model (its own), none.",
+        min_length=1,
+        max_length=10_000,
+    )
+
+    @field_validator("prompt")
+    @classmethod
+    def _holds_the_text_once(cls, value: str) -> str:
+        return checked_prompt(value)
+
+
+class SearchParameters(AskedOfAll):
+    """One model × one data set with several prompts, one sweep each."""
+
+    prompt: tuple[str, ...] = Field(
+        (NO_PROMPT, "one-word", "task"),
+        title="Prompts",
+        description="What stands around every text: templates with {text} in them, and {label_names} for the classes' "
+        "names; or one-word, task, model, none. Without none there is nothing to tell a gain by.",
+        min_length=1,
+    )
+
+    @field_validator("prompt")
+    @classmethod
+    def _hold_the_text_once(cls, values: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(checked_prompt(each) for each in values))
+
+    def sweeps(self) -> list[SweepParameters]:
+        """One a prompt, in the order in which they were asked for."""
+        shared = self.model_dump(exclude={"prompt"})
+        return [SweepParameters(**shared, prompt=each) for each in self.prompt]
+
+
+def checked_prompt(value: str) -> str:
+    """Raises ValueError for what is neither the name of a prompt nor a template."""
+    if value not in PROMPTS and value.count(TEXT) != 1:
+        raise ValueError(
+            f"{value!r} is no prompt: a template holds {TEXT} once, in the place of the text, and there are "
+            f"{', '.join(PROMPTS)}"
+        )
+    return value

@@ -2,6 +2,12 @@
 
 from enum import StrEnum
 
+TEXT, LABEL_NAMES = "{text}", "{label_names}"
+"""What a prompt's template holds in the place of a text, and of the names of the classes."""
+NO_PROMPT = "none"
+PROMPTS = (NO_PROMPT, "one-word", "task", "model")
+"""The names of prompts; everything else is a template."""
+
 
 class Pooling(StrEnum):
     """How the token states of one text become one embedding. "Token" means a non-padding token."""

@@ -1,6 +1,7 @@
 """Looking before paying: what a data set is like, and what a sweep of it will cost. No server, nothing stored."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -16,9 +17,11 @@ from storage.results import check_database
 from tasks.data.dataset import Dataset, read_dataset
 from tasks.embedding.embedding_set import resolve_settings
 from tasks.embedding.model import resolve_model
+from tasks.embedding.prompts import resolve_prompt
 from tasks.preview.forecast import Forecast, count_tokens, forecast_scoring, forecast_sweep
 from tasks.preview.inspection import Inspection, inspect_table, warnings_of
 from tasks.preview.refusal import refuse_early
+from tasks.reporting.answer import one_line
 from tasks.scoring.criteria import check_criteria
 
 MOST_CLASSES_SHOWN = 30
@@ -56,10 +59,15 @@ def show_plan(parameters: SweepParameters) -> None:
     with working("Reading the data set and the model's configuration"):
         dataset, table = read_dataset(parameters.dataset, layout, **parameters.rows_asked)
         model = resolve_model(parameters.model, trust_remote_code=trust, weights=False)
+        asked = replace(settings_of(parameters), prompt=resolve_prompt(parameters.prompt, dataset, model))
         tokens = count_tokens(
-            model, table["text"].to_list(), max_length=parameters.max_length, trust_remote_code=trust
+            model,
+            table["text"].to_list(),
+            max_length=parameters.max_length,
+            prompt=asked.prompt,
+            trust_remote_code=trust,
         )
-        settings = resolve_settings(settings_of(parameters), model)
+        settings = resolve_settings(asked, model)
         refuse_early(model, settings, tokens)
         plan = forecast_sweep(layout, dataset, model, settings, tokens)
         seen = inspect_table(table, dataset.classes, token_counts=tokens, max_length=parameters.max_length)
@@ -74,6 +82,7 @@ def show_plan(parameters: SweepParameters) -> None:
             ("model", f"{model.id}: {model.family}, {model.layers} blocks, {plan.parameters:,} parameters"),
             ("data set", f"{dataset.id}: {dataset.train_rows:,} train and {dataset.test_rows:,} test rows"),
             ("classes", f"{len(dataset.classes)}"),
+            *([] if settings.prompt is None else [("prompt", one_line(settings.prompt))]),
             (
                 "texts",
                 f"{plan.tokens:,} tokens, {plan.cut_share:.1%} of the texts cut at {settings.max_length}",

@@ -25,6 +25,7 @@ from tasks.embedding.calibration import Calibration, budgets_of, calibrate
 from tasks.embedding.comparison import COMPARED_VERSION, NarrowDtypeError
 from tasks.embedding.embed import EMBED_VERSION, EmbeddedTexts, check_layers, choose_dtype, embed_tokens
 from tasks.embedding.model import LoadedModel, ModelFolder, load_model, resolve_model
+from tasks.embedding.prompts import with_prompt
 from tasks.embedding.set_records import (
     EmbeddingSet,
     ShardRecord,
@@ -62,6 +63,8 @@ class Settings:
     max_layer: int | None = None
     token_budget: int | None = None
     storage_dtype: ValueType = "float32"
+    prompt: str | None = None
+    """The template around every text, with `{text}` in it; None: nothing is."""
 
 
 @dataclass(frozen=True)
@@ -122,6 +125,8 @@ def embedding_set_id(dataset: Dataset, model: ModelFolder, settings: Settings) -
         "transformers": transformers.__version__,
         "embed_version": EMBED_VERSION,
     }
+    if settings.prompt is not None:
+        made_of["prompt"] = settings.prompt
     if model.runs_own_code:
         made_of["trust_remote_code"] = True
     if not model.tested:
@@ -357,7 +362,8 @@ def _load(model: ModelFolder, settings: Settings) -> LoadedModel:
                 "Name one revision (hf:OWNER/NAME@COMMIT), or bring the same files to every machine."
             )
         folder = here.folder
-    return load_model(folder, settings.dtype, settings.device, trust_remote_code=settings.trust_remote_code)
+    loaded = load_model(folder, settings.dtype, settings.device, trust_remote_code=settings.trust_remote_code)
+    return replace(loaded, tokenizer=with_prompt(loaded.tokenizer, settings.prompt))
 
 
 @task(name="plan-embedding-set", timeout_seconds=LONG_S, **RETRIED)

@@ -56,8 +56,8 @@ def check_room(tokenizer: Any, max_length: int) -> None:
     special = tokenizer.num_special_tokens_to_add()
     if special and max_length <= special:
         raise UserError(
-            f"Of {max_length} tokens (--max-length) none is left for the text: the tokenizer adds {special} of its own "
-            f"to each. Give at least {special + 1}."
+            f"Of {max_length} tokens (--max-length) none is left for the text: the tokenizer adds {special} to each, "
+            f"those of a prompt among them. Give at least {special + 1}."
         )
 
 

@@ -16,6 +16,7 @@ from storage.errors import UserError
 from tasks.embedding.backbone import find_blocks
 from tasks.embedding.model import without_bars
 from tasks.embedding.pooling import POOLINGS
+from tasks.embedding.prompts import with_prompt
 from tasks.vocabulary import Pooling
 
 SENTENCE_TRANSFORMERS_POOLING = {
@@ -58,11 +59,14 @@ def cut_config(config: transformers.PretrainedConfig, layer: int) -> transformer
     return config
 
 
-def save_cut(folder: Path, layer: int, into: Path, *, trust_remote_code: bool = False) -> None:
+def save_cut(
+    folder: Path, layer: int, into: Path, *, prompt: str | None = None, trust_remote_code: bool = False
+) -> None:
     """Write the model of `folder`, cut after `layer`, and its tokenizer into another folder.
 
     Weights keep the dtype that they are saved in. The tokenizer pads on the right, where no family's positions
-    depend on the padding, and gets a padding token if it has none: the mask keeps it out of every state.
+    depend on the padding, and gets a padding token if it has none: the mask keeps it out of every state. A prompt is
+    part of it.
 
     Raises:
         UserError: this family cannot be cut there.
@@ -96,6 +100,7 @@ def save_cut(folder: Path, layer: int, into: Path, *, trust_remote_code: bool = 
         )
         if not trust_remote_code:
             tokenizer.init_kwargs.pop("auto_map", None)
+        tokenizer = with_prompt(tokenizer, prompt)
         tokenizer.padding_side = "right"
         if tokenizer.pad_token is None:
             tokenizer.pad_token = (

@@ -8,7 +8,7 @@ from storage.sources.grammar import parse_source
 from tasks.exporting.cut import SENTENCE_TRANSFORMERS_POOLING
 from tasks.exporting.exported_check import ExportedCheck
 from tasks.exporting.recorded_run import Cut, RecordedRun, probe_row
-from tasks.reporting.answer import answer_sentence, p_value, percent, points
+from tasks.reporting.answer import answer_sentence, one_line, p_value, percent, points
 from tasks.scoring.probe import Probe
 
 
@@ -112,6 +112,7 @@ def write_model_card(found: Evidence) -> str:
         _table(found),
         _norm_state(found),
         "## Use",
+        _prompt(found),
         _use(found),
         "## Made of",
         f"Run `{run['run_id']}` (layerscout {run['code_version']}): model revision `{run['model_revision']}`, data "
@@ -150,6 +151,15 @@ def _table(found: Evidence) -> str:
         f"{percent(found.agreement)} of the rows get the label that the head gave them when it was fitted.",
     ]
     return "\n".join(lines)
+
+
+def _prompt(found: Evidence) -> str:
+    if found.run["prompt"] is None:
+        return ""
+    return (
+        f"The tokenizer puts every text into the prompt `{one_line(found.run['prompt'])}`, with which the layer was "
+        "chosen: give it the text alone, and no prompt of another library's beside it."
+    )
 
 
 def _norm_state(found: Evidence) -> str:

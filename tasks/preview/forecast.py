@@ -22,6 +22,7 @@ from tasks.embedding.embedding_set import (
     embedding_set_id,
 )
 from tasks.embedding.model import ModelFolder
+from tasks.embedding.prompts import with_prompt
 from tasks.embedding.set_records import kept_calibration, kept_plan
 from tasks.embedding.shards import plan_shards
 from tasks.embedding.tokens import check_known, check_room, tokenise
@@ -63,10 +64,16 @@ def count_tokens(
     texts: Sequence[str],
     *,
     max_length: int = 1 << 30,
+    prompt: str | None = None,
     trust_remote_code: bool = False,
 ) -> npt.NDArray[np.int32]:
-    """Tokens of each text, uncut: int32 [N]. `UserError` where `max_length` would leave no token of any text."""
+    """Tokens of each text with its prompt, uncut: int32 [N].
+
+    Raises:
+        UserError: `max_length` would leave no token of any text.
+    """
     tokenizer = load_tokenizer(Path(model.folder), trust_remote_code=trust_remote_code)
+    tokenizer = with_prompt(tokenizer, prompt)
     check_room(tokenizer, max_length)
     tokens = tokenise(tokenizer, texts, 1 << 30)
     check_known(tokens, tokenizer, model.id)

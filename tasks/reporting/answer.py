@@ -4,6 +4,8 @@ import math
 
 from tasks.reporting.layer_curves import LayerCurves, Row, Tables, answer_curves
 
+MOST_SHOWN = 60
+"""Characters of a prompt in a sentence; the table of figures has all of it."""
 SHIFT_LEVEL = 0.01
 """Test rows are said not to be like train rows below this p-value: one sweep in a hundred says it by chance."""
 
@@ -17,7 +19,8 @@ def answer_sentence(tables: Tables) -> str:
     curves = answer_curves(tables)
     if curves.choice is None:
         return f"No layer of {curves.run['model_id']} has been chosen for {curves.run['dataset_id']} yet."
-    return " ".join([*_beaten(curves), _choice_sentence(curves), *_sure(curves.choice), *_shifted(curves)])
+    told = [_choice_sentence(curves), *_sure(curves.choice), *_beside(curves), *_shifted(curves)]
+    return " ".join([*_beaten(curves), *told])
 
 
 def _beaten(curves: LayerCurves) -> list[str]:
@@ -46,6 +49,38 @@ def _sure(choice: Row) -> list[str]:
     ]
 
 
+def _beside(curves: LayerCurves) -> list[str]:
+    """What further layers add side by side with the chosen one, where train rows were sure that they do."""
+    both = curves.together
+    if both is None:
+        return []
+    interval = (
+        f"{points(both['gain_over_single'])} points, 95 % interval {points(both['gain_over_single_low'])} to "
+        f"{points(both['gain_over_single_high'])}, {p_value(both['gain_over_single_p_value'])}"
+    )
+    if both["gain_over_single_low"] > 0:
+        worth = f"more than alone ({interval})"
+    elif both["gain_over_single_high"] < 0:
+        worth = f"less than alone, so leave it at one ({interval})"
+    else:
+        worth = f"level with it alone ({interval})"
+    right = percent(both["accuracy"])
+    return [
+        f"Side by side with {others(both)} it is right on {right}, {worth}, at {both['size']} times the width."
+    ]
+
+
+def others(both: Row) -> str:
+    """The layers beside the first: `layer 1 (last pooling) and layer 30 (mean pooling, final_norm)`."""
+    named = []
+    for layer, pooling, state in list(
+        zip(both["layers"], both["poolings"], both["norm_states"], strict=True)
+    )[1:]:
+        states = "" if state == "as_returned" else f", {state}"
+        named.append(f"layer {layer} ({pooling} pooling{states})")
+    return " and ".join(named)
+
+
 def _shifted(curves: LayerCurves) -> list[str]:
     """Whether test rows are other than train rows, so that what was chosen on these may not suit those."""
     audit = curves.audit
@@ -61,7 +96,8 @@ def _choice_sentence(curves: LayerCurves) -> str:
     layer, last = curves.chosen, curves.last
     states = "" if curves.norm_state == "as_returned" else f", {curves.norm_state}"
     what = "the embedding output, " if layer == 0 else ""
-    where = f"layer {layer} of {last} ({what}{curves.pooling} pooling{states})"
+    prompt = "" if curves.prompt is None else f", with the prompt {shortened(curves.prompt)}"
+    where = f"layer {layer} of {last} ({what}{curves.pooling} pooling{states}{prompt})"
     audit = curves.audit
     if audit is None:
         return f"Take {where}: chosen from train rows, and not yet audited on test rows."
@@ -112,7 +148,9 @@ def key_figures(curves: LayerCurves) -> list[tuple[str, str, str]]:
     """(name, value, remark) of the figures that a reader asks for first."""
     if curves.choice is None or curves.chosen is None:
         return []
+    prompt = [] if curves.prompt is None else [("prompt", one_line(curves.prompt), "around every text")]
     figures = [
+        *prompt,
         ("chosen layer", f"{curves.chosen} of {curves.last}", f"depth {curves.chosen / curves.last:.2f}"),
         ("confidence", f"{100 * curves.choice['confidence']:.0f} %", _meant(curves.choice)),
     ]
@@ -135,6 +173,10 @@ def key_figures(curves: LayerCurves) -> list[tuple[str, str, str]]:
                 f"last layer {percent(audit['last_accuracy'])}",
             ),
         ]
+    if curves.together is not None:
+        both = curves.together
+        gain = f"{points(both['gain_over_single'])} points over the layer alone"
+        figures.append((f"beside {others(both)}", percent(both["accuracy"]), gain))
     if audit is not None and curves.baselines:
         words, majority = (percent(curves.baselines[name]["accuracy"]) for name in ("text", "majority"))
         gain = f"{points(audit['gain_over_text'])} points by the layer, {p_value(audit['gain_over_text_p_value'])}"
@@ -194,6 +236,17 @@ def marks(curves: LayerCurves, layer: int) -> list[str]:
             if point["layer"] == layer:
                 kinds.setdefault(point["kind"], []).append(silhouette.name)
     return found + [f"{kind} ({' + '.join(names)})" for kind, names in kinds.items()]
+
+
+def one_line(prompt: str) -> str:
+    """A template with its line breaks as signs."""
+    return prompt.replace("\n", "⏎")
+
+
+def shortened(prompt: str) -> str:
+    """A template for the middle of a sentence, in quotation marks of another kind than its own are likely to be."""
+    line = one_line(prompt)
+    return f"“{line if len(line) <= MOST_SHOWN else line[: MOST_SHOWN - 1] + '…'}”"
 
 
 def percent(fraction: float) -> str:

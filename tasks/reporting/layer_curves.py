@@ -61,10 +61,17 @@ class LayerCurves:
     """The row of `audit` that belongs to `choice`."""
     baselines: Mapping[str, Row]
     """Rows of `baseline` by name; empty for runs of versions that had none."""
+    together: Row | None
+    """The row of `representation` that is the answer; None where it is one layer, and for runs of older versions."""
 
     @property
     def name(self) -> str:
         return f"{self.pooling} · {self.norm_state}"
+
+    @property
+    def prompt(self) -> str | None:
+        """The template around every text; None: nothing was, or nobody knew of any then."""
+        return self.run.get("prompt")
 
     @property
     def is_answer(self) -> bool:
@@ -151,7 +158,13 @@ def _curves(tables: Tables, run: Row, pooling: str, norm_state: str) -> LayerCur
         baselines={
             row["name"]: row for row in rows_where(tables, "baseline", run_id=run["run_id"]).to_dicts()
         },
+        together=_together(rows_where(tables, "representation", run_id=run["run_id"], is_answer=True)),
     )
+
+
+def _together(rows: pl.DataFrame) -> Row | None:
+    found = [row for row in rows.to_dicts() if row["size"] > 1]
+    return found[0] if found else None
 
 
 def _accuracy(probe: pl.DataFrame) -> AccuracyCurve | None:

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from tasks.reporting.answer import answer_sentence, key_figures, p_value, percent, points
+from tasks.reporting.answer import answer_sentence, key_figures, one_line, p_value, percent, points
 from tasks.reporting.layer_curves import Row, Tables, layer_curves, rows_where
 from tasks.reporting.report_parts import (
     drawn,
@@ -169,6 +169,7 @@ def _provenance(tables: Tables, run: Row, described: Mapping[str, Row]) -> list[
         ("finished", execution and f"{execution['finished_at']:%Y-%m-%d %H:%M:%S %Z}"),
         ("device", execution.get("device") or run["device_kind"]),
         ("compute dtype", run["dtype"]),
+        ("prompt", run.get("prompt") and one_line(run["prompt"])),
         ("model", run["model_id"]),
         ("model revision", run["model_revision"]),
         (

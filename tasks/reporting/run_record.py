@@ -132,6 +132,7 @@ def stage_run(layout: Layout, record: SweepRecord) -> None:
                 "dtype": settings.dtype,
                 "device_kind": settings.device.split(":")[0],
                 "versions": json.dumps(run.versions, sort_keys=True),
+                "prompt": settings.prompt,
                 "schema_number": newest_migration(),
             },
         ),

@@ -26,6 +26,8 @@ PINNED = {
     6: "def5f118be3fe007",
     7: "982daf4196f4cedd",
     8: "8c2eadbdf357c7ae",
+    9: "559e5efd1614bdc0",
+    10: "b2fa26bf7abd2802",
 }
 
 

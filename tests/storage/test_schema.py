@@ -172,6 +172,16 @@ def sweep_rows(
             | {"accuracy": 0.4, "accuracy_low": 0.3, "accuracy_high": 0.5}
             for name in ("text", "majority")
         ],
+        "representation": [
+            {"run_id": run_id, "size": size, "is_answer": size == 2, "n_test": 50, "seconds": 0.5}
+            | {"layers": [2, 1][:size], "poolings": ["mean"] * size, "norm_states": ["as_returned"] * size}
+            | {"log_loss": 1.0 / size, "log_loss_gain": 0.5 * (size - 1), "log_loss_gain_error": 0.1 * (size - 1)}
+            | {"accuracy": accuracy[2] + gain}
+            | {f"gain_over_single{end}": gain for end in ("", "_low", "_high")}
+            | {f"gain_over_last{end}": 0.1 for end in ("", "_low", "_high")}
+            | {"gain_over_single_p_value": 0.5, "gain_over_last_p_value": 0.5}
+            for size, gain in ((1, 0.0), (2, 0.02))
+        ],
         "curve_audit": [
             KEY
             | {"run_id": run_id, "metric": "cosine", "silhouette_direction": "up", "accuracy_direction": "up"}
@@ -229,6 +239,11 @@ def test_every_table_view_and_column_has_a_comment() -> None:
         ("zone_audit", {"advantage": None}, "advantage of early is not inside minus outside accuracy"),
         ("zone_audit", {"best_outside": None}, "an advantage of early over no layer"),
         ("curve_audit", {"rank_correlation_low": 0.8}, "rank correlation of cosine is turned round"),
+        ("representation", {"is_answer": False}, "has 0 answers, not one"),
+        ("representation", {"layers": [9]}, "representation at layer 9: the model has 4 layers"),
+        ("representation", {"layers": [1]}, "its one layer is not the answer that is audited"),
+        ("representation", {"accuracy": 0.1}, "its one layer is not the answer that is audited"),
+        ("representation", {"gain_over_single": 0.1}, "gain of 1 layers is not over the one"),
     ],
 )
 def test_a_row_that_another_contradicts_is_refused_with_the_reason(

@@ -1,0 +1,47 @@
+"""Which prompt: one sweep for each, and their answers side by side."""
+
+from dataclasses import dataclass
+from uuid import UUID
+
+from prefect import flow
+
+from flows.layer_sweep import SweepOutcome, layer_sweep
+from flows.parameters import SearchParameters
+from flows.running.failure import failing_in_words
+from flows.running.progress import tell, working
+from flows.running.tags import tag_flow_run
+from tasks.choosing.prompt_choice import PromptAnswer, compare_prompts_task
+from tasks.scoring.criteria import check_criteria
+
+
+@dataclass(frozen=True)
+class SearchOutcome:
+    """What a search leaves: what each prompt was worth, and the sweep of the one to take."""
+
+    answers: list[PromptAnswer]
+    """One a prompt, in the order in which they were asked for."""
+    chosen: SweepOutcome
+    task_run_ids: tuple[UUID, ...]
+
+
+@flow(name="search", flow_run_name="{parameters.model} × {parameters.dataset}")
+@failing_in_words
+def search(parameters: SearchParameters) -> SearchOutcome:
+    """Sweep with each prompt, one after the other, and take the one that train rows speak for.
+
+    A prompt's sweep is a sub-flow run of its own: what an earlier execution finished is not computed again. Test rows
+    tell what the choice was worth, and take no part in it.
+    """
+    check_criteria(parameters.criterion)  # before anything is paid for
+    tag_flow_run(f"model:{parameters.model}", f"dataset:{parameters.dataset}")
+    swept: dict[str, SweepOutcome] = {}
+    for number, each in enumerate(parameters.sweeps(), start=1):
+        tell(f"{number} of {len(parameters.prompt)}: prompt {each.prompt}")
+        swept[each.prompt] = layer_sweep(each)
+    layout = next(iter(swept.values())).layout
+    tables = {prompt: outcome.tables for prompt, outcome in swept.items()}
+    with working("Comparing the prompts"):
+        comparing = compare_prompts_task.submit(layout, tables, parameters.seed)
+        answers = comparing.result()
+    best = next(each.prompt for each in answers if each.is_answer)
+    return SearchOutcome(answers, swept[best], (comparing.task_run_id,))

@@ -1,0 +1,278 @@
+"""Layers side by side: which ones tell more together with the chosen one, by train rows, and what that was worth.
+
+Ridge regression and the probe are given the standardised features of several layers in one row; nothing else changes.
+A second layer is found by the left-out log loss of both (`tasks/scoring/ridge.py`), a third by that of all three, and
+each is taken where the gain exceeds its paired error.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from prefect import get_run_logger, task
+
+from storage.staged import is_staged, read_staged, rows_of, stage
+from tasks.choosing.comparison import Comparison, compare
+from tasks.choosing.curve_choice import CurveChoice
+from tasks.curves import LayerOfRun
+from tasks.machine import use_all_cores
+from tasks.numerics.cores import cores
+from tasks.retries import LONG_S, RETRIED
+from tasks.scoring.layer_scores import read_rows
+from tasks.scoring.probe import fit_probe
+from tasks.scoring.ridge import ridge_leave_one_out
+
+MOST_TOGETHER = 3
+SURE_GAIN = 2.0
+"""In paired standard errors: the best of many candidates gains by chance alone."""
+COARSE = 6
+"""Layers of each curve that are tried at first; those around the best come after them."""
+
+PART = "representation"
+"""The table, and the name of the one part that a run stages of it."""
+
+Rows = npt.NDArray[np.float32]
+Losses = npt.NDArray[np.float64]
+Read = Callable[[LayerOfRun], Rows]
+
+
+@dataclass(frozen=True)
+class Together:
+    """Some layers side by side, by train rows alone."""
+
+    layers: tuple[LayerOfRun, ...]
+    """In the order in which they were found."""
+    log_loss: float
+    """Mean left-out log loss of ridge regression on all of them, in nats."""
+    gain: float
+    """By how much it is below that of all but the last; 0 of one layer."""
+    gain_error: float
+    """Standard error of the gain over the same rows."""
+    is_sure: bool
+    """Whether the gain exceeds it so often as was asked for, and the last layer is worth its width; of one, true."""
+
+
+def grow(
+    first: LayerOfRun,
+    losses: Losses,
+    candidates: Sequence[LayerOfRun],
+    read: Read,
+    labels: npt.NDArray[np.integer],
+    *,
+    most: int = MOST_TOGETHER,
+    sure_gain: float = SURE_GAIN,
+) -> list[Together]:
+    """One layer, then it and one more, and so on to `most`; the last one is the first that is not sure, if any is.
+
+    losses: of the first layer alone, [N]. read: the train rows [N, D] of a layer. labels: [N]. sure_gain: how many
+    paired standard errors a layer has to gain.
+    """
+    found = [_alone(first, losses)]
+    while found[-1].is_sure and len(found) < most:
+        layers = found[-1].layers
+        beside = _best_beside([read(each) for each in layers], labels, layers, candidates, read)
+        if beside is None:
+            break
+        best, of_all = beside
+        less = losses - of_all
+        error = float(less.std(ddof=1) / np.sqrt(len(less)))
+        gain = float(less.mean())
+        found.append(
+            Together((*layers, best), float(of_all.mean()), gain, error, is_sure=gain > sure_gain * error)
+        )
+        losses = of_all
+    return found
+
+
+def _alone(layer: LayerOfRun, losses: Losses) -> Together:
+    return Together((layer,), float(losses.mean()), 0.0, 0.0, is_sure=True)
+
+
+def _best_beside(
+    blocks: Sequence[Rows],
+    labels: npt.NDArray[np.integer],
+    taken: Sequence[LayerOfRun],
+    candidates: Sequence[LayerOfRun],
+    read: Read,
+) -> tuple[LayerOfRun, Losses] | None:
+    """The layer that gives the lowest mean loss beside those taken, and the losses [N]; None where no other is left.
+
+    Some layers of each curve are tried first, then those around the best, nearer and nearer.
+    """
+    tried: dict[LayerOfRun, Losses] = {}
+    depth = max(each.layer for each in candidates) + 1
+    step = -(-depth // COARSE)
+    some = _coarse(candidates, step)
+    while True:
+        new = [each for each in some if each not in tried and each not in taken]
+        with cores(torch.device("cpu")) as shared:
+            found = shared.map(lambda each: left_out_losses([*blocks, read(each)], labels), new)
+        tried.update(zip(new, found, strict=True))
+        if not tried:
+            return None
+        best = min(tried, key=lambda each: float(tried[each].mean()))
+        if step == 1:
+            return best, tried[best]
+        step = -(-step // 2)
+        some = _around(best, candidates, step)
+
+
+def left_out_losses(blocks: Sequence[Rows], labels: npt.NDArray[np.integer]) -> Losses:
+    """Of each train row, in nats: float64 [N], of layers [N, D] side by side."""
+    return ridge_leave_one_out(np.concatenate(blocks, axis=1), labels).log_loss
+
+
+def _coarse(candidates: Sequence[LayerOfRun], step: int) -> list[LayerOfRun]:
+    """Of each curve its last layer and every `step`-th before it."""
+    some = []
+    for _, curve in groupby(candidates, key=lambda each: (each.pooling, each.norm_state)):
+        some += sorted(curve, key=lambda each: -each.layer)[::step]
+    return some
+
+
+def _around(best: LayerOfRun, candidates: Sequence[LayerOfRun], step: int) -> list[LayerOfRun]:
+    at = (best.layer - step, best.layer + step)
+    return [
+        each
+        for each in candidates
+        if (each.pooling, each.norm_state) == (best.pooling, best.norm_state) and each.layer in at
+    ]
+
+
+def choose_together(
+    candidates: Sequence[LayerOfRun], chosen: Sequence[CurveChoice], most: int
+) -> list[Together]:
+    """What stands well beside the answer's layer, from train rows alone; nothing where it is staged already.
+
+    candidates: every layer of the run, curve by curve. chosen: of each curve, in their order.
+    """
+    first = _answer(candidates, chosen)
+    if is_staged(first.layout, first.run_id, PART, PART):
+        return []
+    left_out = read_staged(first.layout, first.run_id, "ridge_row", first.part).sort("row_id")
+    losses = left_out["log_loss"].to_numpy().astype(np.float64)
+    if most == 1:
+        return [_alone(first, losses)]
+    labels = read_rows(first)[0].y
+    use_all_cores()  # reading a layer asks for one thread
+
+    def read(layer: LayerOfRun) -> Rows:
+        return read_rows(layer)[0].X
+
+    return grow(first, losses, candidates, read, labels, most=most)
+
+
+def is_found_together(layer: LayerOfRun, most: int) -> bool:
+    """Whether no embeddings are needed for it: it is staged, for the run that the layer is of, or one layer is all."""
+    return most == 1 or is_staged(layer.layout, layer.run_id, PART, PART)
+
+
+def _answer(candidates: Sequence[LayerOfRun], chosen: Sequence[CurveChoice]) -> LayerOfRun:
+    """The layer that the run's answer takes: of the default choices the best score, of equals the shallowest."""
+    curves = [
+        list(layers) for _, layers in groupby(candidates, key=lambda each: (each.pooling, each.norm_state))
+    ]
+    told = [
+        (-choice.default.score, choice.default.layer, place)
+        for place, choice in enumerate(chosen)
+        if not choice.default.is_constant
+    ]
+    _, layer, place = min(told)
+    return next(each for each in curves[place] if each.layer == layer)
+
+
+def audit_together(found: Sequence[Together]) -> None:
+    """Stage `representation`: a probe of each on the test rows, against the single layer and the last of its curve.
+
+    The largest whose every step was sure is the answer. What was not sure is audited as well, for whoever wants to know
+    what it would have been worth.
+    """
+    if not found:
+        return
+    single = found[0].layers[0]
+    alone = _right(single)
+    last = _right(replace(single, layer=_last_layer(single)))
+    answer = max(len(each.layers) for each in found if each.is_sure)
+    rows = []
+    for each in found:
+        started = time.perf_counter()
+        right = alone if len(each.layers) == 1 else _probe(each.layers)
+        rows.append(
+            {
+                "size": len(each.layers),
+                "is_answer": len(each.layers) == answer,
+                "poolings": [layer.pooling.value for layer in each.layers],
+                "norm_states": [layer.norm_state.value for layer in each.layers],
+                "layers": [layer.layer for layer in each.layers],
+                "log_loss": each.log_loss,
+                "log_loss_gain": each.gain,
+                "log_loss_gain_error": each.gain_error,
+                "accuracy": float(right.mean()),
+                "n_test": len(right),
+                **_named("gain_over_single", compare(right, alone, seed=single.seed)),
+                **_named("gain_over_last", compare(right, last, seed=single.seed)),
+                "seconds": time.perf_counter() - started,
+            }
+        )
+    key = single.key().select("run_id")
+    stage(single.layout, single.run_id, PART, PART, rows_of(PART, key, rows))
+
+
+def _named(name: str, found: Comparison) -> dict[str, float]:
+    return {
+        name: found.difference,
+        f"{name}_low": found.low,
+        f"{name}_high": found.high,
+        f"{name}_p_value": found.p_value,
+    }
+
+
+def _last_layer(layer: LayerOfRun) -> int:
+    probes = read_staged(
+        layer.layout, layer.run_id, "probe", layer.layout.part(layer.pooling, layer.norm_state) + "-"
+    )
+    return int(probes["layer"].to_numpy().max())
+
+
+def _right(layer: LayerOfRun) -> npt.NDArray[np.bool_]:
+    """bool [test rows]: whether the probe of one layer, as it was staged, gave each its label."""
+    rows = read_staged(layer.layout, layer.run_id, "prediction", layer.part).sort("row_id")
+    return (rows["label"] == rows["predicted"]).to_numpy()
+
+
+def _probe(layers: Sequence[LayerOfRun]) -> npt.NDArray[np.bool_]:
+    """bool [test rows], of a probe on the layers side by side."""
+    splits = [read_rows(layer) for layer in layers]
+    use_all_cores()
+    train, test = (np.concatenate([split[i].X for split in splits], axis=1) for i in (0, 1))
+    y_train, y_test = splits[0][0].y, splits[0][1].y
+    found = fit_probe(train, y_train, test, y_test, seed=layers[0].seed)
+    return found.predictions == y_test
+
+
+@task(name="choose-together", timeout_seconds=LONG_S, **RETRIED)
+def choose_together_task(
+    candidates: list[LayerOfRun], chosen: list[CurveChoice], most: int
+) -> list[Together]:
+    """Which layers tell more side by side with the answer's, from train rows alone."""
+    found = choose_together(candidates, chosen, most)
+    for each in found[1:]:
+        taken = "taken" if each.is_sure else "not taken"
+        get_run_logger().info(
+            "%s layers side by side: left-out log loss %.4f ± %.4f lower, %s",
+            len(each.layers),
+            each.gain,
+            each.gain_error,
+            taken,
+        )
+    return found
+
+
+@task(name="audit-together", timeout_seconds=LONG_S, **RETRIED)
+def audit_together_task(found: list[Together]) -> None:
+    """What layers side by side were worth on the test rows."""
+    audit_together(found)
