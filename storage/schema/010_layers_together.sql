@@ -28,7 +28,7 @@ COMMENT ON TABLE representation IS
 COMMENT ON COLUMN representation.run_id IS 'The run.';
 COMMENT ON COLUMN representation.size IS 'How many layers stand side by side; 1 is the answer''s layer alone.';
 COMMENT ON COLUMN representation.is_answer IS
-    'The largest of which each further layer gained more than two paired standard errors of left-out log loss.';
+    'The largest of which each further layer gained more than a paired standard error of left-out log loss.';
 COMMENT ON COLUMN representation.poolings IS 'The pooling of each layer, in the order in which they were found.';
 COMMENT ON COLUMN representation.norm_states IS 'The norm state of each.';
 COMMENT ON COLUMN representation.layers IS 'The layers.';

@@ -27,7 +27,7 @@ PINNED = {
     7: "982daf4196f4cedd",
     8: "8c2eadbdf357c7ae",
     9: "559e5efd1614bdc0",
-    10: "b2fa26bf7abd2802",
+    10: "72e49542a320628b",
 }
 
 
