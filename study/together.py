@@ -125,29 +125,28 @@ def _row(
 
 
 def _tell(table: pl.DataFrame) -> None:
-    """Gains over the single layer and the last one, with each bar of sureness; a model's mean is over its sets."""
-    for model in table["model"].unique(maintain_order=True):
-        own = table.filter(model=model)
+    """Gains over the single layer and the last one, with each bar of sureness."""
+    models = table["model"].unique(maintain_order=True).to_list()
+    for name, own in [("both", table), *((model, table.filter(model=model)) for model in models)]:
         for bar in (0.0, SURE_GAIN, 2.0, 3.0):
-            chosen = [
-                _answer(part.sort("size"), bar) for _, part in own.group_by("dataset", maintain_order=True)
-            ]
-            gains = np.array([row["gain_over_single"] for row in chosen])
-            worse = [
-                row["dataset"] for row in chosen if row["gain_over_single"] < 0 and row["p_value"] < 0.05
-            ]
-            sizes = [row["size"] for row in chosen]
+            parts = own.group_by("model", "dataset")
+            chosen = pl.DataFrame([_answer(part.sort("size"), bar) for _, part in parts])
+            # A set that two models have seen counts once.
+            means = chosen.group_by("dataset").agg(pl.col("gain_over_single", "gain_over_last").mean())
+            gains = means.sort("dataset")["gain_over_single"].to_numpy()
             draws = np.random.default_rng(0).integers(0, len(gains), (4_000, len(gains)))
             low, high = np.percentile(gains[draws].mean(axis=1), [2.5, 97.5])
+            worse = chosen.filter(pl.col("gain_over_single") < 0, pl.col("p_value") < 0.05)
+            least, size = chosen["gain_over_single"].to_numpy().min(), chosen["size"].to_numpy().mean()
             print(
-                f"{model}, {len(gains)} sets, sure from {bar:.0f} errors on: {100 * gains.mean():+.2f} points over the "
-                f"single layer ({100 * low:+.2f} to {100 * high:+.2f}), worst {100 * gains.min():+.2f}, "
-                f"{np.mean(sizes):.1f} layers, significantly worse on {worse}; over the last "
-                f"{100 * np.mean([row['gain_over_last'] for row in chosen]):+.2f}"
+                f"{name}, {len(gains)} sets, from {bar:.0f} errors on: {100 * gains.mean():+.2f} points over one "
+                f"({100 * low:+.2f} to {100 * high:+.2f}), worst {100 * least:+.2f}, {size:.1f} layers, "
+                f"significantly worse on {len(worse)}; over the last "
+                f"{100 * means['gain_over_last'].to_numpy().mean():+.2f}"
             )
 
 
-def _answer(part: pl.DataFrame, bar: float) -> dict[str, float]:
+def _answer(part: pl.DataFrame, bar: float) -> dict[str, object]:
     rows = part.to_dicts()
     taken = rows[0]
     for row in rows[1:]:

@@ -175,7 +175,11 @@ def sweep_rows(
         "representation": [
             {"run_id": run_id, "size": size, "is_answer": size == 2, "n_test": 50, "seconds": 0.5}
             | {"layers": [2, 1][:size], "poolings": ["mean"] * size, "norm_states": ["as_returned"] * size}
-            | {"log_loss": 1.0 / size, "log_loss_gain": 0.5 * (size - 1), "log_loss_gain_error": 0.1 * (size - 1)}
+            | {
+                "log_loss": 1.0 / size,
+                "log_loss_gain": 0.5 * (size - 1),
+                "log_loss_gain_error": 0.1 * (size - 1),
+            }
             | {"accuracy": accuracy[2] + gain}
             | {f"gain_over_single{end}": gain for end in ("", "_low", "_high")}
             | {f"gain_over_last{end}": 0.1 for end in ("", "_low", "_high")}
