@@ -1,5 +1,6 @@
 """Which prompt: one sweep for each, and their answers side by side."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -10,6 +11,7 @@ from flows.parameters import SearchParameters
 from flows.running.failure import failing_in_words
 from flows.running.progress import tell, working
 from flows.running.tags import tag_flow_run
+from storage.errors import UserError
 from tasks.choosing.prompt_choice import PromptAnswer, compare_prompts_task
 from tasks.scoring.criteria import check_criteria
 
@@ -20,6 +22,8 @@ class SearchOutcome:
 
     answers: list[PromptAnswer]
     """One a prompt, in the order in which they were asked for."""
+    failed: Mapping[str, UserError]
+    """The prompts that could not be swept with, and why."""
     chosen: SweepOutcome
     task_run_ids: tuple[UUID, ...]
 
@@ -35,13 +39,20 @@ def search(parameters: SearchParameters) -> SearchOutcome:
     check_criteria(parameters.criterion)  # before anything is paid for
     tag_flow_run(f"model:{parameters.model}", f"dataset:{parameters.dataset}")
     swept: dict[str, SweepOutcome] = {}
+    failed: dict[str, UserError] = {}
     for number, each in enumerate(parameters.sweeps(), start=1):
         tell(f"{number} of {len(parameters.prompt)}: prompt {each.prompt}")
-        swept[each.prompt] = layer_sweep(each)
+        try:
+            swept[each.prompt] = layer_sweep(each)
+        except UserError as error:  # what one prompt lacks must not cost the others their turn
+            failed[each.prompt] = error
+            tell(f"Prompt {each.prompt} is left out: {error}")
+    if not swept:
+        raise next(iter(failed.values()))
     layout = next(iter(swept.values())).layout
     tables = {prompt: outcome.tables for prompt, outcome in swept.items()}
     with working("Comparing the prompts"):
         comparing = compare_prompts_task.submit(layout, tables, parameters.seed)
         answers = comparing.result()
     best = next(each.prompt for each in answers if each.is_answer)
-    return SearchOutcome(answers, swept[best], (comparing.task_run_id,))
+    return SearchOutcome(answers, failed, swept[best], (comparing.task_run_id,))

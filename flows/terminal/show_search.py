@@ -36,6 +36,8 @@ def show_search(outcome: SearchOutcome, storage: str) -> None:
         table.add_row(*(Text(printable(cell)) for cell in cells), style=style)
     console = Console(highlight=False)
     console.print(table)
+    for prompt, error in outcome.failed.items():
+        console.print(Text(printable(f"{one_line(prompt)} is left out: {error}")), soft_wrap=True)
     console.print()
     console.print(Text(printable(prompt_sentence(outcome.answers))), soft_wrap=True)
     console.print()
@@ -67,6 +69,7 @@ def search_as_json(outcome: SearchOutcome) -> dict[str, Any]:
     """For machines: what each prompt was worth, and the sweep of the one to take."""
     return {
         "prompts": [asdict(each) for each in outcome.answers],
+        "failed_prompts": {prompt: str(error) for prompt, error in outcome.failed.items()},
         "prompt_answer": prompt_sentence(outcome.answers),
         **outcome_as_json(outcome.chosen),
     }

@@ -21,8 +21,8 @@ from tasks.vocabulary import LABEL_NAMES, NO_PROMPT, TEXT
 
 ONE_WORD = f'This sentence: "{TEXT}" means in one word: "'
 """Jiang et al. 2024, PromptEOL, arXiv 2307.16645: the last token's state then stands for the whole text."""
-# More names than these say less than they cost: each is read with every text.
-MOST_NAMES = 20
+# Longer lists say less than they cost: they are read with every text, and take its room.
+MOST_NAMED = 120
 _PLAIN_COLUMNS = {"label", "labels", "class", "target", "y", "category"}
 _SENTENCE_TRANSFORMERS = "config_sentence_transformers.json"
 # Of the prompts that a model brings, the first of these names that it has, after its own default.
@@ -97,8 +97,8 @@ def _task(dataset: Dataset) -> str:
     """`{text}⏎The emotion of this text (anger, joy, sadness) is`, as far as column and classes have names."""
     column = dataset.label_column.replace("_", " ").strip()
     asked_for = "class" if column.lower() in _PLAIN_COLUMNS else column
-    named = [each for each in dataset.classes if not each.strip().lstrip("-").isdigit()]
-    names = f" ({_listed(named)})" if 0 < len(named) <= MOST_NAMES else ""
+    names = _listed([each for each in dataset.classes if not each.strip().lstrip("-").isdigit()])
+    names = f" ({names})" if 0 < len(names) <= MOST_NAMED else ""
     return f"{TEXT}\nThe {asked_for} of this text{names} is"
 
 

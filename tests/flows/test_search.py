@@ -13,10 +13,12 @@ from prefect.settings import temporary_settings
 from sentence_transformers import SentenceTransformer
 
 from flows.export import export_model
+from flows.grid_parameters import GridParameters
 from flows.parameters import SearchParameters, SweepParameters
 from flows.search import SearchOutcome, search
 from flows.terminal.show_search import prompt_sentence, search_as_json, show_search
 from storage.embeddings import read_layer
+from storage.errors import UserError
 from storage.layout import Layout
 from storage.results import query
 from tasks.choosing.comparison import Comparison, mcnemar_mid_p
@@ -35,9 +37,9 @@ def searched(
     asked: dict[str, Any] = {"model": f"path:{tiny_model}", "dataset": f"path:{tiny_dataset}"}
     storage = str(tmp_path_factory.mktemp("searched"))
     with temporary_settings({"PREFECT_API_URL": prefect_server}):
-        return search(
-            SearchParameters(**asked, prompt=("none", TEMPLATE, BEHIND), dtype="float32", storage=storage)
-        )
+        # The model has no prompt of its own: the others have their turn all the same.
+        prompts = ("none", TEMPLATE, "model", BEHIND)
+        return search(SearchParameters(**asked, prompt=prompts, dtype="float32", storage=storage))
 
 
 def storage_of(outcome: SearchOutcome) -> Layout:
@@ -49,6 +51,8 @@ def test_each_prompt_has_a_run_of_its_own_and_the_best_train_score_is_the_answer
 ) -> None:
     assert [each.prompt for each in searched.answers] == ["none", TEMPLATE, BEHIND]
     assert len({each.run_id for each in searched.answers}) == 3
+    assert list(searched.failed) == ["model"]
+    assert "brings no prompt of its own" in str(searched.failed["model"])
     (best,) = [each for each in searched.answers if each.is_answer]
     assert best.score == max(each.score for each in searched.answers)
     assert searched.chosen.run_id == best.run_id
@@ -118,6 +122,7 @@ def test_the_answer_names_its_prompt(searched: SearchOutcome, capsys: pytest.Cap
     show_search(searched, storage_of(searched).root)
     shown = " ".join(capsys.readouterr().out.split())
     assert prompt_sentence(searched.answers) in shown
+    assert "model is left out: path:" in shown
     assert sentence in shown
     told = json.loads(json.dumps(search_as_json(searched)))
     assert [each["prompt"] for each in told["prompts"]] == ["none", TEMPLATE, BEHIND]
@@ -176,9 +181,6 @@ def test_a_model_exported_with_its_prompt_gives_the_sweeps_embeddings(
 
 
 def test_a_grid_may_hold_a_pair_with_several_prompts_and_once_with_each(tmp_path: Path) -> None:
-    from flows.grid_parameters import GridParameters
-    from storage.errors import UserError
-
     def block(prompt: str) -> dict[str, Any]:
         return {"models": ["path:a"], "datasets": ["path:b"], "sweep": {"prompt": prompt}}
 
@@ -186,6 +188,17 @@ def test_a_grid_may_hold_a_pair_with_several_prompts_and_once_with_each(tmp_path
     assert [each.prompt for each in pairs] == ["none", "task"]
     with pytest.raises(UserError, match="path:a × path:b with task more than once"):
         GridParameters.model_validate({"blocks": [block("task"), block("task")]}).pairs()
+
+
+def test_where_no_prompt_can_be_swept_with_the_first_reason_is_told(
+    tiny_model: Path, tiny_dataset: Path, tmp_path: Path, prefect_server: str
+) -> None:
+    asked: dict[str, Any] = {"model": f"path:{tiny_model}", "dataset": f"path:{tiny_dataset}"}
+    with (
+        temporary_settings({"PREFECT_API_URL": prefect_server}),
+        pytest.raises(UserError, match="brings no prompt of its own"),
+    ):
+        search(SearchParameters(**asked, prompt=("model",), storage=str(tmp_path)))
 
 
 def test_what_is_no_prompt_is_refused() -> None:

@@ -120,7 +120,7 @@ def test_a_tokenizer_in_plain_python_takes_none() -> None:
         ("task", ("anger", "joy"), "emotion", "{text}\nThe emotion of this text (anger, joy) is"),
         ("task", ("anger", "joy"), "label", "{text}\nThe class of this text (anger, joy) is"),
         ("task", ("0", "1"), "is_spam", "{text}\nThe is spam of this text is"),
-        ("task", tuple(f"c{i}" for i in range(21)), "intent", "{text}\nThe intent of this text is"),
+        ("task", ("comp.os.ms-windows.misc",) * 6, "intent", "{text}\nThe intent of this text is"),
         ("Of {label_names}: {text}", ("a", "{text}"), "label", "Of a, text: {text}"),
     ],
 )
