@@ -250,7 +250,6 @@ def checked_prompt(value: str) -> str:
     """Raises ValueError for what is neither the name of a prompt nor a template."""
     if value not in PROMPTS and value.count(TEXT) != 1:
         raise ValueError(
-            f"{value!r} is no prompt: a template holds {TEXT} once, in the place of the text, and there are "
-            f"{', '.join(PROMPTS)}"
+            f"no prompt; a template holds {TEXT} once, in the place of the text, and there are {', '.join(PROMPTS)}"
         )
     return value

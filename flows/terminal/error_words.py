@@ -14,9 +14,8 @@ def flag_errors(error: ValidationError) -> list[str]:
             sentences[each["msg"]] = f"{each['msg'].removeprefix('Value error, ')}."
             continue
         flag = "--" + str(each["loc"][0]).replace("_", "-")
-        given = (
-            f"{flag} is missing." if each["type"] == "missing" else f"{flag} {each['input']}: {each['msg']}."
-        )
+        why = each["msg"].removeprefix("Value error, ")
+        given = f"{flag} is missing." if each["type"] == "missing" else f"{flag} {each['input']}: {why}."
         sentences.setdefault(flag, given)
     return list(sentences.values())
 
