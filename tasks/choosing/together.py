@@ -15,6 +15,7 @@ import numpy.typing as npt
 import torch
 from prefect import get_run_logger, task
 
+from storage.layout import Layout
 from storage.staged import is_staged, read_staged, rows_of, stage
 from tasks.choosing.comparison import Comparison, compare
 from tasks.choosing.curve_choice import CurveChoice
@@ -150,7 +151,7 @@ def choose_together(
 
     candidates: every layer of the run, curve by curve. chosen: of each curve, in their order.
     """
-    first = _answer(candidates, chosen)
+    first = answer_layer(candidates, chosen)
     if is_staged(first.layout, first.run_id, PART, PART):
         return []
     left_out = read_staged(first.layout, first.run_id, "ridge_row", first.part).sort("row_id")
@@ -171,17 +172,25 @@ def is_found_together(layer: LayerOfRun, most: int) -> bool:
     return most == 1 or is_staged(layer.layout, layer.run_id, PART, PART)
 
 
-def _answer(candidates: Sequence[LayerOfRun], chosen: Sequence[CurveChoice]) -> LayerOfRun:
-    """The layer that the run's answer takes: of the default choices the best score, of equals the shallowest."""
+def answer_layer(candidates: Sequence[LayerOfRun], chosen: Sequence[CurveChoice]) -> LayerOfRun:
+    """The layer that the run's answer takes: of the default choices the best score, of equals the shallowest.
+
+    Of poolings that come to the same, as of texts of one token, the first by the name of its parts, as in `collect`.
+    """
     curves = [
         list(layers) for _, layers in groupby(candidates, key=lambda each: (each.pooling, each.norm_state))
     ]
     told = [
-        (-choice.default.score, choice.default.layer, place)
-        for place, choice in enumerate(chosen)
+        (
+            -choice.default.score,
+            choice.default.layer,
+            Layout.part(layers[0].pooling, layers[0].norm_state),
+            place,
+        )
+        for place, (layers, choice) in enumerate(zip(curves, chosen, strict=True))
         if not choice.default.is_constant
     ]
-    _, layer, place = min(told)
+    _, layer, _, place = min(told)
     return next(each for each in curves[place] if each.layer == layer)
 
 
@@ -233,7 +242,7 @@ def _named(name: str, found: Comparison) -> dict[str, float]:
 
 def _last_layer(layer: LayerOfRun) -> int:
     probes = read_staged(
-        layer.layout, layer.run_id, "probe", layer.layout.part(layer.pooling, layer.norm_state) + "-"
+        layer.layout, layer.run_id, "probe", Layout.part(layer.pooling, layer.norm_state) + "-"
     )
     return int(probes["layer"].to_numpy().max())
 

@@ -11,7 +11,10 @@ import pytest
 
 from storage.layout import Layout
 from storage.results import query
-from tasks.choosing.together import SURE_GAIN, Together, grow, left_out_losses
+from tasks.choosing.choice import LayerChoice
+from tasks.choosing.curve_choice import CurveChoice
+from tasks.choosing.rules import DEFAULT_RULE
+from tasks.choosing.together import SURE_GAIN, Together, answer_layer, grow, left_out_losses
 from tasks.curves import LayerOfRun
 from tasks.data.dataset import Dataset
 from tasks.scoring.layer_scores import read_rows
@@ -109,6 +112,28 @@ def test_no_other_layer_leaves_one() -> None:
     rows, labels = planted({(Pooling.MEAN, 2): 0}, depth=6)
     found, _ = grown({FIRST: rows[FIRST]}, labels)
     assert [each.layers for each in found] == [(FIRST,)]
+
+
+def choice(number: int, score: float, *, is_constant: bool = False) -> CurveChoice:
+    chosen = LayerChoice(DEFAULT_RULE, number, 0.9, 0.0, "", is_constant, score)
+    return CurveChoice((chosen,), {})
+
+
+@pytest.mark.parametrize(
+    ("of_mean", "of_last", "answer"),
+    [
+        (choice(3, 0.5), choice(1, 0.6), layer(1, Pooling.LAST)),
+        (choice(3, 0.5), choice(1, 0.5), layer(1, Pooling.LAST)),
+        (choice(3, 0.5), choice(1, 0.9, is_constant=True), layer(3)),
+        # Of one and the same: `last` is read before `mean`.
+        (choice(2, 0.5), choice(2, 0.5), layer(2, Pooling.LAST)),
+    ],
+)
+def test_it_starts_from_the_runs_answer(
+    of_mean: CurveChoice, of_last: CurveChoice, answer: LayerOfRun
+) -> None:
+    every = [layer(number, pooling) for pooling in (Pooling.MEAN, Pooling.LAST) for number in range(4)]
+    assert answer_layer(every, [of_mean, of_last]) == answer
 
 
 def test_a_sweep_stages_what_stands_side_by_side_and_a_repeat_needs_no_embeddings(
