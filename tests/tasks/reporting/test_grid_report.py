@@ -16,7 +16,7 @@ SVG = b'<svg xmlns="http://www.w3.org/2000/svg"/>'
 
 @pytest.fixture(scope="module")
 def views(tmp_path_factory: pytest.TempPathFactory) -> dict[str, pl.DataFrame]:
-    """Those of the cookbook's five runs."""
+    """Those of the cookbook's eight runs."""
     storage: Path = tmp_path_factory.mktemp("example")
     example_storage(storage)
     return {view: query(f"{storage}/results.duckdb", f"SELECT * FROM {view}") for view in SHOWN}
@@ -26,7 +26,7 @@ def test_every_run_stands_with_its_answer(views: dict[str, pl.DataFrame]) -> Non
     html = render_grid(views, SVG)
     page = Page(html)
     assert page.all("h1") == [
-        "5 runs; the chosen layer: 4 level with the last layer, within noise; 1 is the last layer."
+        "8 runs; the chosen layer: 4 level with the last layer, within noise; 4 is the last layer."
     ]
     assert page.all("h2") == [
         "The answer of each run",
@@ -40,7 +40,7 @@ def test_every_run_stands_with_its_answer(views: dict[str, pl.DataFrame]) -> Non
     assert set(views["leaderboard"]["run_id"]) <= set(page.all("small"))
     assert base64.b64encode(SVG).decode() in html
     lines = [attributes for tag, attributes in page.tags if tag == "path" and "line" in attributes["class"]]
-    assert len(lines) == 5
+    assert len(lines) == 8
     links = [value for _, a in page.tags for name, value in a.items() if name in ("src", "href")]
     assert not [link for link in links if not link.startswith(("#", "data:"))]
 
@@ -57,7 +57,7 @@ def test_what_each_run_cost_is_told_in_its_row(views: dict[str, pl.DataFrame]) -
         [row["dataset_id"], f"{row['tokens']:,}", *(seconds_of(row[f"{name}_seconds"]) for name in names)]
         for row in views["cost"].to_dicts()
     ]
-    assert len(told) == 5
+    assert len(told) == 8
 
 
 def seconds_of(spent: float | None) -> str:

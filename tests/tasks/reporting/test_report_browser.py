@@ -221,11 +221,11 @@ def test_print_opens_what_is_folded(page):
 
 
 def test_many_runs_are_drawn_and_read_by_keyboard(grid_page):
-    assert text(grid_page, "h1").startswith("5 runs; the chosen layer: ")
-    assert len(grid_page.find_elements(By.CSS_SELECTOR, "#main tbody:first-of-type .gain .middle")) == 5
+    assert text(grid_page, "h1").startswith("8 runs; the chosen layer: ")
+    assert len(grid_page.find_elements(By.CSS_SELECTOR, "#main tbody:first-of-type .gain .middle")) == 8
     assert grid_page.execute_script("return document.querySelector('.sheet img').naturalWidth") > 0
     legend = grid_page.find_elements(By.CSS_SELECTOR, "figure .legend li")
-    assert len(grid_page.find_elements(By.CSS_SELECTOR, "svg.depth path.line")) == len(legend) == 5
+    assert len(grid_page.find_elements(By.CSS_SELECTOR, "svg.depth path.line")) == len(legend) == 8
     focus(grid_page, "details summary")
     press(grid_page, Keys.ENTER)
     cells = grid_page.find_elements(By.CSS_SELECTOR, "details[open] tbody td")
