@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import TypeVar
@@ -11,10 +12,12 @@ from flows.parameters import SweepParameters
 from storage.layout import Layout
 from storage.results import merge
 from tasks.choosing.curve_choice import audit, choose
+from tasks.choosing.together import audit_together, choose_together
 from tasks.curves import curves_of, drawn_layers, layers_of
 from tasks.data.dataset import prepare_dataset
 from tasks.embedding.embedding_set import embed_shard, plan_embedding_set, resolve_settings
 from tasks.embedding.model import resolve_model
+from tasks.embedding.prompts import resolve_prompt
 from tasks.machine import CORES
 from tasks.reporting.artifacts import write_report
 from tasks.reporting.run_record import Execution, SweepRecord, collect, stage_run
@@ -31,7 +34,8 @@ def plain_sweep(parameters: SweepParameters, execution_id: str = "plain", *, rep
     layout = Layout(parameters.storage)
     dataset = prepare_dataset(parameters.dataset, layout, **parameters.rows_asked)
     model = resolve_model(parameters.model)
-    settings = resolve_settings(settings_of(parameters))
+    prompt = resolve_prompt(parameters.prompt, dataset, model)
+    settings = replace(resolve_settings(settings_of(parameters)), prompt=prompt)
     planned = plan_embedding_set(layout, dataset, model, settings)
     run = describe_run(parameters, planned.id)
     shards = in_threads(
@@ -53,7 +57,9 @@ def plain_sweep(parameters: SweepParameters, execution_id: str = "plain", *, rep
             for curve, choice in zip(curves, chosen, strict=True)
         ]
     )
-    in_threads([partial(audit, curve, choice) for curve, choice in zip(curves, chosen, strict=True)])
+    together = choose_together(layers, chosen, parameters.together)
+    audits = [partial(audit, curve, choice) for curve, choice in zip(curves, chosen, strict=True)]
+    in_threads([*audits, partial(audit_together, together)])
     execution = Execution(execution_id, started_at, datetime.now(UTC), settings.device)
     stage_run(layout, SweepRecord(run, execution, dataset, model, settings, planned, tuple(shards)))
     tables = collect(layout, run.id)

@@ -154,10 +154,11 @@ def _table(found: Evidence) -> str:
 
 
 def _prompt(found: Evidence) -> str:
-    if found.run["prompt"] is None:
+    prompt = found.run.get("prompt")  # runs of older versions do not say
+    if prompt is None:
         return ""
     return (
-        f"The tokenizer puts every text into the prompt `{one_line(found.run['prompt'])}`, with which the layer was "
+        f"The tokenizer puts every text into the prompt `{one_line(prompt)}`, with which the layer was "
         "chosen: give it the text alone, and no prompt of another library's beside it."
     )
 

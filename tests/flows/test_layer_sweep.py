@@ -193,8 +193,9 @@ def test_storage_on_s3_gives_the_same_tables(
 def test_the_server_records_every_task_run_and_artifact(tiny_sweep: Tiny, prefect_server: str) -> None:
     flow_run = tiny_sweep[2]["flow_run_id"]
     states = _task_states(prefect_server, flow_run)
-    # dataset, model, plan, one shard, the words, 16 layers, projection, choice and audit of 4 curves, summary, report
-    assert len(states) == 3 + 1 + 1 + 16 + 3 * 4 + 2
+    # dataset, model, plan, one shard, the words, 16 layers, projection, choice and audit of 4 curves, those of layers
+    # side by side, summary, report
+    assert len(states) == 3 + 1 + 1 + 16 + 3 * 4 + 2 + 2
     assert set(states) == {"COMPLETED"}
     found = ask(prefect_server, "artifacts/filter", {"artifacts": {"flow_run_id": {"any_": [flow_run]}}})
     kinds = {each["key"].split("-tiny")[0] for each in found}

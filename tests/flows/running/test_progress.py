@@ -126,6 +126,7 @@ def test_a_sweep_without_a_terminal_leaves_a_log_of_whole_lines(
         "Reading the words alone",
         "Choosing",
         "Projecting",
+        "Looking for layers to stand side by side",
         "Auditing",
         "Merging the results",
         "Writing the report",
