@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import TypeVar
@@ -35,7 +34,7 @@ def plain_sweep(parameters: SweepParameters, execution_id: str = "plain", *, rep
     dataset = prepare_dataset(parameters.dataset, layout, **parameters.rows_asked)
     model = resolve_model(parameters.model)
     prompt = resolve_prompt(parameters.prompt, dataset, model)
-    settings = replace(resolve_settings(settings_of(parameters)), prompt=prompt)
+    settings = resolve_settings(settings_of(parameters, prompt))
     planned = plan_embedding_set(layout, dataset, model, settings)
     run = describe_run(parameters, planned.id)
     shards = in_threads(

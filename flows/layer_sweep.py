@@ -121,7 +121,7 @@ def _sweep(parameters: SweepParameters, engine: Engine) -> SweepOutcome:
     futures += [preparing, resolving]
     with working("Reading the data set and the model"):
         dataset, model = preparing.result(), resolving.result()
-    asked = replace(settings_of(parameters), prompt=resolve_prompt(parameters.prompt, dataset, model))
+    asked = settings_of(parameters, resolve_prompt(parameters.prompt, dataset, model))
     planning = engine.submit(plan_embedding_set_task, layout, dataset, model, asked)
     futures.append(planning)
     with working("Planning the shards"):
@@ -222,8 +222,11 @@ def _finish(
     return outcomes
 
 
-def settings_of(parameters: SweepParameters) -> Settings:
-    """How embeddings are to be made; device, dtype and prompt are resolved where model and classes are known."""
+def settings_of(parameters: SweepParameters, prompt: str | None = None) -> Settings:
+    """How embeddings are to be made, with the template that the prompt came to once model and classes were known.
+
+    Device and dtype are resolved where the work will run.
+    """
     return Settings(
         poolings=parameters.pooling,
         norm_states=parameters.norm_state,
@@ -234,6 +237,7 @@ def settings_of(parameters: SweepParameters) -> Settings:
         max_layer=parameters.max_layer,
         token_budget=parameters.token_budget,
         storage_dtype=parameters.storage_dtype,
+        prompt=prompt,
     )
 
 

@@ -55,13 +55,16 @@ def _held_out_best(curve: Curve) -> float:
 
 def over_sets(curves: Sequence[Curve], values: Sequence[float]) -> OverSets:
     """The mean over data sets of one value a curve."""
-    means = set_means(curves, values)
-    mean = float(np.mean(list(means.values())))
-    half = np.nan
+    mean, low, high = mean_of_sets(list(set_means(curves, values).values()))
+    return OverSets(mean, low, high, float(np.max(values)))
+
+
+def mean_of_sets(means: Sequence[float]) -> tuple[float, float, float]:
+    """Of one value a data set the mean and its 95 % interval (Student's t, sets being drawn); NaN of one set."""
+    mean, half = float(np.mean(means)), np.nan
     if len(means) > 1:
-        error = np.std(list(means.values()), ddof=1) / len(means) ** 0.5
-        half = float(t.ppf(0.975, len(means) - 1) * error)
-    return OverSets(mean, mean - half, mean + half, float(np.max(values)))
+        half = float(t.ppf(0.975, len(means) - 1) * np.std(means, ddof=1) / len(means) ** 0.5)
+    return mean, mean - half, mean + half
 
 
 def set_means(curves: Sequence[Curve], values: Sequence[float]) -> dict[str, float]:

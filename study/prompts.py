@@ -7,12 +7,12 @@ Each set's prompt is chosen as `layerscout search` does, by train rows; test row
 import sys
 from pathlib import Path
 
-import numpy as np
 import polars as pl
 
 from storage.layout import Layout
 from storage.results import query
 from storage.sources.grammar import parse_source
+from study.measures import mean_of_sets
 from tasks.choosing.prompt_choice import compare_prompts
 from tasks.reporting.run_record import collect
 from tasks.vocabulary import NO_PROMPT
@@ -52,11 +52,10 @@ def main(storage: str) -> None:
     table.write_csv(RESULTS, float_precision=5)
     for name, part in [("chosen by train rows", table.filter("is_answer")), *table.group_by("prompt")]:
         gains = part["over_no_prompt"].to_numpy()
-        draws = np.random.default_rng(0).integers(0, len(gains), (4_000, len(gains)))
-        low, high = np.percentile(gains[draws].mean(axis=1), [2.5, 97.5])
+        mean, low, high = mean_of_sets(gains.tolist())
         worse = part.filter(pl.col("over_no_prompt") < 0, pl.col("p_value") < 0.05)["dataset"].to_list()
         print(
-            f"{name if isinstance(name, str) else name[0]}, {len(part)} sets: {100 * gains.mean():+.2f} points over no "
+            f"{name if isinstance(name, str) else name[0]}, {len(part)} sets: {100 * mean:+.2f} points over no "
             f"prompt ({100 * low:+.2f} to {100 * high:+.2f}), worst {100 * gains.min():+.2f}, significantly worse on "
             f"{worse}"
         )

@@ -6,6 +6,7 @@ Read from the embeddings that a grid kept (`keep_embeddings: true`). What was fo
 
 import json
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ import polars as pl
 from storage.layout import Layout
 from storage.staged import read_staged
 from study.curves import Curve, read_curves
+from study.measures import mean_of_sets
 from tasks.choosing.comparison import compare
 from tasks.choosing.together import MOST_TOGETHER, SURE_GAIN, Losses, Rows, Together, grow, left_out_losses
 from tasks.curves import LayerOfRun
@@ -48,9 +50,8 @@ def _find(layout: Layout, run_id: str, curves: list[Curve]) -> list[dict[str, ob
     run = read_staged(layout, run_id, "run").row(0, named=True)
     described = read_staged(layout, run_id, "dataset").row(0, named=True)
     described["classes"] = tuple(described["classes"])
-    dataset = Dataset(
-        uri=layout.dataset(described["fingerprint"]), **{name: described[name] for name in _DESCRIBED}
-    )
+    described["uri"] = layout.dataset(described["fingerprint"])
+    dataset = Dataset(**{field.name: described[field.name] for field in fields(Dataset)})
     folder = Path(layout.root, "embeddings", run["embedding_set_id"])
     shards = tuple(str(each) for each in sorted(folder.glob("*.parquet")))
     candidates = [
@@ -92,20 +93,6 @@ def _find(layout: Layout, run_id: str, curves: list[Curve]) -> list[dict[str, ob
     ]
 
 
-_DESCRIBED = (
-    "id",
-    "source",
-    "fingerprint",
-    "revision",
-    "classes",
-    "text_column",
-    "label_column",
-    "train_rows",
-    "test_rows",
-    "test_is_made",
-)
-
-
 def _row(
     curve: Curve, found: Together, right: np.ndarray, single: np.ndarray, last: np.ndarray
 ) -> dict[str, object]:
@@ -133,13 +120,11 @@ def _tell(table: pl.DataFrame) -> None:
             chosen = pl.DataFrame([_answer(part.sort("size"), bar) for _, part in parts])
             # A set that two models have seen counts once.
             means = chosen.group_by("dataset").agg(pl.col("gain_over_single", "gain_over_last").mean())
-            gains = means.sort("dataset")["gain_over_single"].to_numpy()
-            draws = np.random.default_rng(0).integers(0, len(gains), (4_000, len(gains)))
-            low, high = np.percentile(gains[draws].mean(axis=1), [2.5, 97.5])
+            mean, low, high = mean_of_sets(means["gain_over_single"].to_list())
             worse = chosen.filter(pl.col("gain_over_single") < 0, pl.col("p_value") < 0.05)
             least, size = chosen["gain_over_single"].to_numpy().min(), chosen["size"].to_numpy().mean()
             print(
-                f"{name}, {len(gains)} sets, from {bar:.0f} errors on: {100 * gains.mean():+.2f} points over one "
+                f"{name}, {len(means)} sets, from {bar:.0f} errors on: {100 * mean:+.2f} points over one "
                 f"({100 * low:+.2f} to {100 * high:+.2f}), worst {100 * least:+.2f}, {size:.1f} layers, "
                 f"significantly worse on {len(worse)}; over the last "
                 f"{100 * means['gain_over_last'].to_numpy().mean():+.2f}"

@@ -1,7 +1,6 @@
 """Looking before paying: what a data set is like, and what a sweep of it will cost. No server, nothing stored."""
 
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -59,7 +58,7 @@ def show_plan(parameters: SweepParameters) -> None:
     with working("Reading the data set and the model's configuration"):
         dataset, table = read_dataset(parameters.dataset, layout, **parameters.rows_asked)
         model = resolve_model(parameters.model, trust_remote_code=trust, weights=False)
-        asked = replace(settings_of(parameters), prompt=resolve_prompt(parameters.prompt, dataset, model))
+        asked = settings_of(parameters, resolve_prompt(parameters.prompt, dataset, model))
         tokens = count_tokens(
             model,
             table["text"].to_list(),

@@ -8,6 +8,7 @@ import numpy.typing as npt
 import polars as pl
 from prefect import get_run_logger, task
 
+from storage.layout import Layout
 from storage.staged import read_staged, rows_of, stage
 from tasks.choosing.audit import (
     audit_choice,
@@ -127,6 +128,12 @@ def audit(curve: CurveOfRun, chosen: CurveChoice) -> None:
         for name, score in scores.items()
     ]
     _stage(curve, "score_audit", scored)
+
+
+def right_on_test(layout: Layout, run_id: str, part: str) -> npt.NDArray[Any]:
+    """bool [test rows], in the order of their ids: whether a layer's probe, as it was staged, gave each its label."""
+    rows = read_staged(layout, run_id, "prediction", part).sort("row_id")
+    return (rows["label"] == rows["predicted"]).to_numpy()
 
 
 def _right_by_text(curve: CurveOfRun) -> npt.NDArray[Any]:

@@ -12,8 +12,8 @@ from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
 from storage.layout import Layout
-from storage.staged import read_staged
 from tasks.choosing.comparison import Comparison, compare
+from tasks.choosing.curve_choice import right_on_test
 from tasks.retries import RETRIED, SHORT_S
 from tasks.vocabulary import NO_PROMPT
 
@@ -70,10 +70,8 @@ def compare_prompts(
 
 
 def _right(layout: Layout, answer: Mapping[str, Any]) -> npt.NDArray[np.bool_]:
-    """bool [test rows], in the order of their ids: whether the probe of the answer's layer gave each its label."""
     part = Layout.part(answer["pooling"], answer["norm_state"], answer["layer"])
-    rows = read_staged(layout, answer["run_id"], "prediction", part).sort("row_id")
-    return (rows["label"] == rows["predicted"]).to_numpy()
+    return right_on_test(layout, answer["run_id"], part)
 
 
 # Hashing the tables for a cache of results, which nobody reads, would cost more than passing them.

@@ -18,7 +18,7 @@ from prefect import get_run_logger, task
 from storage.layout import Layout
 from storage.staged import is_staged, read_staged, rows_of, stage
 from tasks.choosing.comparison import Comparison, compare
-from tasks.choosing.curve_choice import CurveChoice
+from tasks.choosing.curve_choice import CurveChoice, right_on_test
 from tasks.curves import LayerOfRun
 from tasks.machine import use_all_cores
 from tasks.numerics.cores import cores
@@ -203,8 +203,9 @@ def audit_together(found: Sequence[Together]) -> None:
     if not found:
         return
     single = found[0].layers[0]
-    alone = _right(single)
-    last = _right(replace(single, layer=_last_layer(single)))
+    alone = right_on_test(single.layout, single.run_id, single.part)
+    at_last = replace(single, layer=_last_layer(single))
+    last = right_on_test(single.layout, single.run_id, at_last.part)
     answer = max(len(each.layers) for each in found if each.is_sure)
     rows = []
     for each in found:
@@ -245,12 +246,6 @@ def _last_layer(layer: LayerOfRun) -> int:
         layer.layout, layer.run_id, "probe", Layout.part(layer.pooling, layer.norm_state) + "-"
     )
     return int(probes["layer"].to_numpy().max())
-
-
-def _right(layer: LayerOfRun) -> npt.NDArray[np.bool_]:
-    """bool [test rows]: whether the probe of one layer, as it was staged, gave each its label."""
-    rows = read_staged(layer.layout, layer.run_id, "prediction", layer.part).sort("row_id")
-    return (rows["label"] == rows["predicted"]).to_numpy()
 
 
 def _probe(layers: Sequence[LayerOfRun]) -> npt.NDArray[np.bool_]:

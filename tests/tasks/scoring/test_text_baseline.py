@@ -66,9 +66,19 @@ def test_rows_are_staged_once_and_many_are_sampled(tmp_path: Path, monkeypatch: 
     )
     uri = str(tmp_path / "table.parquet")
     table.write_parquet(uri)
-    names = {"id": "made-up", "source": "path", "fingerprint": "0" * 32, "revision": "", "uri": uri}
-    columns = {"classes": ("bad", "good"), "text_column": "text", "label_column": "label"}
-    dataset = Dataset(**names, **columns, train_rows=300, test_rows=60, test_is_made=False)  # type: ignore[arg-type]
+    dataset = Dataset(
+        id="made-up",
+        source="path",
+        uri=uri,
+        fingerprint="0" * 32,
+        revision="",
+        classes=("bad", "good"),
+        text_column="text",
+        label_column="label",
+        train_rows=300,
+        test_rows=60,
+        test_is_made=False,
+    )
     layout = Layout(str(tmp_path))
     monkeypatch.setattr(text_baseline, "MOST_ROWS", 200)
     score_text(layout, "run", dataset, 0)
