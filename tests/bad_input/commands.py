@@ -1,5 +1,6 @@
 """Command lines and grids that ask for what there is not, and models that are none."""
 
+import atexit
 import json
 import shutil
 from collections.abc import Callable
@@ -36,8 +37,9 @@ def _source(given: str, flags: str) -> Case:
 
 @cache
 def _saved_model() -> Path:
-    """A random Llama of 3 blocks with a word tokenizer, in a folder of this process."""
+    """A random Llama of 3 blocks with a word tokenizer, in a folder that this process removes as it ends."""
     folder = Path(mkdtemp(prefix="layerscout-tiny-"))
+    atexit.register(shutil.rmtree, folder)
     save_tiny_model(folder)
     return folder
 
