@@ -248,6 +248,16 @@ def export(
     *,
     out: Annotated[Path, Parameter(help="Folder to write; it appears whole or not at all.")],
     layer: Annotated[int | None, Parameter(help="Another layer than the chosen one.")] = None,
+    together: Annotated[
+        bool,
+        Parameter(
+            negative=(), help="The layers that the run found to tell more side by side, not the one alone."
+        ),
+    ] = False,
+    width: Annotated[
+        int | None,
+        Parameter(help="Reduce embeddings to so many dimensions, by principal components of the train rows."),
+    ] = None,
     trust_remote_code: Annotated[
         bool,
         Parameter(negative=(), help="Run Python code that the model's repository brings, as its sweep did."),
@@ -266,7 +276,15 @@ def export(
 
     # A scheduler ends a command so: then too, nothing half written stays.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    found = export_model(Layout(storage), run, out, layer=layer, trust_remote_code=trust_remote_code)
+    found = export_model(
+        Layout(storage),
+        run,
+        out,
+        layer=layer,
+        together=together,
+        width=width,
+        trust_remote_code=trust_remote_code,
+    )
     show_export(found, out)
 
 

@@ -1,4 +1,4 @@
-"""The chosen layer as a model: cut, head fitted, everything checked, and only then put where it was asked for."""
+"""What a run chose as a model: cut, head fitted, everything checked, and only then put where it was asked for."""
 
 import hashlib
 import os
@@ -16,82 +16,105 @@ from flows.running.progress import Pace, progress_bar, working
 from storage.embeddings import Layer
 from storage.errors import UserError
 from storage.layout import Layout
+from tasks.choosing.comparison import compare
 from tasks.embedding.model import load_model
 from tasks.embedding.prompts import with_prompt
-from tasks.exporting.cut import SENTENCE_TRANSFORMERS_POOLING, save_cut, write_sentence_transformers
-from tasks.exporting.exported_check import check_exported, exported_norm_state, whole_model_embeddings
+from tasks.exporting.cut import cut_model
+from tasks.exporting.exported_check import check_exported, whole_model_embeddings
 from tasks.exporting.linear_head import (
-    audit_again,
     fit_head,
     fresh_features,
     kept_features,
+    labels_of_test,
     plan_features,
+    reduced,
     refuse_another,
-    refuse_worse,
+    train_rows,
     write_head,
 )
 from tasks.exporting.model_card import Evidence, evidence_of, write_model_card
-from tasks.exporting.recorded_run import Cut, RecordedRun, check_layer, find_recorded_run, keeps_embeddings
+from tasks.exporting.recorded_run import RecordedRun, cut_of, find_recorded_run, keeps_embeddings
+from tasks.exporting.reduction import fit_reduction
+from tasks.exporting.sentence_transformers_files import write_sentence_transformers
+from tasks.exporting.states import Cut
 from tasks.machine import machine_lock
-from tasks.vocabulary import NormState, Pooling
 
 
 def export_model(
-    layout: Layout, run_id: str, out: Path, *, layer: int | None = None, trust_remote_code: bool = False
+    layout: Layout,
+    run_id: str,
+    out: Path,
+    *,
+    layer: int | None = None,
+    together: bool = False,
+    width: int | None = None,
+    trust_remote_code: bool = False,
 ) -> Evidence:
-    """Write the model of a run, cut after its chosen layer, with tokenizer, pooling, linear head and model card.
+    """Write the model of a run, cut after what it chose, with tokenizer, pooling, linear head and model card.
 
     Args:
         layout: of the storage that holds the run.
         run_id: of a finished run, or the first digits of it.
         out: folder to write; it appears whole or not at all.
         layer: another layer than the chosen one.
+        together: the layers that the run found to tell more side by side, in place of the one.
+        width: dimensions of an embedding, by principal components of the train rows; None leaves it as it is.
         trust_remote_code: run the Python code that the model brings, where the run did.
 
-    Where the run measured the layer before the final norm, which a model that ends there always applies, the head is
-    fitted and audited again behind it.
-
     Raises:
-        UserError: no such run or layer, `out` is taken, the model has changed or cannot be cut, or the chosen layer is
-            significantly worse behind the final norm and was not named by hand.
+        UserError: no such run or layer, `out` is taken, or the model has changed or cannot be cut.
     """
     out = _check_target(out)
     with working("Finding the run and its model"):
         run = find_recorded_run(layout, run_id, trust_remote_code=trust_remote_code)
-    cut_after = run.answer["layer"] if layer is None else layer
-    check_layer(run, cut_after)
-    pooling, chosen_as = Pooling(run.answer["pooling"]), NormState(run.answer["norm_state"])
-    source, trust = Path(run.model.folder), run.settings.trust_remote_code
+        cut = cut_of(run, layer, together=together)
     with _beside(out) as folder:
         with working("Loading the whole model"):
-            whole = load_model(run.model.folder, "float32", run.settings.device, trust_remote_code=trust)
+            whole = load_model(
+                run.model.folder,
+                "float32",
+                run.settings.device,
+                trust_remote_code=run.settings.trust_remote_code,
+            )
             whole = replace(whole, tokenizer=with_prompt(whole.tokenizer, run.settings.prompt))
-        cut = Cut(cut_after, pooling, chosen_as, exported_norm_state(whole, cut_after, chosen_as))
-        with working(f"Cutting after layer {cut.layer}"):
-            save_cut(source, cut.layer, folder, prompt=run.settings.prompt, trust_remote_code=trust)
-        if cut.pooling in SENTENCE_TRANSFORMERS_POOLING:
-            write_sentence_transformers(folder, cut.pooling, run.model.hidden_size, run.settings.max_length)
+        with working(f"Cutting after layer {cut.deepest}"):
+            saved, states = cut_model(
+                Path(run.model.folder),
+                whole.backbone,
+                cut,
+                folder,
+                prompt=run.settings.prompt,
+                trust_remote_code=run.settings.trust_remote_code,
+            )
         with working("Embedding the checked rows with the whole model"):
             checked = whole_model_embeddings(run, whole, cut)
         features = _features(run, cut)
         with working("Fitting the head"):
             head = fit_head(run, cut, features)
         refuse_another(run, cut, head)
-        difference = audit_again(run, cut, head)
-        if layer is None and cut.norm_state != cut.chosen_as:
-            refuse_worse(cut, head.accuracy, difference)
-        write_head(folder, run, cut, head)
+        reduction, cost = None, None
+        if width is not None:
+            with working(f"Reducing to {width:,} dimensions"):
+                reduction = fit_reduction(train_rows(run, features), width)
+                wide, head = head, fit_head(run, cut, reduced(features, reduction))
+            label = labels_of_test(run, features)
+            cost = compare(head.predictions == label, wide.predictions == label, seed=run.seed)
+            checked = replace(checked, expected=reduction.apply(checked.expected))
+        write_sentence_transformers(
+            folder, states, saved.final_norm, run.model.hidden_size, run.settings.max_length, reduction
+        )
+        write_head(folder, run, states, saved.final_norm, head, reduction)
         with working("Checking the exported model"):
             check = check_exported(run, cut, folder, head, checked)
-        found = evidence_of(run, cut, head, difference, check)
+        found = evidence_of(run, cut, states, saved, head, cost, check)
         (folder / "README.md").write_text(write_model_card(found), encoding="utf-8")
         _put_in_place(folder, out)
     return found
 
 
 def _features(run: RecordedRun, cut: Cut) -> Layer:
-    """The layer's embeddings of every row: the run's own where they are kept, else made now and deleted again."""
-    if keeps_embeddings(run, cut.norm_state):
+    """The embeddings of every row: the run's own where they are kept, else made now and deleted again."""
+    if keeps_embeddings(run):
         return kept_features(run, cut)
     with working("Planning the shards"):
         planned = plan_features(run, cut)

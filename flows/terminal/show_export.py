@@ -8,8 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from flows.terminal.query_rows import printable
-from tasks.exporting.model_card import Evidence, figures
-from tasks.reporting.answer import p_value, points
+from tasks.exporting.model_card import Evidence, costs, figures
 
 
 def show_export(found: Evidence, out: Path) -> None:
@@ -17,24 +16,22 @@ def show_export(found: Evidence, out: Path) -> None:
     console = Console(highlight=False)
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("")
-    table.add_column(f"layer {found.layer}")
+    table.add_column(found.cut.named)
     table.add_column("whole model")
     for row in figures(found):
         table.add_row(*row)
     console.print(table)
     console.print()
-    if found.chosen_as != found.norm_state:
-        change, low, high, p = found.difference
+    for said in costs(found):
+        console.print(f"{said[0].upper()}{said[1:]}.", soft_wrap=True)
+    if found.needs_own_module:
         console.print(
-            f"Chosen as {found.chosen_as}, exported as {found.norm_state} (a model that ends there applies its final "
-            f"norm): {points(change)} points, 95 % interval {points(low)} to {points(high)}, {p_value(p)}.",
+            "sentence-transformers loads it with trust_remote_code=True: pooled_layers.py in the folder pools these "
+            "states.",
             soft_wrap=True,
         )
-    if not found.has_sentence_transformers:
-        console.print(
-            f"Without sentence-transformers' files: it has no {found.pooling} pooling. predict.py has it.",
-            soft_wrap=True,
-        )
+    if found.is_more_side_by_side:
+        console.print("The run found more in layers side by side: --together exports them.", soft_wrap=True)
     flag = ""
     if found.runs_own_code:
         flag = " --trust-remote-code"

@@ -1,30 +1,33 @@
-"""A model cut after one of its layers, as a folder that transformers and sentence-transformers load.
+"""A model cut after one of its layers, as a folder that transformers loads.
 
 The cut is made in the configuration: transformers then builds the first blocks alone and reads only their weights.
-What it puts out has passed the model's final norm, where it has one: the norm state `final_norm` of that layer.
+What it returns has passed the model's final norm, where it has one; its hidden states have not, if that is asked for.
 """
 
-import json
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 import transformers
 from transformers import AutoConfig, AutoModel, AutoTokenizer
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from storage.errors import UserError
 from tasks.embedding.backbone import find_blocks
+from tasks.embedding.forward import Backbone
 from tasks.embedding.model import without_bars
-from tasks.embedding.pooling import POOLINGS
 from tasks.embedding.prompts import with_prompt
-from tasks.vocabulary import Pooling
-
-SENTENCE_TRANSFORMERS_POOLING = {
-    pooling: record.sentence_transformers
-    for pooling, record in POOLINGS.items()
-    if record.sentence_transformers is not None
-}
-"""The poolings that sentence-transformers has too, and its flags for them."""
+from tasks.exporting.states import (
+    Cut,
+    ExportedState,
+    ends_before_norm,
+    exported_states,
+    name_of_final_norm,
+    reads_hidden_states,
+)
 
 
 def cut_config(config: transformers.PretrainedConfig, layer: int) -> transformers.PretrainedConfig:
@@ -59,14 +62,69 @@ def cut_config(config: transformers.PretrainedConfig, layer: int) -> transformer
     return config
 
 
+@dataclass(frozen=True)
+class SavedCut:
+    """What `save_cut` wrote."""
+
+    blocks: int
+    """How many the model has: as many as its deepest layer, or one more where nothing else gives the state there."""
+    final_norm: str | None
+    """The name of the final norm's module in it, as `get_submodule` takes it."""
+
+
+def cut_model(
+    folder: Path,
+    backbone: Backbone,
+    cut: Cut,
+    into: Path,
+    *,
+    prompt: str | None = None,
+    trust_remote_code: bool = False,
+) -> tuple[SavedCut, tuple[ExportedState, ...]]:
+    """Write the model of `folder` so that every state of the cut can be read from it, and say where.
+
+    backbone: of the whole model. See `save_cut` for the rest, and for the errors.
+    """
+    saved = save_cut(
+        folder,
+        cut.deepest,
+        into,
+        hidden_states=reads_hidden_states(exported_states(backbone, cut, cut.deepest)),
+        before_norm=ends_before_norm(backbone, cut),
+        final_norm=name_of_final_norm(backbone),
+        prompt=prompt,
+        trust_remote_code=trust_remote_code,
+    )
+    return saved, exported_states(backbone, cut, saved.blocks)
+
+
 def save_cut(
-    folder: Path, layer: int, into: Path, *, prompt: str | None = None, trust_remote_code: bool = False
-) -> None:
+    folder: Path,
+    layer: int,
+    into: Path,
+    *,
+    hidden_states: bool = False,
+    before_norm: bool = False,
+    final_norm: str | None = None,
+    prompt: str | None = None,
+    trust_remote_code: bool = False,
+) -> SavedCut:
     """Write the model of `folder`, cut after `layer`, and its tokenizer into another folder.
 
     Weights keep the dtype that they are saved in. The tokenizer pads on the right, where no family's positions
     depend on the padding, and gets a padding token if it has none: the mask keeps it out of every state. A prompt is
     part of it.
+
+    Args:
+        folder: of the whole model.
+        layer: the last one that is kept.
+        into: a folder.
+        hidden_states: the model gives the states of every layer without being asked.
+        before_norm: its `hidden_states[layer]` has not passed the final norm, as in the whole model. Where the family
+            knows no such setting, one block more is kept, and its state left.
+        final_norm: the end of the name of the final norm's module.
+        prompt: a template, see `tasks/embedding/prompts.py`.
+        trust_remote_code: run the code that the model brings, and take it along.
 
     Raises:
         UserError: this family cannot be cut there.
@@ -74,27 +132,8 @@ def save_cut(
     config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=trust_remote_code)
     if not trust_remote_code and hasattr(config, "auto_map"):
         del config.auto_map  # the code that it names is not run here, and not taken along
-    cut_config(config, layer)
+    of_whole = config.get_text_config().num_hidden_layers
     with quiet():
-        try:
-            model = AutoModel.from_pretrained(
-                folder,
-                config=config,
-                dtype="auto",
-                local_files_only=True,
-                use_safetensors=True,
-                trust_remote_code=trust_remote_code,
-            )
-        except Exception as error:  # a stranger's code, with fewer blocks than it was made for
-            raise UserError(
-                f"transformers {transformers.__version__} cannot build a {config.model_type!r} model of {layer} "
-                f"blocks ({type(error).__name__}: {error}). Choose another --layer."
-            ) from error
-        if model.config.get_text_config() is not model.config:
-            model, _, _ = find_blocks(model)  # of a model that sees or hears too, its text model
-        if getattr(model.config, "use_cache", None) is not None:
-            model.config.use_cache = False  # an embedding is one pass: there is nothing to reuse
-        model.save_pretrained(into)
         tokenizer = AutoTokenizer.from_pretrained(
             folder, local_files_only=True, trust_remote_code=trust_remote_code
         )
@@ -106,28 +145,66 @@ def save_cut(
             tokenizer.pad_token = (
                 tokenizer.eos_token or tokenizer.unk_token or tokenizer.convert_ids_to_tokens(0)
             )
+        blocks = layer
+        model = _build(folder, copy.deepcopy(config), blocks, before_norm, trust_remote_code)
+        if before_norm and layer < of_whole and _ends_in_norm(model, tokenizer):
+            blocks = layer + 1
+            model = _build(folder, copy.deepcopy(config), blocks, False, trust_remote_code)
+        if hidden_states:
+            model.config.output_hidden_states = True
+        model.save_pretrained(into)
         tokenizer.save_pretrained(into)
+    return SavedCut(blocks, _module_called(model, final_norm))
 
 
-def write_sentence_transformers(into: Path, pooling: Pooling, hidden_size: int, max_length: int) -> None:
-    """Add what makes a model folder one of sentence-transformers': its modules are a transformer and a pooling.
+def _build(
+    folder: Path,
+    config: transformers.PretrainedConfig,
+    blocks: int,
+    before_norm: bool,
+    trust_remote_code: bool,
+) -> transformers.PreTrainedModel:
+    cut_config(config, blocks)
+    if before_norm:
+        config.get_text_config().tie_last_hidden_states = False
+    try:
+        model = AutoModel.from_pretrained(
+            folder,
+            config=config,
+            dtype="auto",
+            local_files_only=True,
+            use_safetensors=True,
+            trust_remote_code=trust_remote_code,
+        )
+    except Exception as error:  # a stranger's code, with fewer blocks than it was made for
+        raise UserError(
+            f"transformers {transformers.__version__} cannot build a {config.model_type!r} model of {blocks} "
+            f"blocks ({type(error).__name__}: {error}). Choose another --layer."
+        ) from error
+    if model.config.get_text_config() is not model.config:
+        model, _, _ = find_blocks(model)  # of a model that sees or hears too, its text model
+    if getattr(model.config, "use_cache", None) is not None:
+        model.config.use_cache = False  # an embedding is one pass: there is nothing to reuse
+    return model.eval()
 
-    `SentenceTransformer(folder)` computes in float32 unless told otherwise. Plain JSON; the library is not needed.
-    """
-    modules = [
-        {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
-        {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
-    ]
-    mode = SENTENCE_TRANSFORMERS_POOLING[pooling]
-    modes = {each: each == mode for each in SENTENCE_TRANSFORMERS_POOLING.values()}
-    (into / "1_Pooling").mkdir()
-    for name, content in (
-        ("modules.json", modules),
-        ("sentence_bert_config.json", {"max_seq_length": max_length, "model_args": {"dtype": "float32"}}),
-        ("config_sentence_transformers.json", {"prompts": {}, "similarity_fn_name": "cosine"}),
-        ("1_Pooling/config.json", {"word_embedding_dimension": hidden_size, **modes}),
-    ):
-        (into / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+def _ends_in_norm(model: transformers.PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether the last of its hidden states is what the model returns, or there are none of a model without blocks."""
+    encoded = tokenizer("What comes out?", return_tensors="pt")
+    with torch.inference_mode():
+        output = model(
+            input_ids=encoded["input_ids"],
+            attention_mask=encoded["attention_mask"],
+            output_hidden_states=True,
+        )
+    hidden = output.hidden_states
+    return not hidden or bool(torch.equal(hidden[-1], output.last_hidden_state))
+
+
+def _module_called(model: transformers.PreTrainedModel, ending: str | None) -> str | None:
+    if ending is None:
+        return None
+    return next(name for name, _ in model.named_modules() if f".{name}".endswith(f".{ending}"))
 
 
 @contextmanager

@@ -16,12 +16,11 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from storage.errors import UserError
 from tasks.embedding.embed import embed_texts
 from tasks.embedding.model import LoadedModel
-from tasks.embedding.pooling import pool
 from tasks.exporting.cut import quiet
-from tasks.exporting.predict_script import load_classifier
-from tasks.exporting.recorded_run import Cut, RecordedRun, texts_of_test
+from tasks.exporting.predict import embed, load_classifier
+from tasks.exporting.recorded_run import RecordedRun, texts_of_test
+from tasks.exporting.states import Cut
 from tasks.scoring.probe import Probe
-from tasks.vocabulary import NormState, Pooling
 
 # Test rows of which exported and whole model are compared, and the first of them, on which both are timed.
 CHECKED_ROWS = 256
@@ -29,7 +28,6 @@ TIMED_ROWS = 16
 # Of the largest value: rounding stays far below it, a wrong block far above.
 TOLERANCE = 1e-4
 
-_BATCH = 16
 _REPEATS = 5
 
 
@@ -75,13 +73,6 @@ class Rates:
     cut: float
 
 
-def exported_norm_state(whole: LoadedModel, layer: int, asked: NormState) -> NormState:
-    """What a model that ends there puts out: the same as asked where nothing, or only the last layer, is normed."""
-    backbone = whole.backbone
-    same = backbone.final_norm is None or (layer == backbone.layers and backbone.last_is_normed)
-    return asked if same else NormState.FINAL_NORM
-
-
 def whole_model_embeddings(run: RecordedRun, whole: LoadedModel, cut: Cut) -> CheckedRows:
     """Draw the rows to check by the run's seed, and embed them with the whole model."""
     count = min(CHECKED_ROWS, run.dataset.test_rows)
@@ -90,13 +81,14 @@ def whole_model_embeddings(run: RecordedRun, whole: LoadedModel, cut: Cut) -> Ch
         whole.backbone,
         whole.tokenizer,
         texts_of_test(run, rows),
-        poolings=[cut.pooling],
-        norm_states=[cut.norm_state],
+        poolings=cut.poolings,
+        norm_states=cut.norm_states,
         max_length=run.settings.max_length,
         token_budget=run.settings.token_budget or 2_048,
-        max_layer=cut.layer,
+        max_layer=cut.deepest,
     )
-    return CheckedRows(rows, embedded.states[cut.norm_state, cut.pooling][cut.layer])
+    states = [embedded.states[each.norm_state, each.pooling][each.layer] for each in cut.states]
+    return CheckedRows(rows, np.concatenate(states, axis=1))
 
 
 def check_exported(
@@ -104,30 +96,32 @@ def check_exported(
 ) -> ExportedCheck:
     """Load the folder as anybody would, and hold its embeddings and labels against the whole model's.
 
+    cut: what the folder gives the embeddings of. checked: of the whole model, reduced as the folder reduces them.
+
     Raises:
         UserError: the embeddings are not those of the whole model.
     """
     device, trust = run.settings.device, run.settings.trust_remote_code
     texts = texts_of_test(run, checked.rows)
     try:
+        embedded = embed(folder, texts, trust_remote_code=trust, device=device)
         model, tokenizer = load_plain(folder, device, trust_remote_code=trust)
-        embedded = plain_embeddings(model, tokenizer, texts, cut.pooling, run.settings.max_length)
     except (MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # a stranger's code, with fewer blocks than it was made for
         raise UserError(
-            f"The {run.model.family!r} model cut after layer {cut.layer} does not run as anybody would load it "
+            f"The {run.model.family!r} model cut after layer {cut.deepest} does not run as anybody would load it "
             f"({type(error).__name__}: {error}), so this family cannot be cut there. Nothing was written."
         ) from error
     deviation = float(np.abs(embedded - checked.expected).max() / np.abs(checked.expected).max())
     if not deviation <= TOLERANCE:
         raise UserError(
-            f"The {run.model.family!r} model cut after layer {cut.layer} does not give the whole model's embeddings: "
+            f"The {run.model.family!r} model cut after layer {cut.deepest} does not give the whole model's embeddings: "
             f"they differ by {deviation:.1e} of the largest value, so this family cannot be cut there. Nothing was "
             "written."
         )
     names = [run.dataset.classes[label] for label in probe.classes.tolist()]
-    predicted = load_classifier(folder).predict(embedded.astype(np.float64))
+    predicted = load_classifier(folder).predict(embedded)
     fitted = np.array(names)[np.searchsorted(probe.classes, probe.predictions[checked.rows])]
     original, _ = load_plain(Path(run.model.folder), device, trust_remote_code=trust)
     sizes = size_of(model, folder), size_of(original, Path(run.model.folder))
@@ -154,23 +148,6 @@ def load_plain(
             folder, local_files_only=True, trust_remote_code=trust_remote_code
         )
     return model.eval().to(device), tokenizer
-
-
-def plain_embeddings(
-    model: nn.Module,
-    tokenizer: PreTrainedTokenizerBase,
-    texts: Sequence[str],
-    pooling: Pooling,
-    max_length: int,
-) -> NDArray[np.float32]:
-    """float32 [N, D]: the model's last states of padded batches, pooled with the mask."""
-    found = []
-    for start in range(0, len(texts), _BATCH):
-        batch = _inputs(model, tokenizer, texts[start : start + _BATCH], max_length)
-        with torch.inference_mode():
-            states = model(**batch).last_hidden_state
-        found.append(pool(states, batch["attention_mask"], pooling).cpu())
-    return torch.cat(found).numpy()
 
 
 def measure_rates(

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +15,6 @@ from storage.embeddings import Layer, read_layer
 from storage.errors import UserError
 from storage.layout import Layout
 from storage.staged import DamagedPartError, read_staged
-from tasks.choosing.comparison import compare
 from tasks.embedding.embedding_set import (
     Settings,
     delete_embeddings,
@@ -23,9 +22,11 @@ from tasks.embedding.embedding_set import (
     plan_embedding_set,
 )
 from tasks.embedding.set_records import EmbeddingSet
-from tasks.exporting import predict_script
-from tasks.exporting.recorded_run import Cut, RecordedRun, probe_row
-from tasks.reporting.answer import p_value, percent, points
+from tasks.exporting import predict
+from tasks.exporting.recorded_run import RecordedRun, audited_accuracy, probe_row
+from tasks.exporting.reduction import Reduction
+from tasks.exporting.states import Cut, ExportedState
+from tasks.reporting.answer import percent
 from tasks.scoring.probe import Probe, fit_probe
 from tasks.vocabulary import ProbeProtocol
 
@@ -34,7 +35,7 @@ MOST_OTHER = 0.05
 
 
 def kept_features(run: RecordedRun, cut: Cut) -> Layer:
-    """The layer's embeddings of every row, as the run left them."""
+    """The embeddings of every row, [N, S·D] of S layers, as the run left them."""
     return _read(tuple(run.layout.shard(run.planned.id, shard.index) for shard in run.planned.shards), cut)
 
 
@@ -46,7 +47,7 @@ def plan_features(run: RecordedRun, cut: Cut) -> EmbeddingSet:
 def fresh_features(
     run: RecordedRun, cut: Cut, planned: EmbeddingSet, advance: Callable[[int], None]
 ) -> Layer:
-    """The layer's embeddings of every row, made now and deleted again. advance: told the rows of each shard."""
+    """The embeddings of every row, made now and deleted again. advance: told the rows of each shard."""
     outcomes = []
     for shard in planned.shards:
         outcomes.append(embed_shard(run.layout, planned, shard, run.dataset, run.model, _settings(run, cut)))
@@ -56,6 +57,21 @@ def fresh_features(
     features = replace(features, embeddings=features.embeddings.copy())
     delete_embeddings(outcomes)
     return features
+
+
+def reduced(features: Layer, reduction: Reduction) -> Layer:
+    """The same rows with fewer dimensions."""
+    return replace(features, embeddings=reduction.apply(features.embeddings))
+
+
+def train_rows(run: RecordedRun, features: Layer) -> NDArray[np.float32]:
+    """The features of the train rows alone."""
+    return features.embeddings[features.row_id < run.dataset.train_rows]
+
+
+def labels_of_test(run: RecordedRun, features: Layer) -> NDArray[np.int32]:
+    """The labels of the test rows, in the order of a head's predictions."""
+    return features.label[features.row_id >= run.dataset.train_rows]
 
 
 def fit_head(run: RecordedRun, cut: Cut, features: Layer) -> Probe:
@@ -71,48 +87,36 @@ def fit_head(run: RecordedRun, cut: Cut, features: Layer) -> Probe:
     )
 
 
-def audit_again(run: RecordedRun, cut: Cut, head: Probe) -> tuple[float, float, float, float]:
-    """The head's accuracy less the audited one on the same test rows, its 95 % interval and p."""
-    label, predicted = _audited(run, cut)
-    found = compare(head.predictions == label, predicted == label, seed=run.seed)
-    return found.difference, found.low, found.high, found.p_value
-
-
 def refuse_another(run: RecordedRun, cut: Cut, head: Probe) -> None:
-    """Raises UserError where the head is not the probe that was audited, although it was fitted to the same layer."""
-    _, predicted = _audited(run, cut)
-    other = float((head.predictions != predicted).mean())
-    if cut.norm_state == cut.chosen_as and other > MOST_OTHER:
+    """Raises UserError where the head is not the probe that was audited, although it was fitted to the same layers."""
+    audited = audited_accuracy(run, cut)
+    if len(cut.states) == 1:
+        other = float((head.predictions != _audited_predictions(run, cut)).mean())
+    else:  # of layers side by side the run has staged how many are right
+        other = abs(head.accuracy - audited)
+    if other > MOST_OTHER:
         raise UserError(
             f"The head does not agree with the run's audit: it gives {percent(other)} of the test texts another label "
-            f"({percent(head.accuracy)} are right, {percent(probe_row(run, cut)['accuracy'])} were). Embeddings or "
-            "staged rows of the run are not what it saw. Give the sweep's command again in a new --storage, and export "
-            "that run. Nothing was written."
+            f"({percent(head.accuracy)} are right, {percent(audited)} were). Embeddings or staged rows of the run are "
+            "not what it saw. Give the sweep's command again in a new --storage, and export that run. Nothing was "
+            "written."
         )
 
 
-def refuse_worse(cut: Cut, accuracy: float, difference: tuple[float, float, float, float]) -> None:
-    """Raises UserError if the layer is significantly worse as it is exported than as it was chosen.
-
-    difference: what `audit_again` found; accuracy: of the head, 0–1.
-    """
-    change, low, high, p = difference
-    if high < 0:
-        raise UserError(
-            f"Layer {cut.layer} was chosen as {cut.chosen_as.value}, but a model that ends there puts its states "
-            f"through its final norm, and behind it the layer is worse: {percent(accuracy)} of test texts, "
-            f"{points(change)} points (95 % interval {points(low)} to {points(high)}, {p_value(p)}). Sweep again with "
-            f"--norm-state {cut.norm_state.value}, which finds the layer that is best behind the norm, or export this "
-            f"one all the same with --layer {cut.layer}."
-        )
-
-
-def write_head(folder: Path, run: RecordedRun, cut: Cut, head: Probe) -> None:
+def write_head(
+    folder: Path,
+    run: RecordedRun,
+    states: Sequence[ExportedState],
+    final_norm: str | None,
+    head: Probe,
+    reduction: Reduction | None = None,
+) -> None:
     """Write `head/weights.safetensors`, `head/head.json` and `predict.py` into the folder of a model.
 
     The logits of an embedding x are coefficients · (x − mean) / scale + intercepts; the weights are float64, the
     coefficients [K, D]. `head.json` names the K classes in the order of the rows; of what else stands there,
-    `predict.py` reads `pooling`, `max_length` and `runs_own_code`.
+    `predict.py` reads `states`, `final_norm`, `max_length` and `runs_own_code`. A reduction is what makes x of the
+    pooled states: weight · states + bias, in `head/reduction.safetensors`.
     """
     place = folder / "head"
     place.mkdir()
@@ -126,10 +130,14 @@ def write_head(folder: Path, run: RecordedRun, cut: Cut, head: Probe) -> None:
         {name: np.ascontiguousarray(values, np.float64) for name, values in weights.items()},
         place / "weights.safetensors",
     )
+    if reduction is not None:
+        save_file(
+            {"weight": np.ascontiguousarray(reduction.weight), "bias": reduction.bias},
+            place / "reduction.safetensors",
+        )
     described = {
-        "pooling": cut.pooling.value,
-        "norm_state": cut.norm_state.value,
-        "layer": cut.layer,
+        "states": [each.described() for each in states],
+        "final_norm": final_norm,
         "max_length": run.settings.max_length,
         "classes": [run.dataset.classes[label] for label in head.classes.tolist()],
         "penalty": head.penalty,
@@ -142,12 +150,13 @@ def write_head(folder: Path, run: RecordedRun, cut: Cut, head: Probe) -> None:
     (place / "head.json").write_text(
         json.dumps(described, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
     )
-    shutil.copyfile(predict_script.__file__, folder / "predict.py")
+    shutil.copyfile(predict.__file__, folder / "predict.py")
 
 
-def _audited(run: RecordedRun, cut: Cut) -> tuple[NDArray[np.integer], NDArray[np.integer]]:
-    """Label and prediction of every test row, as the run staged them."""
-    part = Layout.part(cut.pooling, cut.chosen_as, cut.layer)
+def _audited_predictions(run: RecordedRun, cut: Cut) -> NDArray[np.integer]:
+    """Of every test row, as the run staged them of its one layer."""
+    (only,) = cut.states
+    part = Layout.part(only.pooling, only.norm_state, only.layer)
     rows = run.rows[run.dataset.train_rows :]
     try:
         audited = read_staged(run.layout, run.row["run_id"], "prediction", part).sort("row_id")
@@ -158,15 +167,22 @@ def _audited(run: RecordedRun, cut: Cut) -> tuple[NDArray[np.integer], NDArray[n
         whole = False
     if not whole:
         raise UserError(
-            f"The predictions that the run staged for layer {cut.layer} are missing or damaged, so nothing can be held "
-            "against its audit. Give the sweep's command again in a new --storage, and export that run."
+            f"The predictions that the run staged for layer {only.layer} are missing or damaged, so nothing can be "
+            "held against its audit. Give the sweep's command again in a new --storage, and export that run."
         )
-    return audited["label"].to_numpy(), audited["predicted"].to_numpy()
+    predicted: NDArray[np.integer] = audited["predicted"].to_numpy()
+    return predicted
 
 
 def _settings(run: RecordedRun, cut: Cut) -> Settings:
-    return replace(run.settings, poolings=(cut.pooling,), norm_states=(cut.norm_state,), max_layer=cut.layer)
+    return replace(run.settings, poolings=cut.poolings, norm_states=cut.norm_states, max_layer=cut.deepest)
 
 
 def _read(shards: tuple[str, ...], cut: Cut) -> Layer:
-    return read_layer(shards, layer=cut.layer, norm_state=cut.norm_state.value, pooling=cut.pooling.value)
+    layers = [
+        read_layer(shards, layer=each.layer, norm_state=each.norm_state.value, pooling=each.pooling.value)
+        for each in cut.states
+    ]
+    if len(layers) == 1:
+        return layers[0]
+    return replace(layers[0], embeddings=np.concatenate([each.embeddings for each in layers], axis=1))

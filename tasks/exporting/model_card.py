@@ -5,9 +5,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from storage.sources.grammar import parse_source
-from tasks.exporting.cut import SENTENCE_TRANSFORMERS_POOLING
+from tasks.choosing.comparison import Comparison
+from tasks.exporting.cut import SavedCut
 from tasks.exporting.exported_check import ExportedCheck
-from tasks.exporting.recorded_run import Cut, RecordedRun, probe_row
+from tasks.exporting.recorded_run import RecordedRun, audited_accuracy, found_side_by_side, side_by_side
+from tasks.exporting.sentence_transformers_files import needs_code
+from tasks.exporting.states import Cut, ExportedState, Source
 from tasks.reporting.answer import answer_sentence, one_line, p_value, percent, points
 from tasks.scoring.probe import Probe
 
@@ -24,21 +27,30 @@ class Evidence:
     """The run's answer in a sentence."""
     reason: str
     """Why this layer: the choice's reason, or that it was named by hand."""
-    layer: int
+    cut: Cut
+    states: tuple[ExportedState, ...]
+    final_norm: str | None
+    """The module's name, where a state has to be put through it."""
+    blocks: int
+    """Of the exported model."""
     layers: int
-    pooling: str
-    chosen_as: str
-    """The norm state that was audited."""
-    norm_state: str
-    """The norm state that the exported model puts out."""
+    """Of the whole model."""
     audited_accuracy: float
-    """Of the layer in the run."""
+    """Of the layers in the run."""
     accuracy: float
     """Of the head, on every test row."""
     accuracy_low: float
     accuracy_high: float
-    difference: tuple[float, float, float, float]
-    """Accuracy less the audited one, its paired 95 % interval and McNemar's p."""
+    beside: Mapping[str, Any] | None
+    """Of layers side by side, the row of `representation`."""
+    is_more_side_by_side: bool
+    """The run found more in layers side by side than in the one that was exported."""
+    hidden_size: int
+    """Dimensions of a state."""
+    width: int
+    """Dimensions of an embedding."""
+    reduction: Comparison | None
+    """Of fewer dimensions against all, on the same test rows: what they cost; None where none were left out."""
     checked_rows: int
     deviation: float
     """Largest difference of an embedding from the whole model's, over the largest value of those."""
@@ -49,7 +61,8 @@ class Evidence:
     bytes: tuple[int, int]
     tokens_per_second: tuple[float, float]
     device: str
-    has_sentence_transformers: bool
+    needs_own_module: bool
+    """sentence-transformers needs the module that lies in the folder."""
     runs_own_code: bool
     """The model runs Python code that it brings."""
 
@@ -57,30 +70,37 @@ class Evidence:
 def evidence_of(
     run: RecordedRun,
     cut: Cut,
+    states: tuple[ExportedState, ...],
+    saved: SavedCut,
     head: Probe,
-    difference: tuple[float, float, float, float],
+    reduction: Comparison | None,
     check: ExportedCheck,
 ) -> Evidence:
-    """All that the export found, in one record. difference: of `linear_head.audit_again`."""
+    """All that the export found, in one record. reduction: see `Evidence`."""
     answer = run.answer
-    by_hand = f"Layer {cut.layer} was named by hand in place of the chosen layer {answer['layer']}."
+    by_hand = f"Layer {cut.deepest} was named by hand in place of the chosen layer {answer['layer']}."
+    is_chosen = len(cut.states) > 1 or cut.deepest == answer["layer"]
     return Evidence(
         run=run.row,
         dataset=run.tables["dataset"].row(0, named=True),
         answer=answer_sentence(run.tables),
-        reason=answer["reason"] if cut.layer == answer["layer"] else by_hand,
-        layer=cut.layer,
+        reason=answer["reason"] if is_chosen else by_hand,
+        cut=cut,
+        states=states,
+        final_norm=saved.final_norm,
+        blocks=saved.blocks,
         layers=run.model.layers,
-        pooling=cut.pooling.value,
-        chosen_as=cut.chosen_as.value,
-        norm_state=cut.norm_state.value,
-        audited_accuracy=probe_row(run, cut)["accuracy"],
+        audited_accuracy=audited_accuracy(run, cut),
         accuracy=head.accuracy,
         accuracy_low=head.accuracy_low,
         accuracy_high=head.accuracy_high,
-        difference=difference,
+        beside=side_by_side(run) if len(cut.states) > 1 else None,
+        is_more_side_by_side=len(cut.states) == 1 and not found_side_by_side(run).is_empty(),
+        hidden_size=run.model.hidden_size,
+        width=head.coefficients.shape[1],
+        reduction=reduction,
         device=run.settings.device,
-        has_sentence_transformers=cut.pooling in SENTENCE_TRANSFORMERS_POOLING,
+        needs_own_module=needs_code(states),
         runs_own_code=run.model.runs_own_code,
         **asdict(check),
     )
@@ -93,7 +113,7 @@ def write_model_card(found: Evidence) -> str:
     base = source.hub_id or _for_others(source.spec)
     head = [
         "---",
-        "library_name: " + _library(found),
+        "library_name: sentence-transformers",
         "pipeline_tag: feature-extraction",
         "tags: [layerscout]",
     ]
@@ -102,15 +122,15 @@ def write_model_card(found: Evidence) -> str:
     lines = [
         *head,
         "---",
-        f"# {base}, layer {found.layer} of {found.layers}",
-        f"`{_for_others(run['model_id'])}` cut after layer {found.layer}: its embeddings ({found.pooling} pooling, "
-        f"norm state `{found.norm_state}`) and a linear head for the {len(found.dataset['classes'])} classes of "
-        f"`{_for_others(run['dataset_id'])}`. Made by layerscout; the licence of the model it was cut from holds.",
+        f"# {base}, {found.cut.named} of {found.layers}",
+        f"`{_for_others(run['model_id'])}` cut after layer {found.cut.deepest}: its embeddings ({_embedding(found)}) "
+        f"and a linear head for the {len(found.dataset['classes'])} classes of `{_for_others(run['dataset_id'])}`. "
+        "Made by layerscout; the licence of the model it was cut from holds.",
         "## Evidence",
         found.answer,
         found.reason,
         _table(found),
-        _norm_state(found),
+        *(f"{each[0].upper()}{each[1:]}." for each in costs(found)),
         "## Use",
         _prompt(found),
         _use(found),
@@ -129,7 +149,8 @@ def figures(found: Evidence) -> list[tuple[str, str, str]]:
     """(what, this model, the whole model or what it is compared with), for the card and the terminal."""
     cut, whole = found.tokens_per_second
     return [
-        ("blocks", f"{found.layer}", f"{found.layers}"),
+        ("blocks", f"{found.blocks}", f"{found.layers}"),
+        ("dimensions", f"{found.width:,}", f"{found.hidden_size:,}"),
         ("parameters", f"{found.parameters[0]:,}", f"{found.parameters[1]:,}"),
         ("bytes", f"{found.bytes[0]:,}", f"{found.bytes[1]:,}"),
         (f"tokens/s ({found.device}, float32)", f"{cut:,.0f} ({cut / whole:.2f}×)", f"{whole:,.0f}"),
@@ -139,6 +160,37 @@ def figures(found: Evidence) -> list[tuple[str, str, str]]:
             f"{percent(found.audited_accuracy)} as audited",
         ),
     ]
+
+
+def costs(found: Evidence) -> list[str]:
+    """What is gained by layers side by side, and what fewer dimensions cost, for the card and the terminal."""
+    said = []
+    if found.beside is not None:
+        row = found.beside
+        gain, low, high = (row[f"gain_over_single{end}"] for end in ("", "_low", "_high"))
+        said.append(
+            f"side by side the layers were audited {points(gain)} points above layer {row['layers'][0]} alone "
+            f"(95 % interval {points(low)} to {points(high)}, {p_value(row['gain_over_single_p_value'])})"
+        )
+    if found.reduction is not None:
+        cost = found.reduction
+        said.append(
+            f"principal components of the train rows reduce an embedding to {found.width:,} dimensions: "
+            f"{points(cost.difference)} points against all of them (95 % interval {points(cost.low)} to "
+            f"{points(cost.high)}, {p_value(cost.p_value)})"
+        )
+    return said
+
+
+def _embedding(found: Evidence) -> str:
+    if len(found.states) == 1:
+        state = found.states[0].state
+        return f"{state.pooling.value} pooling, norm state `{state.norm_state.value}`"
+    each = (one.state for one in found.states)
+    return ", then ".join(
+        f"layer {state.layer} with {state.pooling.value} pooling as `{state.norm_state.value}`"
+        for state in each
+    )
 
 
 def _table(found: Evidence) -> str:
@@ -163,25 +215,10 @@ def _prompt(found: Evidence) -> str:
     )
 
 
-def _norm_state(found: Evidence) -> str:
-    if found.chosen_as == found.norm_state:
-        return ""
-    difference, low, high, p = found.difference
-    return (
-        f"The layer was chosen as `{found.chosen_as}`; a model that ends there puts its states through its final norm, "
-        f"so the head was fitted and audited again on `{found.norm_state}`: {points(difference)} points "
-        f"(95 % interval {points(low)} to {points(high)}, {p_value(p)})."
-    )
-
-
 def _for_others(spec: str) -> str:
     """The spec, or of a place on this machine the last part of its path."""
     source = parse_source(spec)
     return source.short_name if source.is_local else spec
-
-
-def _library(found: Evidence) -> str:
-    return "sentence-transformers" if found.has_sentence_transformers else "transformers"
 
 
 def _use(found: Evidence) -> str:
@@ -192,20 +229,38 @@ def _use(found: Evidence) -> str:
             "**The model runs Python code of its own**, which lies in this folder: read it before you allow it. "
             "Without `trust_remote_code=True` the folder does not load, or loads as another model."
         )
-    if found.has_sentence_transformers:
+    module = ", trust_remote_code=True" if found.needs_own_module else trust
+    parts.append(
+        "```python\nfrom sentence_transformers import SentenceTransformer\n\n"
+        f'embeddings = SentenceTransformer("THIS_FOLDER"{module}).encode(["a text"])\n```'
+    )
+    if found.needs_own_module:
         parts.append(
-            "```python\nfrom sentence_transformers import SentenceTransformer\n\n"
-            f'embeddings = SentenceTransformer("THIS_FOLDER"{trust}).encode(["a text"])\n```'
-        )
-    else:
-        parts.append(
-            f"sentence-transformers has no `{found.pooling}` pooling; `predict.py` has it, in plain torch."
+            "sentence-transformers has no module that pools these states, so `pooled_layers.py` and `predict.py` of "
+            "this folder do, which it runs with `trust_remote_code=True` alone: read them first, they are short."
         )
     parts += [
         "```python\nfrom transformers import AutoModel, AutoTokenizer\n\n"
         f'model = AutoModel.from_pretrained("THIS_FOLDER"{trust})\n'
         f'tokenizer = AutoTokenizer.from_pretrained("THIS_FOLDER"{trust})\n```',
+        _read(found),
         f'```\npython THIS_FOLDER/predict.py{flag} "a text" "another text"\n```',
         "`predict.py` rebuilds a fitted scikit-learn pipeline from `head/`, where nothing is pickled.",
     ]
     return "\n\n".join(parts)
+
+
+def _read(found: Evidence) -> str:
+    """Where plain transformers has the states."""
+    places = {
+        Source.LAST: "`model(…).last_hidden_state`",
+        Source.HIDDEN: "`model(…, output_hidden_states=True).hidden_states[{layer}]`",
+        Source.NORMED: "`model.{norm}(model(…, output_hidden_states=True).hidden_states[{layer}])`",
+    }
+    read = " and ".join(
+        f"{places[each.source].format(layer=each.state.layer, norm=found.final_norm)} "
+        f"({each.state.pooling.value} pooling)"
+        for each in found.states
+    )
+    reduction = ", reduced by `head/reduction.safetensors`" if found.reduction is not None else ""
+    return f"Its embedding there is {read}{reduction}."

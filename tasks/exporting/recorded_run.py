@@ -23,6 +23,7 @@ from tasks.data.dataset import Dataset, fingerprint_table, stored_table
 from tasks.embedding.embedding_set import Settings, finished_shard, resolve_settings
 from tasks.embedding.model import ModelFolder, brings_code, resolve_model
 from tasks.embedding.set_records import EmbeddingSet, kept_plan
+from tasks.exporting.states import Cut, LayerState
 from tasks.reporting.layer_curves import Tables
 from tasks.reporting.run_record import collect
 from tasks.vocabulary import NormState, Pooling
@@ -52,18 +53,6 @@ class RecordedRun:
     def answer(self) -> Mapping[str, Any]:
         """The row of `layer_choice` that is the run's answer."""
         return self.tables["layer_choice"].filter("is_answer").row(0, named=True)
-
-
-@dataclass(frozen=True)
-class Cut:
-    """Where the model of a run is cut, and what becomes an embedding there."""
-
-    layer: int
-    pooling: Pooling
-    chosen_as: NormState
-    """The norm state that the run audited."""
-    norm_state: NormState
-    """The norm state that a model puts out which ends there."""
 
 
 def find_recorded_run(layout: Layout, run_id: str, *, trust_remote_code: bool = False) -> RecordedRun:
@@ -106,23 +95,56 @@ def find_recorded_run(layout: Layout, run_id: str, *, trust_remote_code: bool = 
     )
 
 
-def check_layer(run: RecordedRun, layer: int) -> None:
-    """Raises UserError for a layer that the run has not scored."""
+def cut_of(run: RecordedRun, layer: int | None = None, *, together: bool = False) -> Cut:
+    """What is exported: the answer's layer, another one in its place, or the layers that stand side by side with it.
+
+    Raises:
+        UserError: the run has not scored the layer, or found none worth standing beside the chosen one.
+    """
+    answer = run.answer
+    pooling, norm_state = Pooling(answer["pooling"]), NormState(answer["norm_state"])
+    if together:
+        if layer is not None:
+            raise UserError(
+                "The layers side by side are the run's own (--together): no other is named (--layer)."
+            )
+        row = side_by_side(run)
+        parts = zip(row["layers"], row["poolings"], row["norm_states"], strict=True)
+        return Cut(tuple(LayerState(of, Pooling(how), NormState(state)) for of, how, state in parts))
     last = run.model.layers if run.settings.max_layer is None else run.settings.max_layer
-    if not 0 <= layer <= last:
+    if layer is not None and not 0 <= layer <= last:
         raise UserError(
             f"The run has scored layers 0 to {last}; it knows nothing of layer {layer} (--layer)."
         )
+    return Cut((LayerState(answer["layer"] if layer is None else layer, pooling, norm_state),))
 
 
-def keeps_embeddings(run: RecordedRun, norm_state: NormState) -> bool:
-    """Whether the run's own embeddings are in this norm state, and are all there still.
+def side_by_side(run: RecordedRun) -> Mapping[str, Any]:
+    """The row of `representation` that is the run's answer.
+
+    Raises:
+        UserError: that is one layer alone, or the run never asked.
+    """
+    found = found_side_by_side(run)
+    if found.is_empty():
+        raise UserError(
+            f"Run {run.row['run_id']} found no layer that is worth standing beside layer {run.answer['layer']} "
+            "(--together). Without the flag that layer is exported."
+        )
+    return found.row(0, named=True)
+
+
+def found_side_by_side(run: RecordedRun) -> pl.DataFrame:
+    """The row of `representation` that is the run's answer, and none where that is one layer alone."""
+    return run.tables["representation"].filter(pl.col("is_answer") & (pl.col("size") > 1))
+
+
+def keeps_embeddings(run: RecordedRun) -> bool:
+    """Whether the run's own embeddings are all there still.
 
     Raises:
         UserError: one is there and is damaged.
     """
-    if norm_state not in run.settings.norm_states:
-        return False
     uris = [run.layout.shard(run.planned.id, shard.index) for shard in run.planned.shards]
     if not all(exists(uri) for uri in uris):
         return False
@@ -134,12 +156,19 @@ def keeps_embeddings(run: RecordedRun, norm_state: NormState) -> bool:
 
 
 def probe_row(run: RecordedRun, cut: Cut) -> Mapping[str, Any]:
-    """The row of `probe` that audited the layer of the cut."""
+    """The row of `probe` that audited the first layer of the cut."""
+    first = cut.states[0]
     return (
         run.tables["probe"]
-        .filter(pooling=cut.pooling.value, norm_state=cut.chosen_as.value, layer=cut.layer)
+        .filter(pooling=first.pooling.value, norm_state=first.norm_state.value, layer=first.layer)
         .row(0, named=True)
     )
+
+
+def audited_accuracy(run: RecordedRun, cut: Cut) -> float:
+    """Of the cut's layers on the test rows, as the run found it, 0–1."""
+    row = probe_row(run, cut) if len(cut.states) == 1 else side_by_side(run)
+    return float(row["accuracy"])
 
 
 def texts_of_test(run: RecordedRun, rows: NDArray[np.integer]) -> list[str]:

@@ -23,8 +23,10 @@ from tasks.embedding.families import chooses_experts
 from tasks.embedding.forward import Backbone
 from tasks.embedding.pooling import pool
 from tasks.embedding.tokens import Tokens, tokenise
-from tasks.exporting.cut import save_cut
-from tasks.exporting.exported_check import TOLERANCE, load_plain, plain_embeddings
+from tasks.exporting.cut import cut_model
+from tasks.exporting.exported_check import TOLERANCE, load_plain
+from tasks.exporting.predict import encode
+from tasks.exporting.states import Cut, LayerState
 from tasks.vocabulary import NormState, Pooling
 from tests.families.small_models import PAD, VOCABULARY, WORDS
 
@@ -205,10 +207,15 @@ def _cut(model: nn.Module, backbone: Backbone) -> str:
     with tempfile.TemporaryDirectory() as scratch:
         whole, part = Path(scratch) / "whole", Path(scratch) / "cut"
         words = save_with_tokenizer(model, whole)
+        norm = [] if backbone.final_norm is None else [NormState.FINAL_NORM]
         try:
-            save_cut(whole, CUT, part)
+            # Before and behind the final norm, side by side.
+            cut = Cut(tuple(LayerState(CUT, Pooling.MEAN, each) for each in (NormState.AS_RETURNED, *norm)))
+            saved, states = cut_model(whole, backbone, cut, part)
             loaded, tokenizer = load_plain(part)
-            found = plain_embeddings(loaded, tokenizer, words, Pooling.MEAN, 64)
+            head = {"final_norm": saved.final_norm, "max_length": 64}
+            head |= {"states": [each.described() for each in states]}
+            found = encode(loaded, tokenizer, head, words)
         except UserError as error:
             return f"refused: {_reason(error)}"
         except (
@@ -216,10 +223,17 @@ def _cut(model: nn.Module, backbone: Backbone) -> str:
         ):  # a stranger's code, with fewer blocks than it was made for: `check_exported` refuses it
             return "refused: does not run as anybody would load it"
         tokens = tokenise(tokenizer, words, 64)
-        state = NormState.AS_RETURNED if backbone.final_norm is None else NormState.FINAL_NORM
-        expected = embed_tokens(
-            backbone, tokens, poolings=[Pooling.MEAN], norm_states=[state], token_budget=450, max_layer=CUT
-        ).states[state, Pooling.MEAN][CUT]
+        embedded = embed_tokens(
+            backbone,
+            tokens,
+            poolings=[Pooling.MEAN],
+            norm_states=cut.norm_states,
+            token_budget=450,
+            max_layer=CUT,
+        )
+        expected = np.concatenate(
+            [embedded.states[each, Pooling.MEAN][CUT] for each in cut.norm_states], axis=1
+        )
         if found.shape != expected.shape:
             return "refused: other embeddings"
         same = np.abs(found - expected).max() <= TOLERANCE * np.abs(expected).max()

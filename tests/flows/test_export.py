@@ -14,6 +14,7 @@ import numpy as np
 import polars as pl
 import pytest
 from sentence_transformers import SentenceTransformer
+from sklearn.pipeline import Pipeline
 from transformers import AutoModel
 
 from flows.export import _beside, export_model
@@ -22,8 +23,9 @@ from storage.errors import UserError
 from storage.layout import Layout
 from storage.results import query
 from tasks.exporting.linear_head import fit_head, kept_features, refuse_another
-from tasks.exporting.predict_script import embed, load_classifier
-from tasks.exporting.recorded_run import Cut, find_recorded_run, keeps_embeddings
+from tasks.exporting.predict import embed, load_classifier
+from tasks.exporting.recorded_run import find_recorded_run, keeps_embeddings
+from tasks.exporting.states import Cut, LayerState
 from tasks.reporting.run_record import collect
 from tasks.vocabulary import NormState, Pooling
 from tests.conftest import labelled_text
@@ -55,20 +57,31 @@ def swept(
     return Layout(str(folder / "out")), json.loads(done.stdout)
 
 
-def answering(monkeypatch: pytest.MonkeyPatch, pooling: str) -> None:
-    """Make the choice of this pooling the run's answer, whichever of the two it was."""
+def answering(monkeypatch: pytest.MonkeyPatch, pooling: str, *, together: bool = False) -> None:
+    """Make the choice of this pooling the run's answer, whichever of the two it was; or two layers side by side."""
 
     def collected(layout: Layout, run_id: str) -> dict[str, pl.DataFrame]:
         tables = collect(layout, run_id)
         answer = pl.col("is_default") & (pl.col("pooling") == pooling)
-        return tables | {
-            name: tables[name].with_columns(is_answer=answer) for name in ("layer_choice", "audit")
-        }
+        changed = {name: tables[name].with_columns(is_answer=answer) for name in ("layer_choice", "audit")}
+        both = tables["representation"].with_columns(is_answer=pl.col("size") == (2 if together else 1))
+        return tables | changed | {"representation": both}
 
     monkeypatch.setattr("tasks.exporting.recorded_run.collect", collected)
 
 
-def test_the_chosen_layer_is_audited_again_behind_the_norm_and_exported(
+def right_by(classifier: Pipeline, embeddings: np.ndarray) -> float:
+    """The share of the test rows that the exported head gets right from these embeddings."""
+    return float((classifier.predict(embeddings) == labelled_text(80, seed=2)["label"].to_numpy()).mean())
+
+
+def encoded(folder: Path, **trust: bool) -> np.ndarray:
+    """Of the test rows, by sentence-transformers."""
+    texts = labelled_text(80, seed=2)["text"].to_list()
+    return SentenceTransformer(str(folder), device="cpu", **trust).encode(texts).astype(np.float64)
+
+
+def test_the_chosen_layer_is_exported_as_it_was_chosen(
     swept: tuple[Layout, dict[str, Any]],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -79,16 +92,24 @@ def test_the_chosen_layer_is_audited_again_behind_the_norm_and_exported(
     out = tmp_path / "models" / "mine"
     before = set(Path(layout.root, "embeddings").rglob("*.parquet"))
     found = export_model(layout, answer["run_id"][:8], out)
-    chosen = found.layer
+    chosen = found.cut.deepest
     assert chosen < 3
     show_export(found, out)
-    assert "Chosen as as_returned, exported as final_norm" in capsys.readouterr().out
-    assert AutoModel.from_pretrained(out).config.num_hidden_layers == chosen
+    assert f"layer {chosen}" in capsys.readouterr().out
+    # A model without blocks has no hidden states in transformers: of layer 0 one block is kept.
+    assert AutoModel.from_pretrained(out).config.num_hidden_layers == found.blocks == max(chosen, 1)
     head = json.loads((out / "head" / "head.json").read_text())
-    assert (head["layer"], head["norm_state"], head["pooling"]) == (chosen, "final_norm", "mean")
+    state = {"layer": chosen, "pooling": "mean", "norm_state": "as_returned", "source": "hidden_states"}
+    assert head["states"] == [state]
     assert set(head["classes"]) == {"sea", "sky", "land", "hapax", "untested"}
+    audited = query(
+        layout.results, f"SELECT accuracy FROM probe WHERE pooling = 'mean' AND layer = {chosen}"
+    ).item()
+    assert found.accuracy == found.audited_accuracy == audited == head["test_accuracy"]
+    assert (found.deviation < 1e-5, found.agreement, found.reduction) == (True, 1, None)
     card = (out / "README.md").read_text()
-    for evidence in (found.answer, found.reason, answer["run_id"], "tokens/s"):
+    read = f"`model(…, output_hidden_states=True).hidden_states[{chosen}]`"
+    for evidence in (found.answer, found.reason, answer["run_id"], "tokens/s", read):
         assert evidence in card
     for file in out.rglob("*"):
         if file.suffix in (".json", ".md", ".py", ".txt"):
@@ -98,16 +119,11 @@ def test_the_chosen_layer_is_audited_again_behind_the_norm_and_exported(
     # The accuracy that the head promises is what the folder alone gives, through either library.
     test = labelled_text(80, seed=2)
     classifier = load_classifier(out)
-    for embeddings in (
-        embed(out, test["text"].to_list()),
-        SentenceTransformer(str(out), device="cpu").encode(test["text"].to_list()).astype(np.float64),
-    ):
-        right = classifier.predict(embeddings) == test["label"].to_numpy()
-        assert right.mean() == head["test_accuracy"]
+    for embeddings in (embed(out, test["text"].to_list()), encoded(out)):
+        assert right_by(classifier, embeddings) == head["test_accuracy"]
         assert np.allclose(classifier.predict_proba(embeddings).sum(1), 1)
-    # Nothing of the new embeddings stays in the storage, and nothing half-finished beside the folder.
     assert set(Path(layout.root, "embeddings").rglob("*.parquet")) == before
-    assert [each.name for each in out.parent.iterdir()] == ["mine"]
+    assert [each.name for each in out.parent.iterdir()] == ["mine"]  # and nothing half-finished beside it
     printed = subprocess.run(
         [sys.executable, str(out / "predict.py"), test["text"][0], "cloud wind star"],
         capture_output=True,
@@ -117,37 +133,80 @@ def test_the_chosen_layer_is_audited_again_behind_the_norm_and_exported(
     assert [line.split("\t")[0] for line in printed.stdout.splitlines()] == [test["label"][0], "sky"]
 
 
-def test_the_last_layer_is_exact_and_has_the_audited_accuracy(
+def test_the_last_layer_is_what_the_whole_model_returns(
     swept: tuple[Layout, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     layout, answer = swept
     answering(monkeypatch, "mean")
     found = export_model(layout, answer["run_id"], tmp_path / "last", layer=3)
-    assert (found.chosen_as, found.norm_state) == ("as_returned", "as_returned")
     audited = query(
         layout.results,
         "SELECT accuracy FROM probe WHERE pooling = 'mean' AND layer = 3",
     ).item()
     assert found.accuracy == found.audited_accuracy == audited
-    assert found.difference == (0, 0, 0, 1)
     assert found.deviation < 1e-5
     assert found.agreement == 1
     assert found.parameters[0] == found.parameters[1]
-    assert "named by hand" in (tmp_path / "last" / "README.md").read_text()
+    card = (tmp_path / "last" / "README.md").read_text()
+    assert "named by hand" in card
+    assert "`model(…).last_hidden_state` (mean pooling)" in card
 
 
-def test_mean_tail_goes_without_sentence_transformers_files(
-    swept: tuple[Layout, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_mean_tail_is_pooled_by_code_in_the_folder(
+    swept: tuple[Layout, dict[str, Any]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     layout, answer = swept
     answering(monkeypatch, "mean_tail")
-    found = export_model(layout, answer["run_id"], tmp_path / "tail", layer=2)
-    assert not found.has_sentence_transformers
-    assert not (tmp_path / "tail" / "modules.json").exists()
-    test = labelled_text(80, seed=2)
-    right = load_classifier(tmp_path / "tail").predict(embed(tmp_path / "tail", test["text"].to_list()))
-    assert (right == test["label"].to_numpy()).mean() == found.accuracy
-    assert "has no `mean_tail` pooling" in (tmp_path / "tail" / "README.md").read_text()
+    out = tmp_path / "tail"
+    found = export_model(layout, answer["run_id"], out, layer=2)
+    show_export(found, out)
+    assert "trust_remote_code=True: pooled_layers.py" in capsys.readouterr().out
+    assert 'SentenceTransformer("THIS_FOLDER", trust_remote_code=True)' in (out / "README.md").read_text()
+    test = labelled_text(80, seed=2)["text"].to_list()
+    for embeddings in (embed(out, test), encoded(out, trust_remote_code=True)):
+        assert right_by(load_classifier(out), embeddings) == found.accuracy == found.audited_accuracy
+
+
+def test_layers_side_by_side_are_exported_also_with_fewer_dimensions(
+    swept: tuple[Layout, dict[str, Any]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    layout, answer = swept
+    both = query(layout.results, "SELECT * FROM representation WHERE size = 2").row(0, named=True)
+    answering(monkeypatch, both["poolings"][0], together=True)
+    alone = export_model(layout, answer["run_id"], tmp_path / "alone")
+    show_export(alone, tmp_path / "alone")
+    assert "more in layers side by side: --together exports them" in capsys.readouterr().out
+    test = labelled_text(80, seed=2)["text"].to_list()
+    for out, width in ((tmp_path / "wide", None), (tmp_path / "narrow", 9)):
+        found = export_model(layout, answer["run_id"], out, together=True, width=width)
+        assert [each.layer for each in found.cut.states] == both["layers"]
+        assert found.audited_accuracy == both["accuracy"]
+        assert (found.width, found.deviation < 1e-5, found.agreement) == (width or 64, True, 1)
+        ours, theirs = embed(out, test), encoded(out, trust_remote_code=True)
+        assert ours.shape == (80, width or 64)
+        assert np.abs(ours - theirs).max() <= 1e-5 * np.abs(ours).max()
+        assert right_by(load_classifier(out), ours) == found.accuracy
+        card = (out / "README.md").read_text()
+        assert f"layers {both['layers'][0]} and {both['layers'][1]} side by side of 3" in card
+        if width is None:
+            assert (found.accuracy, found.reduction) == (both["accuracy"], None)
+        else:
+            assert found.reduction is not None
+            assert np.isclose(found.reduction.difference, found.accuracy - both["accuracy"])
+            assert "reduce an embedding to 9 dimensions" in card
+    answering(monkeypatch, both["poolings"][0])
+    with pytest.raises(
+        UserError, match=r"found no layer that is worth standing beside layer \d \(--together\)"
+    ):
+        export_model(layout, answer["run_id"], tmp_path / "none", together=True)
+    with pytest.raises(UserError, match=r"no other is named \(--layer\)"):
+        export_model(layout, answer["run_id"], tmp_path / "none", together=True, layer=1)
 
 
 def test_what_cannot_be_exported_says_why_and_leaves_nothing(
@@ -244,14 +303,14 @@ def test_what_the_run_left_is_verified_before_anything_is_exported_from_it(
     part = Layout.part(run.answer["pooling"], "as_returned", 2)
     predictions = Path(layout.staged(answer["run_id"], "prediction", part))
     probes = layout.staged(answer["run_id"], "probe", part)
-    cut = Cut(2, Pooling(run.answer["pooling"]), NormState.AS_RETURNED, NormState.AS_RETURNED)
-    assert keeps_embeddings(run, NormState.AS_RETURNED)
+    cut = Cut((LayerState(2, Pooling(run.answer["pooling"]), NormState.AS_RETURNED),))
+    assert keeps_embeddings(run)
     head = fit_head(run, cut, kept_features(run, cut))
     refuse_another(run, cut, head)
 
     def use() -> None:
         again = find_recorded_run(layout, answer["run_id"])
-        keeps_embeddings(again, NormState.AS_RETURNED)
+        keeps_embeddings(again)
         refuse_another(again, cut, head)
 
     rows = pl.read_parquet(run.dataset.uri)
@@ -301,13 +360,13 @@ def test_a_run_of_version_0_1_0_is_exported_from_its_storage(tmp_path: Path) -> 
     (run_id,) = query(layout.results, "SELECT run_id FROM run")["run_id"]
     out = tmp_path / "model"
     found = export_model(layout, run_id, out)
-    # MiniLM has no final norm, so that the exported layer is the audited one, embedded anew.
+    # Its embeddings are gone: they are made anew.
     asked = "SELECT layer, pooling, accuracy FROM probe JOIN layer_choice USING (run_id, pooling, norm_state, layer)"
     audited = query(layout.results, f"{asked} WHERE is_answer").row(0, named=True)
-    assert (found.layer, found.pooling) == (audited["layer"], audited["pooling"])
+    (state,) = found.cut.states
+    assert (state.layer, state.pooling) == (audited["layer"], audited["pooling"])
     assert found.accuracy == found.audited_accuracy == audited["accuracy"]
-    assert found.difference == (0, 0, 0, 1)
-    assert AutoModel.from_pretrained(out).config.num_hidden_layers == found.layer
+    assert AutoModel.from_pretrained(out).config.num_hidden_layers == state.layer
     run, dataset = (
         query(layout.results, f"SELECT * FROM {name}").row(0, named=True) for name in ("run", "dataset")
     )

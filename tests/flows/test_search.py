@@ -23,7 +23,7 @@ from storage.layout import Layout
 from storage.results import query
 from tasks.choosing.comparison import Comparison, mcnemar_mid_p
 from tasks.choosing.prompt_choice import PromptAnswer
-from tasks.exporting.predict_script import embed
+from tasks.exporting.predict import embed
 from tasks.reporting.answer import answer_sentence
 from tests.flows.conftest import environment, layerscout, sweep_here
 
@@ -170,7 +170,7 @@ def test_a_model_exported_with_its_prompt_gives_the_sweeps_embeddings(
         str(each)
         for each in sorted(Path(outcome.layout.root, "embeddings", row["embedding_set_id"]).glob("*.parquet"))
     )
-    swept = read_layer(shards, layer=evidence.layer, norm_state="final_norm", pooling="last")
+    swept = read_layer(shards, layer=evidence.cut.deepest, norm_state="final_norm", pooling="last")
     texts = pl.read_parquet(outcome.layout.dataset(row["dataset_fingerprint"]))["text"]
     some = [texts[int(each)] for each in swept.row_id[:40]]
     model = SentenceTransformer(str(tmp_path / "model"), device="cpu")

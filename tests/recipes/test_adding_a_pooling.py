@@ -72,7 +72,7 @@ def test_a_sweep_of_it_stands_in_tables_and_report(
 
 
 def test_a_folder_exported_with_it_needs_a_branch_in_its_script() -> None:
-    done = with_the_toy(TEST_OF_THE_SCRIPT, "-q", "tests/tasks/exporting/test_predict_script.py")
+    done = with_the_toy(TEST_OF_THE_SCRIPT, "-q", "tests/tasks/exporting/test_predict.py")
     assert done.returncode == 1
-    assert "Pooling 'first_and_last' is another one in predict_script.pool" in done.stdout
+    assert "Pooling 'first_and_last' is another one in predict.pool" in done.stdout
     assert "1 failed, 5 passed" in done.stdout

@@ -18,8 +18,9 @@ from tasks.embedding.model import load_model, resolve_model
 from tasks.exporting.cut import save_cut
 from tasks.exporting.exported_check import load_plain
 from tasks.exporting.linear_head import write_head
-from tasks.exporting.predict_script import embed
-from tasks.exporting.recorded_run import Cut, _same_model
+from tasks.exporting.predict import embed
+from tasks.exporting.recorded_run import _same_model
+from tasks.exporting.states import ExportedState, LayerState, Source
 from tasks.scoring.probe import fit_probe
 from tasks.vocabulary import NormState, Pooling
 
@@ -88,8 +89,8 @@ def exported(folder: Path, into: Path, *, trust: bool) -> Path:
         settings=SimpleNamespace(max_length=16),
         model=SimpleNamespace(runs_own_code=trust),
     )
-    cut = Cut(3, Pooling.MEAN, NormState.AS_RETURNED, NormState.AS_RETURNED)
-    write_head(into, run, cut, fit_probe(X, y, X, y, seed=0))
+    state = LayerState(3, Pooling.MEAN, NormState.AS_RETURNED)
+    write_head(into, run, [ExportedState(state, Source.LAST)], None, fit_probe(X, y, X, y, seed=0))
     return into
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tasks.embedding.pooling import pool
-from tasks.exporting import predict_script
+from tasks.exporting import predict
 from tasks.vocabulary import Pooling
 
 
@@ -17,8 +17,8 @@ def test_every_pooling_has_its_line_in_the_script(pooling: Pooling) -> None:
         mask = torch.arange(int(lengths.max())) < lengths[:, None]
         states = torch.randn(*mask.shape, 5, generator=generator)
         states[~mask] = 1e9  # padding must not matter
-        found, expected = predict_script.pool(states, mask, str(pooling)), pool(states, mask, pooling)
+        found, expected = predict.pool(states, mask, str(pooling)), pool(states, mask, pooling)
         assert torch.allclose(found, expected, atol=1e-6), (
-            f"Pooling {str(pooling)!r} is another one in predict_script.pool than in tasks.embedding.pooling: "
+            f"Pooling {str(pooling)!r} is another one in predict.pool than in tasks.embedding.pooling: "
             "give it a branch of its own there, or exported folders predict from other embeddings than the head's."
         )

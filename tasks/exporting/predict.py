@@ -7,6 +7,7 @@ Needs torch, transformers, safetensors and scikit-learn; `layerscout export` has
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +43,10 @@ def load_classifier(folder: Path) -> Pipeline:
     return make_pipeline(scaler, regression)
 
 
-def embed(folder: Path, texts: list[str], *, trust_remote_code: bool = False) -> np.ndarray:
-    """Embeddings of the texts, float64 [N, D]: the model's last states in float32, pooled as the head was fitted."""
+def embed(
+    folder: Path, texts: list[str], *, trust_remote_code: bool = False, device: str = "cpu"
+) -> np.ndarray:
+    """Embeddings of the texts, float64 [N, D]: the states that the head was fitted on, made in float32."""
     head = json.loads((folder / "head" / "head.json").read_text(encoding="utf-8"))
     if head.get("runs_own_code") and not trust_remote_code:
         names = ", ".join(sorted(each.name for each in folder.glob("*.py") if each.name != "predict.py"))
@@ -51,21 +54,62 @@ def embed(folder: Path, texts: list[str], *, trust_remote_code: bool = False) ->
             f"The model runs code of its own ({names}): read it, and allow it if you trust it."
         )
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    model = AutoModel.from_pretrained(folder, dtype=torch.float32, trust_remote_code=trust_remote_code).eval()
+    model = AutoModel.from_pretrained(folder, dtype=torch.float32, trust_remote_code=trust_remote_code)
+    model = model.eval().to(device)
+    embeddings = encode(model, tokenizer, head, texts)
+    reduction = folder / "head" / "reduction.safetensors"
+    if reduction.exists():  # to fewer dimensions
+        weights = load_file(reduction)
+        embeddings = embeddings @ weights["weight"].T + weights["bias"]
+    return embeddings
+
+
+def encode(model: Any, tokenizer: Any, head: dict[str, Any], texts: list[str]) -> np.ndarray:
+    """float64 [N, S·D]: the states that `head` names, pooled, side by side; it is what `head.json` holds."""
+    norm = model.get_submodule(head["final_norm"]) if head["final_norm"] else None
+    is_deep = any(each["source"] != "last_hidden_state" for each in head["states"])
+    asked = {"output_hidden_states": True} if is_deep else {}
     found = []
     for start in range(0, len(texts), BATCH):
         inputs = tokenizer(
             texts[start : start + BATCH],
             padding=True,
+            padding_side="right",
             truncation=True,
             max_length=head["max_length"],
             return_tensors="pt",
         )
+        # Token types of a single text are all 0, which every model takes for granted.
+        accepted = {name: inputs[name].to(model.device) for name in ("input_ids", "attention_mask")}
         with torch.inference_mode():
-            accepted = {name: inputs[name] for name in ("input_ids", "attention_mask")}
-            states = model(**accepted).last_hidden_state
-        found.append(pool(states, inputs["attention_mask"].bool(), head["pooling"]))
-    return torch.cat(found).double().numpy()
+            output = model(**accepted, **asked)
+            hidden = output.hidden_states if is_deep else ()
+            mask = accepted["attention_mask"].bool()
+            found.append(pool_states(head["states"], output.last_hidden_state, hidden, mask, norm))
+    return torch.cat(found).double().cpu().numpy()
+
+
+def pool_states(
+    states: list[dict[str, Any]],
+    last: torch.Tensor,
+    hidden: Sequence[torch.Tensor],
+    mask: torch.Tensor,
+    norm: torch.nn.Module | None,
+) -> torch.Tensor:
+    """The states named in `head.json`, each pooled, side by side: [B, S·D].
+
+    states: each with `layer`, `pooling` and `source`: `last_hidden_state`, `hidden_states` (of its layer), or
+    `final_norm` (of those). last: [B, T, D], what the model returns. hidden: of every layer from 0 on, each [B, T, D].
+    mask: bool [B, T]. norm: the model's own, where a source is `final_norm`.
+    """
+    parts = []
+    for each in states:
+        of_layer = last if each["source"] == "last_hidden_state" else hidden[each["layer"]]
+        if each["source"] == "final_norm":
+            assert norm is not None
+            of_layer = norm(of_layer)
+        parts.append(pool(of_layer, mask, each["pooling"]))
+    return torch.cat(parts, dim=1)
 
 
 def pool(states: torch.Tensor, mask: torch.Tensor, pooling: str) -> torch.Tensor:
