@@ -58,7 +58,7 @@ def plain_sweep(parameters: SweepParameters, execution_id: str = "plain", *, rep
     )
     together = choose_together(layers, chosen, parameters.together)
     audits = [partial(audit, curve, choice) for curve, choice in zip(curves, chosen, strict=True)]
-    in_threads([*audits, partial(audit_together, together)])
+    in_threads([*audits, partial(audit_together, together, parameters.probe_protocol)])
     execution = Execution(execution_id, started_at, datetime.now(UTC), settings.device)
     stage_run(layout, SweepRecord(run, execution, dataset, model, settings, planned, tuple(shards)))
     tables = collect(layout, run.id)

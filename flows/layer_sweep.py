@@ -178,7 +178,7 @@ def _sweep(parameters: SweepParameters, engine: Engine) -> SweepOutcome:
         together = finding.result()
     # Only now are test rows looked at: the choice is made and staged.
     auditing = [audit_task.submit(curve, choice) for curve, choice in zip(curves, chosen, strict=True)]
-    auditing.append(audit_together_task.submit(together))
+    auditing.append(audit_together_task.submit(together, parameters.probe_protocol))
     futures += auditing
     _finish(engine, "Auditing", auditing)
 

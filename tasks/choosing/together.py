@@ -26,6 +26,7 @@ from tasks.retries import LONG_S, RETRIED
 from tasks.scoring.layer_scores import read_rows
 from tasks.scoring.probe import fit_probe
 from tasks.scoring.ridge import ridge_leave_one_out
+from tasks.vocabulary import ProbeProtocol
 
 MOST_TOGETHER = 3
 SURE_GAIN = 1.0
@@ -194,8 +195,10 @@ def answer_layer(candidates: Sequence[LayerOfRun], chosen: Sequence[CurveChoice]
     return next(each for each in curves[place] if each.layer == layer)
 
 
-def audit_together(found: Sequence[Together]) -> None:
+def audit_together(found: Sequence[Together], protocol: ProbeProtocol) -> None:
     """Stage `representation`: a probe of each on the test rows, against the single layer and the last of its curve.
+
+    protocol: that of the run's probes, with which they are compared.
 
     The largest whose every step was sure is the answer. What was not sure is audited as well, for whoever wants to know
     what it would have been worth.
@@ -210,7 +213,7 @@ def audit_together(found: Sequence[Together]) -> None:
     rows = []
     for each in found:
         started = time.perf_counter()
-        right = alone if len(each.layers) == 1 else _probe(each.layers)
+        right = alone if len(each.layers) == 1 else _probe(each.layers, protocol)
         rows.append(
             {
                 "size": len(each.layers),
@@ -248,13 +251,13 @@ def _last_layer(layer: LayerOfRun) -> int:
     return int(probes["layer"].to_numpy().max())
 
 
-def _probe(layers: Sequence[LayerOfRun]) -> npt.NDArray[np.bool_]:
+def _probe(layers: Sequence[LayerOfRun], protocol: ProbeProtocol) -> npt.NDArray[np.bool_]:
     """bool [test rows], of a probe on the layers side by side."""
     splits = [read_rows(layer) for layer in layers]
     use_all_cores()
     train, test = (np.concatenate([split[i].X for split in splits], axis=1) for i in (0, 1))
     y_train, y_test = splits[0][0].y, splits[0][1].y
-    found = fit_probe(train, y_train, test, y_test, seed=layers[0].seed)
+    found = fit_probe(train, y_train, test, y_test, protocol=protocol, seed=layers[0].seed)
     return found.predictions == y_test
 
 
@@ -277,6 +280,6 @@ def choose_together_task(
 
 
 @task(name="audit-together", timeout_seconds=LONG_S, **RETRIED)
-def audit_together_task(found: list[Together]) -> None:
+def audit_together_task(found: list[Together], protocol: ProbeProtocol) -> None:
     """What layers side by side were worth on the test rows."""
-    audit_together(found)
+    audit_together(found, protocol)

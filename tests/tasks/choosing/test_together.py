@@ -19,7 +19,7 @@ from tasks.curves import LayerOfRun
 from tasks.data.dataset import Dataset
 from tasks.scoring.layer_scores import read_rows
 from tasks.scoring.probe import fit_probe
-from tasks.vocabulary import NormState, Pooling
+from tasks.vocabulary import NormState, Pooling, ProbeProtocol
 from tests.flows.conftest import sweep_here
 
 ROWS = 400
@@ -183,6 +183,12 @@ def test_a_sweep_stages_what_stands_side_by_side_and_a_repeat_needs_no_embedding
         left_out_losses([split[0].X for split in splits], splits[0][0].y).mean(), rel=1e-6
     )
     assert rows[1]["log_loss_gain"] == pytest.approx(rows[0]["log_loss"] - rows[1]["log_loss"], abs=1e-6)
+    # Compared is with the run's probes, whichever protocol they have.
+    other = sweep_here(prefect_server, tmp_path, **asked, probe_protocol="sgd").tables["representation"]
+    mirrored = fit_probe(train, splits[0][0].y, test, splits[0][1].y, protocol=ProbeProtocol.SGD)
+    (two,) = other.filter(size=2).to_dicts()
+    assert two["layers"] == rows[1]["layers"]
+    assert two["accuracy"] == pytest.approx(mirrored.accuracy)
     # Without its embeddings the run is whole all the same.
     again = sweep_here(prefect_server, tmp_path, **asked, keep_embeddings=False)
     assert list(folder.glob("*.parquet")) == []
@@ -194,7 +200,8 @@ def test_a_sweep_stages_what_stands_side_by_side_and_a_repeat_needs_no_embedding
             outcome.tables["representation"].drop("seconds"),
             check_row_order=False,
         )
-    stored = query(outcome.layout.results, "FROM representation ORDER BY size")
+    own = f"FROM representation WHERE run_id = '{outcome.run_id}' ORDER BY size"
+    stored = query(outcome.layout.results, own)
     assert stored["layers"].to_list() == [each["layers"] for each in rows]
 
 
