@@ -26,11 +26,11 @@ from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
 from benchmarks.bars import Bar, bar
-from benchmarks.plain_sweep import in_threads
 from benchmarks.scoring import MODEL, emotion
 from flows.layer_sweep import describe_run, scoring_of, settings_of
 from flows.parameters import SweepParameters
 from flows.running.server import local_server
+from flows.unrecorded_sweep import in_threads
 from storage.layout import Layout
 from storage.staged import keyed, stage
 from tasks.choosing.curve_choice import choose

@@ -1,6 +1,6 @@
 """What running a sweep as a service costs: `run()` measures every bar of this part, one object a bar.
 
-Overhead: `layer_sweep` on a running local server against `plain_sweep`, the same work as plain function calls, in turn
+Overhead: `layer_sweep` on a running local server against `unrecorded_sweep`, the same as plain function calls, in turn
 in one process, each into an empty storage folder. The server's start is reported apart. Each finished measurement is
 kept beside the results and reused for a day, so that a run that was ended goes on where it was:
 `python -m benchmarks.service LEG` takes one leg alone (`overhead`, `repeat`, `dask`).
@@ -22,13 +22,13 @@ from distributed import LocalCluster
 from prefect.settings import temporary_settings
 
 from benchmarks.bars import Bar, bar
-from benchmarks.plain_sweep import plain_sweep
 from benchmarks.scoring import MODEL, emotion
 from flows.layer_sweep import layer_sweep
 from flows.parameters import SweepParameters
 from flows.running.engines import QUIET_DASK
 from flows.running.local_run import run_recorded
 from flows.running.server import local_server
+from flows.unrecorded_sweep import unrecorded_sweep
 from storage.layout import Layout
 from tasks.vocabulary import Pooling
 
@@ -123,7 +123,7 @@ def _timed_plain() -> float:
     with tempfile.TemporaryDirectory() as scratch:
         parameters = _parameters(scratch, OVERHEAD_ROWS)
         started = time.perf_counter()
-        plain_sweep(parameters)
+        unrecorded_sweep(parameters)
         return time.perf_counter() - started
 
 

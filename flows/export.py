@@ -17,8 +17,6 @@ from storage.embeddings import Layer
 from storage.errors import UserError
 from storage.layout import Layout
 from tasks.choosing.comparison import compare
-from tasks.embedding.model import load_model
-from tasks.embedding.prompts import with_prompt
 from tasks.exporting.cut import cut_model
 from tasks.exporting.exported_check import check_exported, whole_model_embeddings
 from tasks.exporting.linear_head import (
@@ -37,6 +35,7 @@ from tasks.exporting.recorded_run import RecordedRun, cut_of, find_recorded_run,
 from tasks.exporting.reduction import fit_reduction
 from tasks.exporting.sentence_transformers_files import write_sentence_transformers
 from tasks.exporting.states import Cut
+from tasks.exporting.whole_model import load_whole
 from tasks.machine import machine_lock
 
 
@@ -70,13 +69,7 @@ def export_model(
         cut = cut_of(run, layer, together=together)
     with _beside(out) as folder:
         with working("Loading the whole model"):
-            whole = load_model(
-                run.model.folder,
-                "float32",
-                run.settings.device,
-                trust_remote_code=run.settings.trust_remote_code,
-            )
-            whole = replace(whole, tokenizer=with_prompt(whole.tokenizer, run.settings.prompt))
+            whole = load_whole(run)
         with working(f"Cutting after layer {cut.deepest}"):
             saved, states = cut_model(
                 Path(run.model.folder),

@@ -92,7 +92,6 @@ class SweepOutcome:
 @failing_in_words
 def layer_sweep(parameters: SweepParameters) -> SweepOutcome:
     """Find the layer of a frozen language model that separates the labels best, before training anything."""
-    check_criteria(parameters.criterion)  # before anything is paid for
     with Engine(parameters.runner, parameters.runner_address, workers=CORES) as engine:
         outcome = _sweep(parameters, engine)
         return replace(outcome, task_run_ids=engine.recorded(outcome.task_run_ids))
@@ -100,17 +99,7 @@ def layer_sweep(parameters: SweepParameters) -> SweepOutcome:
 
 def _sweep(parameters: SweepParameters, engine: Engine) -> SweepOutcome:
     started_at = datetime.now(UTC)
-    layout = Layout(
-        parameters.storage if "://" in parameters.storage else os.path.abspath(parameters.storage)
-    )
-    # Before anything is paid for.
-    check_folder(layout.root, "--storage")
-    check_folder(str(cache_folder()), "LAYERSCOUT_CACHE")
-    check_database(layout.results)
-    if parameters.runner in ("threads", "processes"):
-        resolve_settings(
-            settings_of(parameters)
-        )  # a cluster's workers may have other devices than this machine
+    layout = check_before_work(parameters)
     futures: list[PrefectFuture[Any]] = []
     # So that the UI's list of runs can be asked for a model or a data set.
     tag_flow_run(f"model:{parameters.model}", f"dataset:{parameters.dataset}")
@@ -164,7 +153,7 @@ def _sweep(parameters: SweepParameters, engine: Engine) -> SweepOutcome:
     futures += choosing
     chosen = _finish(engine, "Choosing", choosing)
     if all(choice.default.is_constant for choice in chosen):
-        raise UserError(_nothing_told_apart(parameters))
+        raise UserError(nothing_told_apart(parameters))
     # What the report draws, while the embeddings are there.
     projecting = [
         project_task.submit(drawn_layers(layers, curve, choice.default.layer))
@@ -201,6 +190,24 @@ def _sweep(parameters: SweepParameters, engine: Engine) -> SweepOutcome:
         files=files,
         task_run_ids=tuple(future.task_run_id for future in futures),
     )
+
+
+def check_before_work(parameters: SweepParameters) -> Layout:
+    """The layout of the storage, after a look at everything that can be known to fail before anything is paid for.
+
+    Raises:
+        UserError: there is no such criterion or device, or storage, cache or database cannot be written.
+    """
+    check_criteria(parameters.criterion)
+    layout = Layout(
+        parameters.storage if "://" in parameters.storage else os.path.abspath(parameters.storage)
+    )
+    check_folder(layout.root, "--storage")
+    check_folder(str(cache_folder()), "LAYERSCOUT_CACHE")
+    check_database(layout.results)
+    if parameters.runner in ("threads", "processes"):  # a cluster's workers may have other devices
+        resolve_settings(settings_of(parameters))
+    return layout
 
 
 def _finish(
@@ -282,7 +289,8 @@ def asked_of(parameters: SweepParameters) -> dict[str, Any]:
     return asked
 
 
-def _nothing_told_apart(parameters: SweepParameters) -> str:
+def nothing_told_apart(parameters: SweepParameters) -> str:
+    """Why there is no answer where every layer gives all texts the same embedding."""
     poolings = ", ".join(pooling.value for pooling in parameters.pooling)
     return (
         f"Every text of {parameters.dataset} has the same embedding at every layer of {parameters.model} (pooling "

@@ -33,6 +33,11 @@ def recorded_sweep(parameters: SweepParameters) -> SweepOutcome | None:
     run_id = next((run_id for run_id, known in runs if json.loads(known) == asked), None)
     if run_id is None:
         return None
+    return outcome_of(layout, run_id)
+
+
+def outcome_of(layout: Layout, run_id: str) -> SweepOutcome:
+    """What a finished run has left."""
     tables = collect(layout, run_id)
     folder = layout.report(run_id)
     figures = (layout.figure(folder, kind) for kind in ("png", "svg"))

@@ -30,7 +30,8 @@ from flows.running.progress import console, working
 from flows.running.proxies import past_proxies
 from flows.running.server import local_server
 from storage.errors import UserError
-from storage.layout import ServerHome
+from storage.layout import Layout, ServerHome
+from storage.places import check_folder
 
 EXIT_SERVER_GONE = 1
 EXIT_CANCELLED = 130
@@ -78,6 +79,13 @@ def recording_server(home: ServerHome) -> Iterator[str]:
         yield server.entrance
 
 
+def run_on_server(flow: Flow[..., T], parameters: Any) -> T:
+    """Run a flow that the server which is configured records, else the own one of the storage it writes to."""
+    check_folder(parameters.storage, "--storage")  # before a server is started in it
+    with recording_server(Layout(parameters.storage).server):
+        return run_recorded(flow, parameters)
+
+
 def run_recorded(flow: Flow[..., T], parameters: Any) -> T:
     """Run a flow in this process, so that Ctrl-C, SIGTERM and a cancel in the UI end it as cancelled.
 
@@ -85,7 +93,9 @@ def run_recorded(flow: Flow[..., T], parameters: Any) -> T:
     """
     watch = _Watch()
     ran: tuple[UUID, ...] = ()
-    handlers = {each: signal.signal(each, watch.on_signal) for each in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {}
+    if threading.current_thread() is threading.main_thread():  # no other may ask for signals
+        handlers = {each: signal.signal(each, watch.on_signal) for each in (signal.SIGINT, signal.SIGTERM)}
     try:
         result = flow.with_options(on_running=[watch.begin])(parameters)
         ran = result.task_run_ids

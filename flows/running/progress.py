@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import Any, Protocol
 from uuid import UUID
 
@@ -38,9 +39,14 @@ class Advance(Protocol):
     def __call__(self, steps: int, *, tokens: int = 0, reused: bool = False) -> None: ...
 
 
+def _moves() -> bool:
+    """Whether what was printed can move: on a terminal, and in a notebook that has widgets."""
+    return console.is_terminal or (console.is_jupyter and find_spec("ipywidgets") is not None)
+
+
 def working(label: str) -> AbstractContextManager[Any]:
-    """A spinner for work whose length is not known; a line now and one every 15 s where there is no terminal."""
-    if console.is_terminal:
+    """A spinner for work whose length is not known; a line now and one every 15 s where nothing moves."""
+    if _moves():
         return console.status(label)
     started = time.monotonic()
     return _telling(label, lambda now: f"{label}: {duration(now - started)} so far")
@@ -63,8 +69,8 @@ def stage_progress(label: str, total: int, unit: str | None = None) -> Iterator[
 
 @contextmanager
 def progress_bar(pace: "Pace") -> Iterator[Advance]:
-    """A bar that moves with the pace; lines that tell it where there is no terminal, the last when all is done."""
-    if console.is_terminal:
+    """A bar that moves with the pace; lines that tell it where nothing moves, the last when all is done."""
+    if _moves():
         columns = (
             TextColumn("{task.description:<10}"),
             BarColumn(),

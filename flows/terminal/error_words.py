@@ -1,5 +1,7 @@
 """What a person reads of an error that no command of ours has raised for them."""
 
+from collections.abc import Callable
+
 from pydantic import ValidationError
 
 from flows.running.settings_files import undecodable_settings
@@ -8,12 +10,21 @@ from storage.errors import is_about_a_place, is_about_a_store, told_of_a_place, 
 
 def flag_errors(error: ValidationError) -> list[str]:
     """One sentence a flag: what was given and what it takes."""
+    return _sentences(error, lambda name: "--" + name.replace("_", "-"))
+
+
+def option_errors(error: ValidationError) -> list[str]:
+    """As `flag_errors`, of options in Python."""
+    return _sentences(error, lambda name: name)
+
+
+def _sentences(error: ValidationError, named: Callable[[str], str]) -> list[str]:
     sentences: dict[str, str] = {}
     for each in error.errors(include_url=False):
         if not each["loc"]:  # of flags that do not go together
             sentences[each["msg"]] = f"{each['msg'].removeprefix('Value error, ')}."
             continue
-        flag = "--" + str(each["loc"][0]).replace("_", "-")
+        flag = named(str(each["loc"][0]))
         why = each["msg"].removeprefix("Value error, ")
         given = f"{flag} is missing." if each["type"] == "missing" else f"{flag} {each['input']}: {why}."
         sentences.setdefault(flag, given)

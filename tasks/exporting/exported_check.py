@@ -14,12 +14,12 @@ from transformers import AutoModel, AutoTokenizer
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from storage.errors import UserError
-from tasks.embedding.embed import embed_texts
 from tasks.embedding.model import LoadedModel
 from tasks.exporting.cut import quiet
 from tasks.exporting.predict import embed, load_classifier
 from tasks.exporting.recorded_run import RecordedRun, texts_of_test
 from tasks.exporting.states import Cut
+from tasks.exporting.whole_model import embed_cut
 from tasks.scoring.probe import Probe
 
 # Test rows of which exported and whole model are compared, and the first of them, on which both are timed.
@@ -77,18 +77,7 @@ def whole_model_embeddings(run: RecordedRun, whole: LoadedModel, cut: Cut) -> Ch
     """Draw the rows to check by the run's seed, and embed them with the whole model."""
     count = min(CHECKED_ROWS, run.dataset.test_rows)
     rows = np.sort(np.random.default_rng(run.seed).permutation(run.dataset.test_rows)[:count])
-    embedded = embed_texts(
-        whole.backbone,
-        whole.tokenizer,
-        texts_of_test(run, rows),
-        poolings=cut.poolings,
-        norm_states=cut.norm_states,
-        max_length=run.settings.max_length,
-        token_budget=run.settings.token_budget or 2_048,
-        max_layer=cut.deepest,
-    )
-    states = [embedded.states[each.norm_state, each.pooling][each.layer] for each in cut.states]
-    return CheckedRows(rows, np.concatenate(states, axis=1))
+    return CheckedRows(rows, embed_cut(run, whole, cut, texts_of_test(run, rows)))
 
 
 def check_exported(

@@ -13,8 +13,8 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from benchmarks.plain_sweep import plain_sweep
 from flows.parameters import SweepParameters
+from flows.unrecorded_sweep import run_sweep
 from storage import database_file, files, manifest, results
 from tasks.scoring import layer_scores
 
@@ -41,7 +41,7 @@ def sweep(parameters: dict[str, Any], cache: str, point: str | None, call: int) 
         timer = threading.Timer(call / 1000, os.kill, (os.getpid(), signal.SIGKILL))
         timer.daemon = True
         timer.start()
-    plain_sweep(SweepParameters(**parameters), report=False)
+    run_sweep(SweepParameters(**parameters), "victim")
 
 
 def count_calls(parameters: dict[str, Any], cache: str, counts: str) -> None:
@@ -50,7 +50,7 @@ def count_calls(parameters: dict[str, Any], cache: str, counts: str) -> None:
     seen = dict.fromkeys(POINTS, 0)
     for point in POINTS:
         _replace(point, lambda number, point=point: seen.update({point: number}))
-    plain_sweep(SweepParameters(**parameters), report=False)
+    run_sweep(SweepParameters(**parameters), "victim")
     Path(counts).write_text("".join(f"{number} {point}\n" for point, number in seen.items()))
 
 

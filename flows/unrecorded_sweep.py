@@ -1,0 +1,145 @@
+"""A sweep as plain function calls, for who asks for no record of it: no Prefect server, the same numbers."""
+
+import uuid
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from datetime import UTC, datetime
+from functools import partial
+from typing import TypeVar
+
+from flows.layer_sweep import (
+    SweepOutcome,
+    check_before_work,
+    describe_run,
+    nothing_told_apart,
+    scoring_of,
+    settings_of,
+)
+from flows.parameters import SweepParameters
+from flows.running.progress import Pace, progress_bar, working
+from storage.errors import UserError
+from storage.layout import Layout
+from storage.results import merge
+from tasks.choosing.curve_choice import audit, choose
+from tasks.choosing.together import audit_together, choose_together, is_found_together
+from tasks.curves import curves_of, drawn_layers, layers_of
+from tasks.data.dataset import prepare_dataset
+from tasks.embedding.embedding_set import (
+    embed_shard,
+    recorded_shards,
+    settle_plan,
+    using_embeddings,
+)
+from tasks.embedding.model import resolve_model
+from tasks.embedding.prompts import resolve_prompt
+from tasks.machine import CORES
+from tasks.reporting.artifacts import write_report
+from tasks.reporting.run_record import Execution, SweepRecord, collect, stage_run
+from tasks.scoring.layer_scores import is_scored, on_idle_cores, score_layer
+from tasks.scoring.projection import project
+from tasks.scoring.text_baseline import score_text
+
+T = TypeVar("T")
+
+
+def unrecorded_sweep(parameters: SweepParameters) -> SweepOutcome:
+    """What `layer_sweep` does, on the threads of this process: the same functions in the same order.
+
+    Raises:
+        UserError: as `layer_sweep` does, and for an engine beyond this process.
+    """
+    run_id, layout = run_sweep(parameters, execution_id := str(uuid.uuid4()))
+    tables = collect(layout, run_id)
+    with working("Writing the report"):
+        files = write_report(layout, run_id, tables)
+    return SweepOutcome(run_id, execution_id, tables, layout, files, task_run_ids=())
+
+
+def run_sweep(parameters: SweepParameters, execution_id: str) -> tuple[str, Layout]:
+    """A sweep up to the merged database, without its report; see `unrecorded_sweep`.
+
+    execution_id: of the table `execution`, in the place of a flow run's.
+    """
+    if parameters.runner != "threads":
+        raise UserError(
+            f"A sweep without a record runs on threads of this process, not on {parameters.runner} (runner): ask for "
+            "a recorded one."
+        )
+    started_at = datetime.now(UTC)
+    layout = check_before_work(parameters)
+    with working("Reading the data set and the model"):
+        dataset = prepare_dataset(parameters.dataset, layout, **parameters.rows_asked)
+        model = resolve_model(parameters.model, trust_remote_code=parameters.trust_remote_code)
+        prompt = resolve_prompt(parameters.prompt, dataset, model)
+    with working("Planning the shards"):
+        settings, planned = settle_plan(layout, dataset, model, settings_of(parameters, prompt))
+    run = describe_run(parameters, planned.id)
+    with using_embeddings(planned.id) as delete_embeddings:
+        curves = curves_of(
+            layout, run.id, planned, parameters.pooling, parameters.norm_state, parameters.seed
+        )
+        layers = layers_of(curves, planned, dataset, range((parameters.max_layer or model.layers) + 1))
+        unscored = [layer for layer in layers if not is_scored(layer, parameters.criterion)]
+        is_scored_whole = not unscored and is_found_together(layers[0], parameters.together)
+        shards = (
+            recorded_shards(layout, planned) if is_scored_whole and not parameters.keep_embeddings else None
+        )
+        if shards is None:
+            shards = in_threads(
+                [
+                    partial(embed_shard, layout, planned, shard, dataset, model, settings)
+                    for shard in planned.shards
+                ],
+                Pace("Embedding", "rows", dataset.train_rows + dataset.test_rows),
+                [each.stop - each.start for each in planned.shards],
+            )
+        words = partial(score_text, layout, run.id, dataset, parameters.seed)
+        scoring = scoring_of(parameters)
+        in_threads(
+            [words, *(partial(score_layer, layer, scoring) for layer in on_idle_cores(unscored, CORES))],
+            Pace("Scoring", "layers and words", len(unscored) + 1),
+        )
+        price = parameters.depth_price / 100
+        with working("Choosing"):
+            chosen = in_threads([partial(choose, curve, price) for curve in curves])
+            if all(choice.default.is_constant for choice in chosen):
+                raise UserError(nothing_told_apart(parameters))
+            in_threads(
+                [
+                    partial(project, drawn_layers(layers, curve, choice.default.layer))
+                    for curve, choice in zip(curves, chosen, strict=True)
+                ]
+            )
+            together = choose_together(layers, chosen, parameters.together)
+        with working("Auditing"):
+            audits = [partial(audit, curve, choice) for curve, choice in zip(curves, chosen, strict=True)]
+            in_threads([*audits, partial(audit_together, together, parameters.probe_protocol)])
+        execution = Execution(execution_id, started_at, datetime.now(UTC), settings.device)
+        stage_run(layout, SweepRecord(run, execution, dataset, model, settings, planned, tuple(shards)))
+        with working("Merging the results"):
+            merge(layout.results, run.id, collect(layout, run.id))
+        if not parameters.keep_embeddings:
+            delete_embeddings(shards)
+    return run.id, layout
+
+
+def in_threads(
+    calls: Sequence[Callable[[], T]], pace: Pace | None = None, weights: Sequence[int] | None = None
+) -> list[T]:
+    """The results of the calls, in order, made on as many threads as there are cores. The first failure is raised.
+
+    pace: shown while they run; of call i it advances by weights[i], or by one.
+    """
+    with ThreadPoolExecutor(CORES) as pool:
+        futures = [pool.submit(call) for call in calls]
+        try:
+            if pace is not None:
+                places = {future: place for place, future in enumerate(futures)}
+                with progress_bar(pace) as advance:
+                    for future in as_completed(futures):
+                        future.result()
+                        advance(1 if weights is None else weights[places[future]])
+            return [future.result() for future in futures]
+        finally:
+            for future in futures:
+                future.cancel()

@@ -1,0 +1,40 @@
+"""Texts through the whole model of a run, as its sweep embedded them."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasks.embedding.embed import embed_texts
+from tasks.embedding.model import LoadedModel, load_model
+from tasks.embedding.prompts import with_prompt
+from tasks.exporting.recorded_run import RecordedRun
+from tasks.exporting.states import Cut
+
+# Of a run that had none of its own; what is in a batch changes no embedding.
+TOKEN_BUDGET = 2_048
+
+
+def load_whole(run: RecordedRun, dtype: str = "float32") -> LoadedModel:
+    """The run's model, whole, with a tokenizer that puts texts into the run's prompt."""
+    loaded = load_model(
+        run.model.folder, dtype, run.settings.device, trust_remote_code=run.settings.trust_remote_code
+    )
+    return replace(loaded, tokenizer=with_prompt(loaded.tokenizer, run.settings.prompt))
+
+
+def embed_cut(run: RecordedRun, whole: LoadedModel, cut: Cut, texts: Sequence[str]) -> NDArray[np.float32]:
+    """float32 [N, S·D]: the S states of the cut, side by side; blocks after the deepest are not run."""
+    embedded = embed_texts(
+        whole.backbone,
+        whole.tokenizer,
+        texts,
+        poolings=cut.poolings,
+        norm_states=cut.norm_states,
+        max_length=run.settings.max_length,
+        token_budget=run.settings.token_budget or TOKEN_BUDGET,
+        max_layer=cut.deepest,
+    )
+    states = [embedded.states[each.norm_state, each.pooling][each.layer] for each in cut.states]
+    return np.concatenate(states, axis=1)
