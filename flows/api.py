@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from storage.errors import UserError
 from storage.layout import Layout
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from flows.layer_sweep import SweepOutcome
+    from flows.parameters import AskedOfAll
+    from tasks.choosing.prompt_choice import PromptAnswer
     from tasks.exporting.model_card import Evidence
     from tasks.exporting.recorded_run import RecordedRun
     from tasks.reporting.layer_curves import LayerCurves, Tables
@@ -57,27 +61,9 @@ def sweep(
     Raises:
         UserError: in words, whatever is wrong with model, texts, labels or options.
     """
-    from pydantic import ValidationError
+    from flows.parameters import SweepParameters
 
-    from flows.parameters import DEFAULT_STORAGE, SweepParameters
-    from flows.terminal.error_words import option_errors
-    from storage.given import given_folder
-    from storage.places import check_folder
-    from tasks.embedding.in_memory import keep_model
-
-    asked = dict(options)
-    for each in _SEVERAL:
-        if isinstance(asked.get(each), str):
-            asked[each] = (asked[each],)
-    asked["storage"] = str(asked.get("storage", DEFAULT_STORAGE))
-    check_folder(asked["storage"], "storage")  # before anything is kept in it
-    given = given_folder(Layout(asked["storage"]))
-    asked["model"] = model if isinstance(model, str) else f"path:{keep_model(given, model)}"
-    asked["dataset"] = _dataset(given, name, texts, labels, test)
-    try:
-        parameters = SweepParameters.model_validate(asked)
-    except ValidationError as error:
-        raise UserError(" ".join(option_errors(error))) from error
+    parameters = _validated(SweepParameters, _asked(model, texts, labels, test, name, options))
     if record:
         from flows.layer_sweep import layer_sweep
         from flows.running.local_run import run_on_server
@@ -86,6 +72,54 @@ def sweep(
     from flows.unrecorded_sweep import unrecorded_sweep
 
     return Answer(unrecorded_sweep(parameters))
+
+
+def search(
+    model: Any,
+    texts: Any,
+    labels: Any = None,
+    *,
+    prompt: Sequence[str] = ("none", "one-word", "task"),
+    test: Any = None,
+    name: str = "texts",
+    record: bool = False,
+    **options: Any,
+) -> Answer:
+    """A sweep with each of several prompts around the texts; the answer of the one that train rows speak for.
+
+    Args:
+        model, texts, labels, test, name, record: as of `sweep`.
+        prompt: templates with `{text}` in them, and `{label_names}` for the classes' names, or `one-word`, `task` (from
+            the names of label column and classes), `model` (its own), `none`. Without `none` there is nothing to tell a
+            gain by.
+        **options: as of `sweep`.
+
+    Returns:
+        The answer, whose `prompts` says what each of them was worth. A prompt that cannot be had is left out.
+
+    Raises:
+        UserError: as `sweep` does, where no prompt has an answer.
+    """
+    from flows.parameters import SearchParameters
+    from flows.search import search as search_flow
+    from flows.search import sweep_each
+
+    asked = _asked(model, texts, labels, test, name, options) | {
+        "prompt": (prompt,) if isinstance(prompt, str) else tuple(prompt)
+    }
+    parameters = _validated(SearchParameters, asked)
+    if record:
+        from flows.running.local_run import run_on_server
+
+        found = run_on_server(search_flow, parameters)
+        return Answer(found.chosen, found.answers)
+    from flows.unrecorded_sweep import unrecorded_sweep
+    from tasks.choosing.prompt_choice import compare_prompts
+
+    swept, _ = sweep_each(parameters, unrecorded_sweep)
+    tables = {each: outcome.tables for each, outcome in swept.items()}
+    answers = compare_prompts(next(iter(swept.values())).layout, tables, seed=parameters.seed)
+    return Answer(swept[next(each.prompt for each in answers if each.is_answer)], answers)
 
 
 def open(storage: str | Path = "layerscout-out", run: str | None = None) -> Answer:
@@ -111,13 +145,14 @@ class Answer:
     In a notebook it shows its sentence, the layer curve and the model as a strip of layers.
     """
 
-    def __init__(self, outcome: SweepOutcome) -> None:
+    def __init__(self, outcome: SweepOutcome, prompts: Sequence[PromptAnswer] = ()) -> None:
         self.run_id: str = outcome.run_id
         self.tables: Tables = outcome.tables
         """Every result table of the run by its name, as a Polars frame; docs/sql.md has their columns."""
         self.layout: Layout = outcome.layout
         self.report: str = outcome.files.html
         """Where the report lies: one page that needs no network."""
+        self._prompts = prompts
         self._recorded: RecordedRun | None = None
 
     @property
@@ -147,6 +182,18 @@ class Answer:
     def prompt(self) -> str | None:
         """The template around every text."""
         return self._curves.prompt
+
+    @property
+    def prompts(self) -> pl.DataFrame:
+        """A row a prompt of a search: layer, pooling, score on train rows, test accuracy, and that over no prompt's."""
+        import polars as pl
+
+        rows = []
+        for each in self._prompts:
+            row = asdict(each)
+            over = row.pop("over_no_prompt") or {}
+            rows.append(row | {f"over_no_prompt_{key}": value for key, value in over.items()})
+        return pl.DataFrame(rows, infer_schema_length=None)
 
     @property
     def accuracy(self) -> float:
@@ -267,6 +314,41 @@ class Answer:
     def _audit(self) -> dict[str, Any]:
         assert self._curves.audit is not None
         return self._curves.audit
+
+
+P = TypeVar("P", bound="AskedOfAll")
+
+
+def _validated(of: type[P], asked: dict[str, Any]) -> P:
+    from pydantic import ValidationError
+
+    from flows.terminal.error_words import option_errors
+
+    try:
+        return of.model_validate(asked)
+    except ValidationError as error:
+        raise UserError(" ".join(option_errors(error))) from error
+
+
+def _asked(
+    model: Any, texts: Any, labels: Any, test: Any, name: str, options: dict[str, Any]
+) -> dict[str, Any]:
+    """The options of a sweep, with the specs of model and texts: what was in memory is kept in the storage."""
+    from flows.parameters import DEFAULT_STORAGE
+    from storage.given import given_folder
+    from storage.places import check_folder
+    from tasks.embedding.in_memory import keep_model
+
+    asked = dict(options)
+    for each in _SEVERAL:
+        if isinstance(asked.get(each), str):
+            asked[each] = (asked[each],)
+    asked["storage"] = str(asked.get("storage", DEFAULT_STORAGE))
+    check_folder(asked["storage"], "storage")  # before anything is kept in it
+    given = given_folder(Layout(asked["storage"]))
+    asked["model"] = model if isinstance(model, str) else f"path:{keep_model(given, model)}"
+    asked["dataset"] = _dataset(given, name, texts, labels, test)
+    return asked
 
 
 def _dataset(given: Path, name: str, texts: Any, labels: Any, test: Any) -> str:

@@ -1,13 +1,13 @@
 """Which prompt: one sweep for each, and their answers side by side."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from uuid import UUID
 
 from prefect import flow
 
 from flows.layer_sweep import SweepOutcome, layer_sweep
-from flows.parameters import SearchParameters
+from flows.parameters import SearchParameters, SweepParameters
 from flows.running.failure import failing_in_words
 from flows.running.progress import tell, working
 from flows.running.tags import tag_flow_run
@@ -38,17 +38,7 @@ def search(parameters: SearchParameters) -> SearchOutcome:
     """
     check_criteria(parameters.criterion)  # before anything is paid for
     tag_flow_run(f"model:{parameters.model}", f"dataset:{parameters.dataset}")
-    swept: dict[str, SweepOutcome] = {}
-    failed: dict[str, UserError] = {}
-    for number, each in enumerate(parameters.sweeps(), start=1):
-        tell(f"{number} of {len(parameters.prompt)}: prompt {each.prompt}")
-        try:
-            swept[each.prompt] = layer_sweep(each)
-        except UserError as error:  # what one prompt lacks must not cost the others their turn
-            failed[each.prompt] = error
-            tell(f"Prompt {each.prompt} is left out: {error}")
-    if not swept:
-        raise next(iter(failed.values()))
+    swept, failed = sweep_each(parameters, layer_sweep)
     layout = next(iter(swept.values())).layout
     tables = {prompt: outcome.tables for prompt, outcome in swept.items()}
     with working("Comparing the prompts"):
@@ -56,3 +46,25 @@ def search(parameters: SearchParameters) -> SearchOutcome:
         answers = comparing.result()
     best = next(each.prompt for each in answers if each.is_answer)
     return SearchOutcome(answers, failed, swept[best], (comparing.task_run_id,))
+
+
+def sweep_each(
+    parameters: SearchParameters, sweep: Callable[[SweepParameters], SweepOutcome]
+) -> tuple[dict[str, SweepOutcome], dict[str, UserError]]:
+    """What the sweep of each prompt left, in the order in which they were asked for, and why the others have none.
+
+    Raises:
+        UserError: none has any; that of the first.
+    """
+    swept: dict[str, SweepOutcome] = {}
+    failed: dict[str, UserError] = {}
+    for number, each in enumerate(parameters.sweeps(), start=1):
+        tell(f"{number} of {len(parameters.prompt)}: prompt {each.prompt}")
+        try:
+            swept[each.prompt] = sweep(each)
+        except UserError as error:  # what one prompt lacks must not cost the others their turn
+            failed[each.prompt] = error
+            tell(f"Prompt {each.prompt} is left out: {error}")
+    if not swept:
+        raise next(iter(failed.values()))
+    return swept, failed

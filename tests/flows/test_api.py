@@ -262,6 +262,27 @@ def test_what_is_wrong_is_said(asked: dict[str, Any], message: str, tiny_model: 
         layerscout.sweep(**given, storage=tmp_path / "out")
 
 
+def test_a_search_is_that_of_the_command_recorded_or_not(
+    answer: layerscout.Answer, tiny_model: Path, prefect_server: str
+) -> None:
+    asked: dict[str, Any] = {"prompt": ["none", "of the {text}", "model"], "test": columns(TEST)}
+    asked |= {"dtype": "float32", "storage": answer.layout.root}
+    found = layerscout.search(f"path:{tiny_model}", *columns(TRAIN), **asked)
+    prompts = found.prompts
+    assert prompts["prompt"].to_list() == ["none", "of the {text}"]  # the model has none of its own
+    assert prompts.filter(prompt="none")["run_id"].item() == answer.run_id
+    best = prompts.filter("is_answer").row(0, named=True)
+    assert best["score"] == prompts["score"].max()
+    assert (found.run_id, found.layer, found.accuracy) == (best["run_id"], best["layer"], best["accuracy"])
+    over = prompts["accuracy"][1] - prompts["accuracy"][0]
+    assert prompts["over_no_prompt_difference"].to_list() == [None, pytest.approx(over)]
+    with temporary_settings({"PREFECT_API_URL": prefect_server}):
+        recorded = layerscout.search(f"path:{tiny_model}", *columns(TRAIN), **asked, record=True)
+    assert_frame_equal(recorded.prompts, prompts)
+    with pytest.raises(layerscout.UserError, match="prompt"):
+        layerscout.search(f"path:{tiny_model}", *columns(TRAIN), **asked | {"prompt": "query:"})
+
+
 def test_the_embedder_is_a_step_of_a_scikit_learn_pipeline(tiny_model: Path, tmp_path: Path) -> None:
     texts, labels = columns(TRAIN)
     options = {"dtype": "float32", "pooling": "mean"}
