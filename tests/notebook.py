@@ -55,10 +55,16 @@ def run(cells: nbformat.NotebookNode, folder: Path) -> nbformat.NotebookNode:
     return NotebookClient(cells, timeout=600, resources={"metadata": {"path": str(folder)}}).execute()
 
 
+def results(cell: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
+    """What the last line of a cell shows."""
+    return [each for each in cell.get("outputs", []) if each["output_type"] == "execute_result"]
+
+
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as scratch:
         done = run(notebook(), Path(scratch))
     for cell in done.cells:  # what says when and where it ran
         cell.metadata = {}
-        cell.outputs = [each for each in cell.get("outputs", []) if each["output_type"] != "stream"] or []
+        if cell.cell_type == "code":  # nor its progress
+            cell.outputs = results(cell)
     nbformat.write(done, PAGE)
