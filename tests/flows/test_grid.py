@@ -6,8 +6,10 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from prefect.settings import temporary_settings
 
 from flows.grid import examine_pairs
+from flows.grid import grid as run_grid
 from flows.grid_parameters import GridParameters, locate_dataset, read_grid
 from storage.errors import UserError
 from storage.results import query
@@ -161,8 +163,8 @@ def test_a_grid_runs_every_pair_compares_them_and_goes_on_where_it_ended(
 
     # What was ended and went on is what comes out in one go, and so are the study's tables.
     again = tmp_path / "again-out"
-    fresh = layerscout(*command[:-1], str(again), env=served)
-    assert fresh.returncode == 0, fresh.stderr
+    with temporary_settings({"PREFECT_API_URL": served["PREFECT_API_URL"]}):
+        run_grid(read_grid(str(file), data_root=str(tmp_path), storage=str(again)))
     first_tables, second_tables = (
         study(str(each), results=each / "results", images=each / "images") for each in (storage, again)
     )

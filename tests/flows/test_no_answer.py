@@ -1,13 +1,15 @@
 """Embeddings that are the same for every text give no answer, and never one beside embeddings that differ."""
 
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
 
+from storage.errors import UserError
 from storage.results import query
 from tests.conftest import labelled_text
-from tests.flows.conftest import layerscout, tables
+from tests.flows.conftest import sweep_here, tables
 
 
 @pytest.fixture
@@ -21,24 +23,21 @@ def begun_alike(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("changed", [["--pooling", "first"], ["--max-length", "1"]])
+@pytest.mark.parametrize("changed", [{"pooling": ("first",)}, {"max_length": 1}])
 def test_where_every_text_has_one_embedding_there_is_no_answer(
-    tiny_model: Path, begun_alike: Path, tmp_path: Path, served: dict[str, str], changed: list[str]
+    tiny_model: Path, begun_alike: Path, tmp_path: Path, prefect_server: str, changed: dict[str, Any]
 ) -> None:
-    arguments = ["--model", f"path:{tiny_model}", "--dataset", f"path:{begun_alike}", *changed]
-    failed = layerscout("sweep", *arguments, "--storage", str(tmp_path / "out"), env=served)
-    assert failed.returncode == 1
-    assert failed.stdout == ""
-    assert "no layer tells texts apart and there is no answer" in failed.stderr
+    asked = {"model": f"path:{tiny_model}", "dataset": f"path:{begun_alike}"} | changed
+    with pytest.raises(UserError, match="no layer tells texts apart and there is no answer"):
+        sweep_here(prefect_server, tmp_path / "out", **asked)
     assert not (tmp_path / "out" / "results.duckdb").exists()
 
 
 def test_it_is_never_the_answer_beside_embeddings_that_differ(
-    tiny_model: Path, begun_alike: Path, tmp_path: Path, served: dict[str, str]
+    tiny_model: Path, begun_alike: Path, tmp_path: Path, prefect_server: str
 ) -> None:
-    arguments = ["--model", f"path:{tiny_model}", "--dataset", f"path:{begun_alike}"]
-    arguments += ["--pooling", "first", "--pooling", "mean", "--storage", str(tmp_path)]
-    assert layerscout("sweep", *arguments, env=served).returncode == 0
+    asked: dict[str, Any] = {"model": f"path:{tiny_model}", "dataset": f"path:{begun_alike}"}
+    sweep_here(prefect_server, tmp_path, **asked, pooling=("first", "mean"))
     choices = tables(tmp_path)["layer_choice"].filter("is_default").sort("pooling")
     assert choices.select("pooling", "is_constant", "is_answer").rows() == [
         ("first", True, False),

@@ -69,11 +69,11 @@ def test_it_is_reported_and_compared(old: tuple[Layout, str]) -> None:
 
 
 def test_the_commands_serve_it(old: tuple[Layout, str]) -> None:
-    layout, run_id = old
+    layout, _ = old
     at = ["--storage", layout.root]
     asked = layerscout("sql", "SELECT chosen_layer, chosen_accuracy FROM leaderboard", *at, env=environment())
     assert asked.stdout.split() == ["chosen_layer", "chosen_accuracy", "0", "0.9333"]
-    for command in (["rebuild"], ["report", run_id[:6]], ["report", "--all"]):
+    for command in (["rebuild"], ["report", "--all"]):
         done = layerscout(*command, *at, env=environment())
         assert (done.returncode, done.stderr) == (0, "")
 
