@@ -32,7 +32,7 @@ test-faults: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,dask,ray]'
 	LAYERSCOUT_FAULT_MOMENTS=$(or $(MOMENTS),50) $(BIN)/python -m pytest tests/faults
 
-# Every model type of transformers, tried small: makes docs/families.md anew, in a quarter of an hour on two cores.
+# Every model type of transformers, tried small: makes docs/families.md anew, in some five minutes on two cores.
 families: $(INSTALLED)
 	$(BIN)/python -m tests.families $(TYPES)
 

@@ -32,7 +32,7 @@ from tasks.exporting.linear_head import (
 )
 from tasks.exporting.model_card import Evidence, evidence_of, write_model_card
 from tasks.exporting.recorded_run import RecordedRun, cut_of, find_recorded_run, keeps_embeddings
-from tasks.exporting.reduction import fit_reduction
+from tasks.exporting.reduction import check_width, fit_reduction
 from tasks.exporting.sentence_transformers_files import write_sentence_transformers
 from tasks.exporting.states import Cut
 from tasks.exporting.whole_model import load_whole
@@ -67,11 +67,13 @@ def export_model(
     with working("Finding the run and its model"):
         run = find_recorded_run(layout, run_id, trust_remote_code=trust_remote_code)
         cut = cut_of(run, layer, together=together)
+        if width is not None:
+            check_width(width, run.dataset.train_rows, len(cut.states) * run.model.hidden_size)
     with _beside(out) as folder:
         with working("Loading the whole model"):
             whole = load_whole(run)
         with working(f"Cutting after layer {cut.deepest}"):
-            saved, states = cut_model(
+            saved = cut_model(
                 Path(run.model.folder),
                 whole.backbone,
                 cut,
@@ -94,12 +96,12 @@ def export_model(
             cost = compare(head.predictions == label, wide.predictions == label, seed=run.seed)
             checked = replace(checked, expected=reduction.apply(checked.expected))
         write_sentence_transformers(
-            folder, states, saved.final_norm, run.model.hidden_size, run.settings.max_length, reduction
+            folder, saved.states, saved.final_norm, run.model.hidden_size, run.settings.max_length, reduction
         )
-        write_head(folder, run, states, saved.final_norm, head, reduction)
+        write_head(folder, run, saved.states, saved.final_norm, head, reduction)
         with working("Checking the exported model"):
             check = check_exported(run, cut, folder, head, checked)
-        found = evidence_of(run, cut, states, saved, head, cost, check)
+        found = evidence_of(run, cut, saved, head, cost, check)
         (folder / "README.md").write_text(write_model_card(found), encoding="utf-8")
         _put_in_place(folder, out)
     return found

@@ -13,7 +13,6 @@ from pathlib import Path
 import torch
 import transformers
 from transformers import AutoConfig, AutoModel, AutoTokenizer
-from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from storage.errors import UserError
 from tasks.embedding.backbone import find_blocks
@@ -23,6 +22,7 @@ from tasks.embedding.prompts import with_prompt
 from tasks.exporting.states import (
     Cut,
     ExportedState,
+    Source,
     ends_before_norm,
     exported_states,
     name_of_final_norm,
@@ -64,12 +64,13 @@ def cut_config(config: transformers.PretrainedConfig, layer: int) -> transformer
 
 @dataclass(frozen=True)
 class SavedCut:
-    """What `save_cut` wrote."""
+    """A model that was cut, and where its states are read."""
 
     blocks: int
-    """How many the model has: as many as its deepest layer, or one more where nothing else gives the state there."""
+    """How many it has: as many as its deepest layer, or one more where nothing else gives the state there."""
+    states: tuple[ExportedState, ...]
     final_norm: str | None
-    """The name of the final norm's module in it, as `get_submodule` takes it."""
+    """The end of the name of the final norm's module, where a state is put through it."""
 
 
 def cut_model(
@@ -80,22 +81,23 @@ def cut_model(
     *,
     prompt: str | None = None,
     trust_remote_code: bool = False,
-) -> tuple[SavedCut, tuple[ExportedState, ...]]:
+) -> SavedCut:
     """Write the model of `folder` so that every state of the cut can be read from it, and say where.
 
     backbone: of the whole model. See `save_cut` for the rest, and for the errors.
     """
-    saved = save_cut(
+    blocks = save_cut(
         folder,
         cut.deepest,
         into,
         hidden_states=reads_hidden_states(exported_states(backbone, cut, cut.deepest)),
         before_norm=ends_before_norm(backbone, cut),
-        final_norm=name_of_final_norm(backbone),
         prompt=prompt,
         trust_remote_code=trust_remote_code,
     )
-    return saved, exported_states(backbone, cut, saved.blocks)
+    states = exported_states(backbone, cut, blocks)
+    is_normed = any(each.source == Source.NORMED for each in states)
+    return SavedCut(blocks, states, name_of_final_norm(backbone) if is_normed else None)
 
 
 def save_cut(
@@ -105,10 +107,9 @@ def save_cut(
     *,
     hidden_states: bool = False,
     before_norm: bool = False,
-    final_norm: str | None = None,
     prompt: str | None = None,
     trust_remote_code: bool = False,
-) -> SavedCut:
+) -> int:
     """Write the model of `folder`, cut after `layer`, and its tokenizer into another folder.
 
     Weights keep the dtype that they are saved in. The tokenizer pads on the right, where no family's positions
@@ -122,9 +123,11 @@ def save_cut(
         hidden_states: the model gives the states of every layer without being asked.
         before_norm: its `hidden_states[layer]` has not passed the final norm, as in the whole model. Where the family
             knows no such setting, one block more is kept, and its state left.
-        final_norm: the end of the name of the final norm's module.
         prompt: a template, see `tasks/embedding/prompts.py`.
         trust_remote_code: run the code that the model brings, and take it along.
+
+    Returns:
+        How many blocks it has.
 
     Raises:
         UserError: this family cannot be cut there.
@@ -147,14 +150,14 @@ def save_cut(
             )
         blocks = layer
         model = _build(folder, copy.deepcopy(config), blocks, before_norm, trust_remote_code)
-        if before_norm and layer < of_whole and _ends_in_norm(model, tokenizer):
+        if before_norm and layer < of_whole and _ends_in_norm(model):
             blocks = layer + 1
             model = _build(folder, copy.deepcopy(config), blocks, False, trust_remote_code)
         if hidden_states:
             model.config.output_hidden_states = True
         model.save_pretrained(into)
         tokenizer.save_pretrained(into)
-    return SavedCut(blocks, _module_called(model, final_norm))
+    return blocks
 
 
 def _build(
@@ -188,23 +191,14 @@ def _build(
     return model.eval()
 
 
-def _ends_in_norm(model: transformers.PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> bool:
+def _ends_in_norm(model: transformers.PreTrainedModel) -> bool:
     """Whether the last of its hidden states is what the model returns, or there are none of a model without blocks."""
-    encoded = tokenizer("What comes out?", return_tensors="pt")
+    padding = getattr(model.config, "pad_token_id", None)
+    ids = torch.tensor([[token for token in range(5) if token != padding][:3]], device=model.device)
     with torch.inference_mode():
-        output = model(
-            input_ids=encoded["input_ids"],
-            attention_mask=encoded["attention_mask"],
-            output_hidden_states=True,
-        )
+        output = model(input_ids=ids, attention_mask=torch.ones_like(ids), output_hidden_states=True)
     hidden = output.hidden_states
     return not hidden or bool(torch.equal(hidden[-1], output.last_hidden_state))
-
-
-def _module_called(model: transformers.PreTrainedModel, ending: str | None) -> str | None:
-    if ending is None:
-        return None
-    return next(name for name, _ in model.named_modules() if f".{name}".endswith(f".{ending}"))
 
 
 @contextmanager

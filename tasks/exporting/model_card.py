@@ -30,7 +30,7 @@ class Evidence:
     cut: Cut
     states: tuple[ExportedState, ...]
     final_norm: str | None
-    """The module's name, where a state has to be put through it."""
+    """The end of the module's name, where a state has to be put through it."""
     blocks: int
     """Of the exported model."""
     layers: int
@@ -70,7 +70,6 @@ class Evidence:
 def evidence_of(
     run: RecordedRun,
     cut: Cut,
-    states: tuple[ExportedState, ...],
     saved: SavedCut,
     head: Probe,
     reduction: Comparison | None,
@@ -86,7 +85,7 @@ def evidence_of(
         answer=answer_sentence(run.tables),
         reason=answer["reason"] if is_chosen else by_hand,
         cut=cut,
-        states=states,
+        states=saved.states,
         final_norm=saved.final_norm,
         blocks=saved.blocks,
         layers=run.model.layers,
@@ -100,7 +99,7 @@ def evidence_of(
         width=head.coefficients.shape[1],
         reduction=reduction,
         device=run.settings.device,
-        needs_own_module=needs_code(states),
+        needs_own_module=needs_code(saved.states),
         runs_own_code=run.model.runs_own_code,
         **asdict(check),
     )

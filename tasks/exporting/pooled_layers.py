@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from sentence_transformers.base.modules import Module
 
-from .predict import pool_states  # noqa: TID252 - the two lie side by side in an exported folder
+from .predict import find_norm, pool_states  # noqa: TID252 - the two lie side by side in an exported folder
 
 
 class PooledLayers(Module):
@@ -27,8 +27,7 @@ class PooledLayers(Module):
 
     def on_model_ready(self, model: Any) -> None:
         """Find the model's final norm. In a tuple, so that its weights are not taken for this module's own."""
-        if self.final_norm:
-            self._norm = (model[0].auto_model.get_submodule(self.final_norm),)
+        self._norm = (find_norm(model[0].auto_model, self.final_norm),)
 
     def forward(self, features: dict[str, Any], **_: Any) -> dict[str, Any]:
         """Add `sentence_embedding`, [B, embedding_dimension]."""

@@ -66,7 +66,7 @@ def embed(
 
 def encode(model: Any, tokenizer: Any, head: dict[str, Any], texts: list[str]) -> np.ndarray:
     """float64 [N, S·D]: the states that `head` names, pooled, side by side; it is what `head.json` holds."""
-    norm = model.get_submodule(head["final_norm"]) if head["final_norm"] else None
+    norm = find_norm(model, head["final_norm"])
     is_deep = any(each["source"] != "last_hidden_state" for each in head["states"])
     asked = {"output_hidden_states": True} if is_deep else {}
     found = []
@@ -87,6 +87,15 @@ def encode(model: Any, tokenizer: Any, head: dict[str, Any], texts: list[str]) -
             mask = accepted["attention_mask"].bool()
             found.append(pool_states(head["states"], output.last_hidden_state, hidden, mask, norm))
     return torch.cat(found).double().cpu().numpy()
+
+
+def find_norm(model: torch.nn.Module, ending: str | None) -> torch.nn.Module | None:
+    """The outermost of a model's modules whose name is this, or ends in it."""
+    if ending is None:
+        return None
+    return model.get_submodule(
+        min((name for name, _ in model.named_modules() if f".{name}".endswith(f".{ending}")), key=len)
+    )
 
 
 def pool_states(

@@ -24,6 +24,16 @@ class Reduction:
         return (embeddings @ self.weight.T + self.bias).astype(np.float32)
 
 
+def check_width(width: int, rows: int, dimensions: int) -> None:
+    """Raises UserError where so many train rows of so many dimensions have not that many components."""
+    most = min(rows - 1, dimensions)
+    if not 1 <= width <= most:
+        raise UserError(
+            f"The embedding can be reduced to 1 to {most:,} dimensions, not to {width:,} (--width): it has "
+            f"{dimensions:,}, and {rows:,} train rows."
+        )
+
+
 def fit_reduction(train: NDArray[np.float32], width: int) -> Reduction:
     """The first `width` principal components of the train rows [N, D], each feature standardised before.
 
@@ -32,12 +42,7 @@ def fit_reduction(train: NDArray[np.float32], width: int) -> Reduction:
     Raises:
         UserError: there are not so many components.
     """
-    most = min(len(train) - 1, train.shape[1])
-    if not 1 <= width <= most:
-        raise UserError(
-            f"The embedding can be reduced to 1 to {most:,} dimensions, not to {width:,} (--width): it has "
-            f"{train.shape[1]:,}, and {len(train):,} train rows."
-        )
+    check_width(width, *train.shape)
     scaler = StandardScaler()
     found = PCA(width, svd_solver="full").fit(scaler.fit_transform(train.astype(np.float64)))
     weight = found.components_ / scaler.scale_

@@ -94,6 +94,25 @@ CASES = [
         "layerscout export 7 --layer 99 --out model",
         _storage,
     ),
+    Case(
+        STORAGE,
+        "layers side by side that the run has not found, exported",
+        "layerscout export 7 --together --out model",
+        _storage,
+    ),
+    Case(
+        STORAGE,
+        "one layer named beside several, exported",
+        "layerscout export 7 --together --layer 3 --out model",
+        _storage,
+    ),
+    Case(STORAGE, "an export of no dimension", "layerscout export 7 --width 0 --out model", _storage),
+    Case(
+        STORAGE,
+        "an export of more dimensions than there are",
+        "layerscout export 7 --width 9999 --out model",
+        _storage,
+    ),
     # Queries
     _query("an empty query", ""),
     _query("a blank query", "  "),

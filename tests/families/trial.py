@@ -211,10 +211,10 @@ def _cut(model: nn.Module, backbone: Backbone) -> str:
         try:
             # Before and behind the final norm, side by side.
             cut = Cut(tuple(LayerState(CUT, Pooling.MEAN, each) for each in (NormState.AS_RETURNED, *norm)))
-            saved, states = cut_model(whole, backbone, cut, part)
+            saved = cut_model(whole, backbone, cut, part)
             loaded, tokenizer = load_plain(part)
             head = {"final_norm": saved.final_norm, "max_length": 64}
-            head |= {"states": [each.described() for each in states]}
+            head |= {"states": [each.described() for each in saved.states]}
             found = encode(loaded, tokenizer, head, words)
         except UserError as error:
             return f"refused: {_reason(error)}"

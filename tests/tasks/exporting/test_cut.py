@@ -61,8 +61,8 @@ def by_our_engine(folder: Path, texts: list[str], cut: Cut, *, max_length: int =
 
 def exported(folder: Path, into: Path, cut: Cut) -> tuple[tuple[ExportedState, ...], str | None, int]:
     """Its states, the name of its final norm, and how many blocks it has."""
-    saved, states = cut_model(folder, load_model(str(folder), "float32", "cpu").backbone, cut, into)
-    return states, saved.final_norm, saved.blocks
+    saved = cut_model(folder, load_model(str(folder), "float32", "cpu").backbone, cut, into)
+    return saved.states, saved.final_norm, saved.blocks
 
 
 def read_plainly(
