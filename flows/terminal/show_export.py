@@ -23,7 +23,7 @@ def show_export(found: Evidence, out: Path) -> None:
     console.print(table)
     console.print()
     for said in costs(found):
-        console.print(f"{said[0].upper()}{said[1:]}.", soft_wrap=True)
+        console.print(said, soft_wrap=True)
     if found.needs_own_module:
         console.print(
             "sentence-transformers loads it with trust_remote_code=True: pooled_layers.py in the folder pools these "

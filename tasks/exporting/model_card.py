@@ -121,7 +121,7 @@ def write_model_card(found: Evidence) -> str:
     lines = [
         *head,
         "---",
-        f"# {base}, {found.cut.named} of {found.layers}",
+        f"# {base}, {found.cut.named} of {found.layers}{', side by side' if found.beside else ''}",
         f"`{_for_others(run['model_id'])}` cut after layer {found.cut.deepest}: its embeddings ({_embedding(found)}) "
         f"and a linear head for the {len(found.dataset['classes'])} classes of `{_for_others(run['dataset_id'])}`. "
         "Made by layerscout; the licence of the model it was cut from holds.",
@@ -129,7 +129,7 @@ def write_model_card(found: Evidence) -> str:
         found.answer,
         found.reason,
         _table(found),
-        *(f"{each[0].upper()}{each[1:]}." for each in costs(found)),
+        *costs(found),
         "## Use",
         _prompt(found),
         _use(found),
@@ -168,15 +168,15 @@ def costs(found: Evidence) -> list[str]:
         row = found.beside
         gain, low, high = (row[f"gain_over_single{end}"] for end in ("", "_low", "_high"))
         said.append(
-            f"side by side the layers were audited {points(gain)} points above layer {row['layers'][0]} alone "
-            f"(95 % interval {points(low)} to {points(high)}, {p_value(row['gain_over_single_p_value'])})"
+            f"Side by side the layers were audited {points(gain)} points above layer {row['layers'][0]} alone "
+            f"(95 % interval {points(low)} to {points(high)}, {p_value(row['gain_over_single_p_value'])})."
         )
     if found.reduction is not None:
         cost = found.reduction
         said.append(
-            f"principal components of the train rows reduce an embedding to {found.width:,} dimensions: "
+            f"Principal components of the train rows reduce an embedding to {found.width:,} dimensions: "
             f"{points(cost.difference)} points against all of them (95 % interval {points(cost.low)} to "
-            f"{points(cost.high)}, {p_value(cost.p_value)})"
+            f"{points(cost.high)}, {p_value(cost.p_value)})."
         )
     return said
 

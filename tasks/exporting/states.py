@@ -51,11 +51,11 @@ class Cut:
 
     @property
     def named(self) -> str:
-        """`layer 5`, or `layers 5, 2 and 6 side by side`."""
+        """`layer 5`, or `layers 5, 2 and 6`."""
         layers = [str(each.layer) for each in self.states]
         if len(layers) == 1:
             return f"layer {layers[0]}"
-        return f"layers {', '.join(layers[:-1])} and {layers[-1]} side by side"
+        return f"layers {', '.join(layers[:-1])} and {layers[-1]}"
 
 
 @dataclass(frozen=True)

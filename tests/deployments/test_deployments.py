@@ -26,7 +26,7 @@ from prefect_docker.worker import DockerWorker, DockerWorkerJobConfiguration
 from prefect_kubernetes.worker import KubernetesWorker, KubernetesWorkerJobConfiguration
 
 from flows.grid_parameters import GridParameters, read_grid
-from flows.parameters import SweepParameters
+from flows.parameters import SearchParameters, SweepParameters
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "deployments"
@@ -59,7 +59,7 @@ def configured(kind: str, worker: Any, name: str, api: str) -> Any:
 def test_parameters_are_ones_that_the_flow_takes(name: str) -> None:
     deployment = DEPLOYMENTS[name]
     flow = import_object(deployment["entrypoint"])
-    model = {"layer-sweep": SweepParameters, "grid": GridParameters}[flow.name]
+    model = {"layer-sweep": SweepParameters, "search": SearchParameters, "grid": GridParameters}[flow.name]
     model(**deployment["parameters"]["parameters"])
 
 

@@ -195,7 +195,7 @@ def test_layers_side_by_side_are_exported_also_with_fewer_dimensions(
         assert np.abs(ours - theirs).max() <= 1e-5 * np.abs(ours).max()
         assert right_by(load_classifier(out), ours) == found.accuracy
         card = (out / "README.md").read_text()
-        assert f"layers {both['layers'][0]} and {both['layers'][1]} side by side of 3" in card
+        assert f"layers {both['layers'][0]} and {both['layers'][1]} of 3, side by side" in card
         if width is None:
             assert (found.accuracy, found.reduction) == (both["accuracy"], None)
         else:

