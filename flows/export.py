@@ -95,10 +95,8 @@ def export_model(
             label = labels_of_test(run, features)
             cost = compare(head.predictions == label, wide.predictions == label, seed=run.seed)
             checked = replace(checked, expected=reduction.apply(checked.expected))
-        write_sentence_transformers(
-            folder, saved.states, saved.final_norm, run.model.hidden_size, run.settings.max_length, reduction
-        )
-        write_head(folder, run, saved.states, saved.final_norm, head, reduction)
+        write_sentence_transformers(folder, saved, run.model.hidden_size, run.settings.max_length, reduction)
+        write_head(folder, run, saved, head, reduction)
         with working("Checking the exported model"):
             check = check_exported(run, cut, folder, head, checked)
         found = evidence_of(run, cut, saved, head, cost, check)

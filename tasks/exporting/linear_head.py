@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,9 +23,10 @@ from tasks.embedding.embedding_set import (
 )
 from tasks.embedding.set_records import EmbeddingSet
 from tasks.exporting import predict
+from tasks.exporting.cut import SavedCut
 from tasks.exporting.recorded_run import RecordedRun, audited_accuracy, probe_row
 from tasks.exporting.reduction import Reduction
-from tasks.exporting.states import Cut, ExportedState
+from tasks.exporting.states import Cut
 from tasks.reporting.answer import percent
 from tasks.scoring.probe import Probe, fit_probe
 from tasks.vocabulary import ProbeProtocol
@@ -106,8 +107,7 @@ def refuse_another(run: RecordedRun, cut: Cut, head: Probe) -> None:
 def write_head(
     folder: Path,
     run: RecordedRun,
-    states: Sequence[ExportedState],
-    final_norm: str | None,
+    saved: SavedCut,
     head: Probe,
     reduction: Reduction | None = None,
 ) -> None:
@@ -136,8 +136,8 @@ def write_head(
             place / "reduction.safetensors",
         )
     described = {
-        "states": [each.described() for each in states],
-        "final_norm": final_norm,
+        "states": [each.described() for each in saved.states],
+        "final_norm": saved.final_norm,
         "max_length": run.settings.max_length,
         "classes": [run.dataset.classes[label] for label in head.classes.tolist()],
         "penalty": head.penalty,

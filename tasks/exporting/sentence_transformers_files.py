@@ -11,6 +11,7 @@ from safetensors.numpy import save_file
 
 from tasks.embedding.pooling import POOLINGS
 from tasks.exporting import predict
+from tasks.exporting.cut import SavedCut
 from tasks.exporting.reduction import Reduction
 from tasks.exporting.states import ExportedState, Source
 
@@ -29,8 +30,7 @@ def needs_code(states: Sequence[ExportedState]) -> bool:
 
 def write_sentence_transformers(
     into: Path,
-    states: Sequence[ExportedState],
-    final_norm: str | None,
+    saved: SavedCut,
     hidden_size: int,
     max_length: int,
     reduction: Reduction | None = None,
@@ -52,19 +52,22 @@ def write_sentence_transformers(
         settings.append((f"{place.name}/config.json", config))
         return place
 
-    if needs_code(states):
-        described = [each.described() for each in states]
-        width = hidden_size * len(states)
-        add("PooledLayers", {"states": described, "final_norm": final_norm, "embedding_dimension": width})
+    if needs_code(saved.states):
+        described = [each.described() for each in saved.states]
+        width = hidden_size * len(saved.states)
+        add(
+            "PooledLayers",
+            {"states": described, "final_norm": saved.final_norm, "embedding_dimension": width},
+        )
         for script in (_OWN, "predict"):  # the one imports the other
             shutil.copyfile(Path(predict.__file__).with_name(f"{script}.py"), into / f"{script}.py")
     else:
-        (only,) = states
+        (only,) = saved.states
         if only.source == Source.HIDDEN:
             # The mean of one layer: the only one from `layer_start` on, where one block more was not kept.
-            layers = {"layer_start": only.state.layer, "num_hidden_layers": _blocks(into)}
+            layers = {"layer_start": only.state.layer, "num_hidden_layers": saved.blocks}
             place = add("WeightedLayerPooling", {"embedding_dimension": hidden_size, **layers})
-            weights = np.zeros(_blocks(into) + 1 - only.state.layer, np.float32)
+            weights = np.zeros(saved.blocks + 1 - only.state.layer, np.float32)
             weights[0] = 1
             save_file({"layer_weights": weights}, place / "model.safetensors")
         mode = POOLINGS[only.state.pooling].sentence_transformers
@@ -102,8 +105,3 @@ def _path(index: int, name: str) -> str:
 
 def _type(name: str) -> str:
     return f"{_OWN}.{name}" if name == "PooledLayers" else f"{_MODULES}.{name}"
-
-
-def _blocks(folder: Path) -> int:
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    return int(config["num_hidden_layers"])

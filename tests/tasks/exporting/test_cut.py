@@ -1,6 +1,5 @@
 """A cut model puts out the whole model's layer, in transformers and in sentence-transformers, for every family."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +13,12 @@ from transformers import AutoModel
 from storage.errors import UserError
 from tasks.embedding.embed import embed_texts
 from tasks.embedding.model import load_model, resolve_model
-from tasks.exporting.cut import cut_config, cut_model
+from tasks.exporting.cut import SavedCut, cut_config, cut_model
 from tasks.exporting.exported_check import load_plain, size_of
 from tasks.exporting.predict import encode
 from tasks.exporting.reduction import fit_reduction
 from tasks.exporting.sentence_transformers_files import needs_code, write_sentence_transformers
-from tasks.exporting.states import Cut, ExportedState, LayerState, Source
+from tasks.exporting.states import Cut, LayerState, Source
 from tasks.vocabulary import NormState, Pooling
 from tests.tasks.embedding.test_backbone import MODELS, small_model
 from tests.tasks.embedding.test_embed import TEXTS, word_tokenizer
@@ -59,17 +58,13 @@ def by_our_engine(folder: Path, texts: list[str], cut: Cut, *, max_length: int =
     return np.concatenate(states, axis=1)
 
 
-def exported(folder: Path, into: Path, cut: Cut) -> tuple[tuple[ExportedState, ...], str | None, int]:
-    """Its states, the name of its final norm, and how many blocks it has."""
-    saved = cut_model(folder, load_model(str(folder), "float32", "cpu").backbone, cut, into)
-    return saved.states, saved.final_norm, saved.blocks
+def exported(folder: Path, into: Path, cut: Cut) -> SavedCut:
+    return cut_model(folder, load_model(str(folder), "float32", "cpu").backbone, cut, into)
 
 
-def read_plainly(
-    folder: Path, texts: list[str], states: Sequence[ExportedState], norm: str | None
-) -> np.ndarray:
-    head = {"states": [each.described() for each in states], "final_norm": norm, "max_length": 16}
-    return encode(*load_plain(folder), head, texts)
+def read_plainly(folder: Path, texts: list[str], saved: SavedCut) -> np.ndarray:
+    head = {"states": [each.described() for each in saved.states], "final_norm": saved.final_norm}
+    return encode(*load_plain(folder), head | {"max_length": 16}, texts)
 
 
 def largest_deviation(found: np.ndarray, expected: np.ndarray) -> float:
@@ -92,12 +87,12 @@ def test_every_family_at_every_layer_is_what_our_engine_extracts(
             with pytest.raises(UserError, match="cannot build a 'modernbert' model of 0 blocks"):
                 exported(folder, into, cut)
             continue
-        states, final_norm, _ = exported(folder, into, cut)
-        found = read_plainly(into, TEXTS, states, final_norm)
+        saved = exported(folder, into, cut)
+        found = read_plainly(into, TEXTS, saved)
         assert largest_deviation(found, by_our_engine(folder, TEXTS, cut)) < 1e-5
 
 
-@pytest.mark.parametrize("name", ["llama", "qwen2", "gemma3_text", "gpt_neox", "bert"])
+@pytest.mark.parametrize("name", ["llama", "qwen2", "gemma3_text", "gpt_neox", "gpt2", "opt", "bert"])
 def test_sentence_transformers_encodes_what_our_engine_extracts(name: str, tmp_path: Path) -> None:
     folder = whole_model(name, tmp_path / "whole")
     norm = "as_returned" if name == "bert" else "final_norm"
@@ -113,9 +108,9 @@ def test_sentence_transformers_encodes_what_our_engine_extracts(name: str, tmp_p
     ]
     for place, cut in enumerate(cuts):
         into = tmp_path / f"cut-{place}"
-        states, final_norm, _ = exported(folder, into, cut)
-        write_sentence_transformers(into, states, final_norm, 16, 6)  # three texts are longer than 6 tokens
-        trust = {"trust_remote_code": True} if needs_code(states) else {}
+        saved = exported(folder, into, cut)
+        write_sentence_transformers(into, saved, 16, 6)  # three texts are longer than 6 tokens
+        trust = {"trust_remote_code": True} if needs_code(saved.states) else {}
         model = SentenceTransformer(str(into), device="cpu", **trust)
         found = model.encode(TEXTS, convert_to_numpy=True)
         assert largest_deviation(found, by_our_engine(folder, TEXTS, cut, max_length=6)) < 1e-5
@@ -133,9 +128,9 @@ def test_only_what_sentence_transformers_lacks_needs_code_and_asks_for_it(tmp_pa
         ]
     ):
         into = tmp_path / f"cut-{place}"
-        states, final_norm, _ = exported(folder, into, cut)
-        write_sentence_transformers(into, states, final_norm, 16, 16)
-        assert needs_code(states) is asks is (into / "pooled_layers.py").exists()
+        saved = exported(folder, into, cut)
+        write_sentence_transformers(into, saved, 16, 16)
+        assert needs_code(saved.states) is asks is (into / "pooled_layers.py").exists()
         if asks:
             with pytest.raises(ValueError, match="trust_remote_code=True"):
                 SentenceTransformer(str(into), device="cpu")
@@ -147,8 +142,8 @@ def test_an_export_that_was_saved_again_by_sentence_transformers_gives_the_same(
     """As whoever trains it further saves it."""
     folder = whole_model("llama", tmp_path / "whole")
     cut = cut_of((2, "mean", "as_returned"), (1, "last", "final_norm"))
-    states, final_norm, _ = exported(folder, tmp_path / "cut", cut)
-    write_sentence_transformers(tmp_path / "cut", states, final_norm, 16, 16)
+    saved = exported(folder, tmp_path / "cut", cut)
+    write_sentence_transformers(tmp_path / "cut", saved, 16, 16)
     SentenceTransformer(str(tmp_path / "cut"), device="cpu", trust_remote_code=True).save(
         str(tmp_path / "again")
     )
@@ -159,7 +154,7 @@ def test_an_export_that_was_saved_again_by_sentence_transformers_gives_the_same(
 def test_a_reduced_export_is_the_map_of_the_whole_one(tmp_path: Path) -> None:
     folder = whole_model("llama", tmp_path / "whole")
     cut = cut_of((2, "mean", "as_returned"), (1, "mean", "as_returned"))
-    states, final_norm, _ = exported(folder, tmp_path / "cut", cut)
+    saved = exported(folder, tmp_path / "cut", cut)
     rng = np.random.default_rng(0)
     train = rng.standard_normal((60, 32)).astype(np.float32) * np.linspace(0.1, 9, 32, dtype=np.float32) + 3
     reduction = fit_reduction(train, 5)
@@ -169,7 +164,7 @@ def test_a_reduced_export_is_the_map_of_the_whole_one(tmp_path: Path) -> None:
     by_hand = standard @ vectors[:, ::-1][:, :5]
     np.testing.assert_allclose(np.abs(reduction.apply(train)), np.abs(by_hand), atol=1e-4)
     np.testing.assert_allclose((reduction.apply(train) ** 2).sum(0), values[::-1][:5], rtol=1e-4)
-    write_sentence_transformers(tmp_path / "cut", states, final_norm, 16, 16, reduction)
+    write_sentence_transformers(tmp_path / "cut", saved, 16, 16, reduction)
     found = SentenceTransformer(str(tmp_path / "cut"), device="cpu", trust_remote_code=True).encode(TEXTS)
     assert largest_deviation(found, reduction.apply(by_our_engine(folder, TEXTS, cut))) < 1e-5
     for width in (0, 33):
@@ -192,13 +187,13 @@ def test_a_reduced_export_is_the_map_of_the_whole_one(tmp_path: Path) -> None:
 )
 def test_real_weights(spec: str, state: tuple[int, str, str], tmp_path: Path) -> None:
     whole, cut = resolve_model(spec), cut_of(state)
-    states, final_norm, blocks = exported(Path(whole.folder), tmp_path, cut)
-    write_sentence_transformers(tmp_path, states, final_norm, whole.hidden_size, 12)
+    saved = exported(Path(whole.folder), tmp_path, cut)
+    write_sentence_transformers(tmp_path, saved, whole.hidden_size, 12)
     found = SentenceTransformer(str(tmp_path), device="cpu").encode(REAL_TEXTS, convert_to_numpy=True)
     assert largest_deviation(found, by_our_engine(Path(whole.folder), REAL_TEXTS, cut, max_length=12)) < 1e-5
     model = AutoModel.from_pretrained(tmp_path)
     # A model without blocks has no hidden states in transformers.
-    assert model.config.num_hidden_layers == blocks == max(state[0], 1)
+    assert model.config.num_hidden_layers == saved.blocks == max(state[0], 1)
     size = size_of(model, tmp_path)
     assert size.parameters * 4 <= size.bytes < size.parameters * 4 + 100_000
 
@@ -207,14 +202,14 @@ def test_a_family_that_knows_no_state_before_its_norm_keeps_one_block_more(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, cut = whole_model("llama", tmp_path / "whole"), cut_of((2, "mean", "as_returned"))
-    states, _, blocks = exported(folder, tmp_path / "cut", cut)
-    assert (blocks, states[0].source) == (2, Source.HIDDEN)
+    saved = exported(folder, tmp_path / "cut", cut)
+    assert (saved.blocks, saved.states[0].source) == (2, Source.HIDDEN)
     monkeypatch.setattr("tasks.exporting.cut._ends_in_norm", lambda *_: True)
-    states, final_norm, blocks = exported(folder, tmp_path / "more", cut)
-    assert (blocks, states[0].source) == (3, Source.HIDDEN)
-    write_sentence_transformers(tmp_path / "more", states, final_norm, 16, 16)
+    saved = exported(folder, tmp_path / "more", cut)
+    assert (saved.blocks, saved.states[0].source) == (3, Source.HIDDEN)
+    write_sentence_transformers(tmp_path / "more", saved, 16, 16)
     found = SentenceTransformer(str(tmp_path / "more"), device="cpu").encode(TEXTS)
-    for each in (found, read_plainly(tmp_path / "more", TEXTS, states, final_norm)):
+    for each in (found, read_plainly(tmp_path / "more", TEXTS, saved)):
         assert largest_deviation(each, by_our_engine(folder, TEXTS, cut)) < 1e-5
 
 
@@ -241,10 +236,10 @@ def test_weights_keep_the_dtype_that_they_are_saved_in(tmp_path: Path) -> None:
     small_model("llama").to(torch.bfloat16).save_pretrained(tmp_path / "whole")
     word_tokenizer().save_pretrained(tmp_path / "whole")
     cut = cut_of((2, "mean", "as_returned"))
-    states, final_norm, _ = exported(tmp_path / "whole", tmp_path / "cut", cut)
+    saved = exported(tmp_path / "whole", tmp_path / "cut", cut)
     weights = load_file(tmp_path / "cut" / "model.safetensors")
     assert {each.dtype for each in weights.values()} == {torch.bfloat16}
-    write_sentence_transformers(tmp_path / "cut", states, final_norm, 16, 16)
+    write_sentence_transformers(tmp_path / "cut", saved, 16, 16)
     # sentence-transformers computes in float32 all the same, so that its embeddings are ours.
     found = SentenceTransformer(str(tmp_path / "cut"), device="cpu").encode(TEXTS, convert_to_numpy=True)
     assert largest_deviation(found, by_our_engine(tmp_path / "whole", TEXTS, cut)) < 1e-5

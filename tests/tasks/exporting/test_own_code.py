@@ -15,7 +15,7 @@ from storage.errors import UserError
 from tasks.data.dataset import Dataset
 from tasks.embedding.embedding_set import Settings, embedding_set_id
 from tasks.embedding.model import load_model, resolve_model
-from tasks.exporting.cut import save_cut
+from tasks.exporting.cut import SavedCut, save_cut
 from tasks.exporting.exported_check import load_plain
 from tasks.exporting.linear_head import write_head
 from tasks.exporting.predict import embed
@@ -90,7 +90,9 @@ def exported(folder: Path, into: Path, *, trust: bool) -> Path:
         model=SimpleNamespace(runs_own_code=trust),
     )
     state = LayerState(3, Pooling.MEAN, NormState.AS_RETURNED)
-    write_head(into, run, [ExportedState(state, Source.LAST)], None, fit_probe(X, y, X, y, seed=0))
+    write_head(
+        into, run, SavedCut(3, (ExportedState(state, Source.LAST),), None), fit_probe(X, y, X, y, seed=0)
+    )
     return into
 
 
