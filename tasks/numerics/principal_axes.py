@@ -40,8 +40,17 @@ class PrincipalAxes:
 
 
 def decompose(Z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Eigenvalues, float64 [m], increasing, and eigenvectors [m, m] of the smaller of ZᵀZ and ZZᵀ; Z float32 [N, D]."""
-    total = _gram(Z) if len(Z) > Z.shape[1] else _gram(Z.T.contiguous())
+    """Eigenvalues, float64 [m], increasing, and eigenvectors [m, m] of `smaller_gram`; Z float32 [N, D]."""
+    return decompose_gram(smaller_gram(Z))
+
+
+def smaller_gram(Z: torch.Tensor) -> torch.Tensor:
+    """The smaller of ZᵀZ and ZZᵀ, float64 [m, m], of float32 products if it is wide; Z float32 [N, D]."""
+    return _gram(Z) if len(Z) > Z.shape[1] else _gram(Z.T.contiguous())
+
+
+def decompose_gram(total: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Eigenvalues, float64 [m], increasing, and eigenvectors [m, m] of what `smaller_gram` gave."""
     # Half of the work is reading the matrix over and over: a second thread mostly waits.
     with one_thread():
         values, vectors = eigh(total if len(total) <= FLOAT64_WIDTH else total.float())

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from storage.errors import UserError
-from tasks.numerics.matrix_products import gram, product
+from tasks.numerics.matrix_products import product
 from tasks.scoring.closed_form_silhouette import closed_form_samples
 from tasks.scoring.features import Features, features_of
 from tasks.scoring.ridge import ridge_leave_one_out
@@ -258,17 +258,12 @@ def loes(features: Features) -> float:
     whole = features.counts * (1.0 - features.counts / n)
     missed = (whole - spectrum.targets.square().sum(0)).clamp_min(0.0)
     error = float(missed.sum()) / n / len(features.counts)
-    peak = features.deviation.max()
-    if float(peak) == 0.0:
+    # Trace and sum of squares are of the whole matrix: its eigenvalues themselves are not needed.
+    covariance = features.product_sums / n
+    mean = float(covariance.trace()) / features.width
+    if mean == 0.0:
         return -error - 1.0
-
-    def covariance(at: slice) -> torch.Tensor:
-        return gram(((features.rows[at] - features.mean) / peak).float()).double()
-
-    # Both are of the whole matrix: the eigenvalues themselves are not needed.
-    product_sums = sum(features.over_blocks(covariance), torch.zeros((), dtype=torch.float64)) / n
-    mean = float(product_sums.trace()) / features.width
-    deviation = max(float(product_sums.square().sum()) / features.width - mean**2, 0.0) ** 0.5
+    deviation = max(float(covariance.square().sum()) / features.width - mean**2, 0.0) ** 0.5
     return mean / max(deviation, EQUAL_EIGENVALUES * mean) - error - 1.0
 
 

@@ -13,7 +13,7 @@ from tasks.numerics.cores import beside, cores
 from tasks.numerics.distances import Points, Tile, over_tiles, prepare
 from tasks.numerics.matrix_products import product
 from tasks.numerics.matrix_rows import as_labels, as_rows, blocks_of, check_finite, deviation_of, mean_of
-from tasks.numerics.principal_axes import PrincipalAxes, decompose
+from tasks.numerics.principal_axes import PrincipalAxes, decompose_gram, smaller_gram
 
 _R = TypeVar("_R")
 
@@ -123,8 +123,24 @@ class Features:
         return PrincipalAxes.of(self.standardised, *self._eigen)
 
     @cached_property
+    def product_sums(self) -> torch.Tensor:
+        """Sums of products of the features as they are but for their mean and a common factor, the largest deviation.
+
+        float64 [D, D] over the rows, or [N, N] over the features where there are no more rows than features: either
+        has the covariance's trace and its sum of squares.
+        """
+        scale = self.deviation / self.deviation.max().clamp_min(torch.finfo(torch.float64).tiny)
+        if self.n > self.width:
+            return self._gram * scale[:, None] * scale
+        return smaller_gram(self.standardised * scale.float())
+
+    @cached_property
+    def _gram(self) -> torch.Tensor:
+        return smaller_gram(self.standardised)
+
+    @cached_property
     def _eigen(self) -> tuple[torch.Tensor, torch.Tensor]:
-        return decompose(self.standardised)
+        return decompose_gram(self._gram)
 
     def prepare(self) -> None:
         """Compute what criteria share: neighbours, and by one core beside their distances the decomposition."""

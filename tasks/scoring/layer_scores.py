@@ -27,7 +27,7 @@ from tasks.scoring.silhouette import Silhouette, silhouette
 from tasks.vocabulary import Metric, Precision, ProbeProtocol, Space
 
 # Raised by hand when a change of the scoring code changes a number.
-SCORING_VERSION = 9
+SCORING_VERSION = 10
 
 # What one kind of score stages.
 SILHOUETTE = ("silhouette", "silhouette_by_class", "silhouette_row")
