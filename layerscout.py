@@ -13,13 +13,13 @@ read, and what those have left, `open` gives back.
 
 from typing import TYPE_CHECKING, Any
 
-from flows.api import Answer, open, search, sweep
+from flows.api import Answer, choose, open, search, sweep
 from storage.errors import UserError
 
 if TYPE_CHECKING:
     from flows.embedder import LayerEmbedder
 
-__all__ = ["Answer", "LayerEmbedder", "UserError", "open", "search", "sweep"]
+__all__ = ["Answer", "LayerEmbedder", "UserError", "choose", "open", "search", "sweep"]
 
 
 def __getattr__(name: str) -> Any:

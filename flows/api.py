@@ -74,6 +74,58 @@ def sweep(
     return Answer(unrecorded_sweep(parameters))
 
 
+def choose(
+    states: Any,
+    labels: Any,
+    *,
+    pooling: str = "mean",
+    test: Any = None,
+    texts: Any = None,
+    last_is_normed: bool = False,
+    name: str = "states",
+    record: bool = False,
+    **options: Any,
+) -> Answer:
+    """Score hidden states that you have taken and pooled yourself, choose a layer by the train rows, and audit it.
+
+    Args:
+        states: an array or tensor [N, L, D] of a floating type, layers in order; or a mapping of layer
+            (0 … L − 1) to [N, D].
+        labels: a column of strings, integers or booleans, one a row.
+        pooling: how each text's token states became one row, or what is nearest to it: `mean`, `mean_tail`, `last`,
+            `first` or `max`. What a layer is expected to be worth depends on it.
+        test: rows that the audit is done on, a pair (states, labels), or with `texts` a triple (states, labels, texts).
+            Left out, a fifth of the rows is set aside, stratified by class.
+        texts: a column of strings, so that the answer says whether the words alone do as well.
+        last_is_normed: the last layer alone has passed the model's final norm, as in transformers' `hidden_states` of
+            decoders; inflection points leave it out then.
+        name: of the states, in tables and reports.
+        record: as of `sweep`.
+        **options: as of `sweep`, but for those of a model that runs.
+
+    Returns:
+        The answer; it cannot `encode` or `export`, since there is no model.
+
+    Raises:
+        UserError: states that are no layers of one model, or not of as many rows as there are labels.
+    """
+    from tasks.data.in_memory import keep_columns
+    from tasks.embedding.in_memory import keep_states
+
+    given = _given_folder(options)
+    rows = {"train": (states, labels) if texts is None else (states, labels, texts)}
+    if test is not None:
+        if not isinstance(test, tuple | list) or len(test) != len(rows["train"]):
+            wanted = "(states, labels)" if texts is None else "(states, labels, texts)"
+            raise UserError(f"The rows of test are given as {wanted}, as those of train are.")
+        rows["test"] = tuple(test)
+    columns = ("label",) if texts is None else ("label", "text")
+    dataset = keep_columns(given, name, {split: each[1:] for split, each in rows.items()}, columns)
+    parts = {split: each[0] for split, each in rows.items()}
+    kept = keep_states(given, name, parts, last_is_normed=last_is_normed)
+    return sweep(f"states:{kept}", f"path:{dataset}", record=record, pooling=pooling, **options)
+
+
 def search(
     model: Any,
     texts: Any,
@@ -334,9 +386,6 @@ def _asked(
     model: Any, texts: Any, labels: Any, test: Any, name: str, options: dict[str, Any]
 ) -> dict[str, Any]:
     """The options of a sweep, with the specs of model and texts: what was in memory is kept in the storage."""
-    from flows.parameters import DEFAULT_STORAGE
-    from storage.given import given_folder
-    from storage.places import check_folder
     from tasks.embedding.in_memory import keep_model
 
     if "dataset" in options:
@@ -345,12 +394,23 @@ def _asked(
     for each in _SEVERAL:
         if isinstance(asked.get(each), str):
             asked[each] = (asked[each],)
-    asked["storage"] = str(asked.get("storage", DEFAULT_STORAGE))
-    check_folder(asked["storage"], "storage")  # before anything is kept in it
-    given = given_folder(Layout(asked["storage"]))
+    given = _given_folder(asked)
+    if "storage" in asked:
+        asked["storage"] = str(asked["storage"])
     asked["model"] = model if isinstance(model, str) else f"path:{keep_model(given, model)}"
     asked["dataset"] = _dataset(given, name, texts, labels, test)
     return asked
+
+
+def _given_folder(options: dict[str, Any]) -> Path:
+    """Where what is in memory is kept."""
+    from flows.parameters import DEFAULT_STORAGE
+    from storage.given import given_folder
+    from storage.places import check_folder
+
+    storage = str(options.get("storage", DEFAULT_STORAGE))
+    check_folder(storage, "storage")  # before anything is kept in it
+    return given_folder(Layout(storage))
 
 
 def _dataset(given: Path, name: str, texts: Any, labels: Any, test: Any) -> str:

@@ -308,14 +308,20 @@ def deploy(
 @app.command(name="inspect")
 def inspect_dataset(
     *,
-    dataset: Annotated[str, Parameter(help=SweepParameters.model_fields["dataset"].description or "")],
+    dataset: Annotated[
+        str | None, Parameter(help=SweepParameters.model_fields["dataset"].description or "")
+    ] = None,
     text_column: Annotated[str | None, Parameter(help="Found by its name when left out.")] = None,
     label_column: Annotated[str | None, Parameter(help="Found by its name when left out.")] = None,
     encoding: Annotated[
         str | None, Parameter(help=SweepParameters.model_fields["encoding"].description)
     ] = None,
     model: Annotated[
-        str | None, Parameter(help="Count tokens of this model, not characters; its weights are not loaded.")
+        str | None,
+        Parameter(
+            help="Count tokens of this model, not characters; its weights are not loaded. Of saved states, show "
+            "what is in them."
+        ),
     ] = None,
     max_length: Annotated[int, Parameter(help="Tokens of a text that a sweep would read.")] = 128,
 ) -> None:

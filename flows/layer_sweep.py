@@ -31,16 +31,15 @@ from tasks.choosing.together import audit_together_task, choose_together_task, i
 from tasks.curves import curves_of, drawn_layers, layers_of
 from tasks.data.dataset import prepare_dataset_task
 from tasks.embedding.embedding_set import (
-    Settings,
     ShardOutcome,
     embed_shard_task,
     plan_embedding_set_task,
     recorded_shards,
-    resolve_settings,
     using_embeddings,
 )
 from tasks.embedding.model import resolve_model_task
 from tasks.embedding.prompts import resolve_prompt
+from tasks.embedding.settings import Settings, resolve_settings
 from tasks.machine import CORES
 from tasks.reporting.artifacts import ReportFiles, report_task
 from tasks.reporting.layer_curves import Tables

@@ -6,6 +6,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from storage.sources.grammar import ways_to_name
+from storage.sources.states import are_saved_states
 from tasks.vocabulary import NO_PROMPT, PROMPTS, TEXT, Metric, NormState, Pooling, Precision, ProbeProtocol
 
 # Of the columns that hold them.
@@ -13,6 +14,16 @@ LARGEST_INTEGER = 2**31 - 1
 LARGEST_BIGINT = 2**63 - 1
 # Deployments set the variable: a worker runs a flow in a folder of its own, which is gone afterwards.
 DEFAULT_STORAGE = os.environ.get("LAYERSCOUT_STORAGE", "layerscout-out")
+# What is asked of a model that runs, and of none whose states somebody saved.
+_OF_THE_MODEL = (
+    "prompt",
+    "norm_state",
+    "max_length",
+    "dtype",
+    "device",
+    "token_budget",
+    "trust_remote_code",
+)
 
 
 class AskedOfAll(BaseModel):
@@ -188,12 +199,35 @@ class AskedOfAll(BaseModel):
             )
         return self
 
+    @model_validator(mode="after")
+    def _of_saved_states(self) -> Self:
+        if not are_saved_states(self.model):
+            return self
+        if len(self.pooling) > 1:
+            raise ValueError(
+                f"pooling {', '.join(self.pooling)}: saved states were pooled in one way when they were taken. Name "
+                f"it, or what is nearest to it, of {', '.join(Pooling)}"
+            )
+        for name in _OF_THE_MODEL:
+            value = getattr(self, name)
+            unsaid = (
+                (NO_PROMPT, (NO_PROMPT,)) if name == "prompt" else (type(self).model_fields[name].default,)
+            )
+            if value not in unsaid:
+                words = ", ".join(value) if isinstance(value, tuple) else value
+                raise ValueError(
+                    f"{name} {words}: {self.model} are saved states, and no model runs that this could be said to. "
+                    "Leave it out"
+                )
+        return self
+
     @property
     def rows_asked(self) -> dict[str, Any]:
         """Which columns and rows of the data set, as `prepare_dataset` and `read_dataset` take them."""
-        return self.model_dump(
+        asked = self.model_dump(
             include={"text_column", "label_column", "encoding", "max_train_rows", "max_test_rows", "seed"}
         )
+        return asked | {"of_saved_states": are_saved_states(self.model)}
 
     @field_validator("criterion")
     @classmethod

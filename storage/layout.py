@@ -60,6 +60,10 @@ class Layout:
         """The cleaned data set, one Parquet file."""
         return self._join("datasets", f"{fingerprint}.parquet")
 
+    def places(self, content: str) -> str:
+        """The place of each of a data set's rows in its source, one Parquet file named by its content."""
+        return self._join("datasets", f"places-{content}.parquet")
+
     def embedding_set(self, embedding_set_id: str) -> str:
         """The folder of one embedding set: a manifest and its shards."""
         return self._join("embeddings", embedding_set_id)

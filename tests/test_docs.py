@@ -8,7 +8,7 @@ How a page is read:
 - All of them run, page by page and in order, in one folder that holds `reviews.csv` (columns body and stars), `model/`
   (a tiny Llama) and `layerscout-out/` (a finished sweep of the two); `RUN` stands for the id of its run.
 - A comment on the line before a fence says why it does not run here, and nothing else may be in it:
-  `<!-- needs: network -->` (or GPU, cluster, service, terminal), `<!-- run by: tests/flows/test_cli.py -->`.
+  `<!-- needs: network -->` (or GPU, cluster, service, terminal, package), `<!-- run by: tests/flows/test_cli.py -->`.
   `hf:`, `wheel:` and `s3://` in a command say the same. Such commands still have to parse, with flags that exist.
 - What `layerscout sql` printed has the columns that are shown. On docs/sql.md, whose tables are committed, it has
   every character: `tests/test_cookbook.py`.
@@ -39,7 +39,7 @@ SHELLS = {"", "console", "bash", "sh"}
 PROGRAMS = {"layerscout", "make", "python", "python3", "pip", "prefect", "docker", "kubectl", "helm", "git"}
 # Named on docs/operations.md.
 PREFECT_FLAGS = {"--limit", "--job-variable"}
-NEEDS = {"network", "GPU", "cluster", "service", "terminal"}
+NEEDS = {"network", "GPU", "cluster", "service", "terminal", "package"}
 REMOTE = re.compile(r"\b(hf|wheel|s3|gs|https?):\S")
 # Answered from committed tables by a test of its own.
 COOKBOOK = "sql.md"

@@ -3,6 +3,7 @@
 import shutil
 from pathlib import Path
 
+import polars as pl
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -11,14 +12,19 @@ from flows.layer_sweep import scoring_of, settings_of
 from flows.parameters import SweepParameters
 from flows.running.progress import duration, working
 from flows.terminal.query_rows import printable
+from storage.errors import UserError
 from storage.layout import Layout
 from storage.results import check_database
+from storage.sources.states import are_saved_states
 from tasks.data.dataset import Dataset, read_dataset
-from tasks.embedding.embedding_set import resolve_settings
-from tasks.embedding.model import resolve_model
+from tasks.embedding.embed import check_layers
+from tasks.embedding.model import SAVED_STATES, ModelFolder, resolve_model
 from tasks.embedding.prompts import resolve_prompt
+from tasks.embedding.saved_states import open_states
+from tasks.embedding.settings import resolve_settings
+from tasks.embedding.states_set import check_states
 from tasks.preview.forecast import Forecast, count_tokens, forecast_scoring, forecast_sweep
-from tasks.preview.inspection import Inspection, inspect_table, warnings_of
+from tasks.preview.inspection import Inspection, Lengths, inspect_table, warnings_of
 from tasks.preview.refusal import refuse_early
 from tasks.reporting.answer import one_line
 from tasks.scoring.criteria import check_criteria
@@ -27,7 +33,7 @@ MOST_CLASSES_SHOWN = 30
 
 
 def show_inspection(
-    dataset: str,
+    dataset: str | None,
     *,
     text_column: str | None,
     label_column: str | None,
@@ -35,16 +41,38 @@ def show_inspection(
     model: str | None,
     max_length: int,
 ) -> None:
-    """Print classes, lengths, duplicates and leaks of a data set, and what to mend before a sweep."""
+    """Print classes, lengths, duplicates and leaks of a data set, and what to mend before a sweep; or saved states.
+
+    Raises:
+        UserError: either cannot be read, or saved states are not of the data set's rows.
+    """
+    console = Console(highlight=False)
+    saved = model is not None and are_saved_states(model)
+    if model is not None and saved:
+        with working("Reading the saved states"):
+            states = resolve_model(model)
+        _show_states(console, states)
+    if dataset is None:
+        if not saved:
+            raise UserError(
+                "There is nothing to look at: name a data set (--dataset), or saved states (--model)."
+            )
+        return
     with working("Reading the data set"):
         found, table = read_dataset(
-            dataset, Layout(""), text_column=text_column, label_column=label_column, encoding=encoding
+            dataset,
+            Layout(""),
+            text_column=text_column,
+            label_column=label_column,
+            encoding=encoding,
+            of_saved_states=saved,
         )
         tokens = None
-        if model is not None:
+        if model is not None and saved:
+            check_states(states, table["place"].to_numpy(), found.source_rows)
+        elif model is not None:
             tokens = count_tokens(resolve_model(model, weights=False), table["text"].to_list())
         seen = inspect_table(table, found.classes, token_counts=tokens, max_length=max_length)
-    console = Console(highlight=False)
     _show_dataset(console, found, seen)
     _show_warnings(console, found, seen)
 
@@ -58,6 +86,11 @@ def show_plan(parameters: SweepParameters) -> None:
     with working("Reading the data set and the model's configuration"):
         dataset, table = read_dataset(parameters.dataset, layout, **parameters.rows_asked)
         model = resolve_model(parameters.model, trust_remote_code=trust, weights=False)
+        if model.is_saved_states:
+            check_layers(SAVED_STATES, model.layers, False, parameters.norm_state, parameters.max_layer)
+            check_states(model, table["place"].to_numpy(), dataset.source_rows)
+            _plan_of_states(dataset, table, model, parameters)
+            return
         asked = settings_of(parameters, resolve_prompt(parameters.prompt, dataset, model))
         tokens = count_tokens(
             model,
@@ -96,21 +129,55 @@ def show_plan(parameters: SweepParameters) -> None:
     console.print("Nothing was run: leave out --dry-run to sweep.")
 
 
+def _plan_of_states(
+    dataset: Dataset, table: pl.DataFrame, model: ModelFolder, parameters: SweepParameters
+) -> None:
+    layers = (parameters.max_layer or model.layers) + 1
+    size = 2 if parameters.storage_dtype == "float16" else 4
+    needed = table.height * layers * model.hidden_size * size
+    with working("Scoring a made-up layer to see how long it takes"):
+        scoring = forecast_scoring(dataset, model.hidden_size, layers, scoring_of(parameters))
+    console = Console(highlight=False)
+    _show_states(console, model)
+    _rows(
+        console,
+        [
+            ("data set", f"{dataset.id}: {dataset.train_rows:,} train and {dataset.test_rows:,} test rows"),
+            ("classes", f"{len(dataset.classes)}"),
+            ("scoring", f"about {duration(scoring)} ({layers:,} layers, each as long as a made-up one)"),
+            ("bytes", f"{needed:,} of embeddings{_free(parameters.storage, needed)}"),
+        ],
+    )
+    _show_warnings(console, dataset, inspect_table(table, dataset.classes))
+    console.print("Nothing was run: leave out --dry-run to sweep.")
+
+
+def _show_states(console: Console, model: ModelFolder) -> None:
+    with open_states(Path(model.folder), model.id) as states:
+        keyed = "in the order of the data set" if states.row_id is None else "keyed by row_id"
+        _rows(
+            console,
+            [
+                ("states", model.id),
+                (
+                    "layers",
+                    f"{states.layers:,} (0 to {states.layers - 1}) of {states.width:,} features, {states.kind}",
+                ),
+                ("rows", f"{states.rows:,}, {keyed}"),
+                ("revision", model.revision),
+            ],
+        )
+
+
 def _show_dataset(console: Console, dataset: Dataset, seen: Inspection) -> None:
     lengths = seen.lengths
     _rows(
         console,
         [
             ("data set", dataset.id),
-            ("columns", f"text: {dataset.text_column}, label: {dataset.label_column}"),
+            ("columns", f"text: {dataset.text_column or 'none'}, label: {dataset.label_column}"),
             ("rows", f"{seen.train_rows:,} train, {seen.test_rows:,} test"),
-            (
-                "lengths",
-                f"median {lengths.median:,.0f} {lengths.unit}, 95 % up to {lengths.p95:,.0f}, "
-                f"longest {lengths.longest:,}",
-            ),
-            ("duplicates", f"{seen.repeated:,} in train, {seen.contradicted:,} with another label"),
-            ("leaks", f"{seen.leaked:,} test texts that are in train too"),
+            *([] if lengths is None else _of_texts(seen, lengths)),
         ],
     )
     table = Table(box=None, header_style="bold", pad_edge=False)
@@ -124,6 +191,18 @@ def _show_dataset(console: Console, dataset: Dataset, seen: Inspection) -> None:
     console.print(table)
     if seen.classes.height > MOST_CLASSES_SHOWN:
         console.print(f"… and {seen.classes.height - MOST_CLASSES_SHOWN} more classes")
+
+
+def _of_texts(seen: Inspection, lengths: Lengths) -> list[tuple[str, str]]:
+    return [
+        (
+            "lengths",
+            f"median {lengths.median:,.0f} {lengths.unit}, 95 % up to {lengths.p95:,.0f}, "
+            f"longest {lengths.longest:,}",
+        ),
+        ("duplicates", f"{seen.repeated:,} in train, {seen.contradicted:,} with another label"),
+        ("leaks", f"{seen.leaked:,} test texts that are in train too"),
+    ]
 
 
 def _show_warnings(console: Console, dataset: Dataset, seen: Inspection) -> None:

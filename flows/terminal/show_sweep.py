@@ -18,9 +18,10 @@ def show_outcome(outcome: SweepOutcome, storage: str) -> None:
     console.print(_curve(layer_table(outcome.tables)))
     console.print()
     console.print(Text(printable(answer_sentence(outcome.tables))), soft_wrap=True)
-    cut = outcome.tables["embedding_set"]["truncated_share"][0]
-    length = outcome.tables["embedding_set"]["max_length"][0]
-    console.print(f"{100 * cut:.1f} % of the texts were cut at the maximum length of {length} tokens.")
+    embedded = outcome.tables["embedding_set"].row(0, named=True)
+    if embedded["tokens"]:  # of saved states nobody here read any
+        cut, length = embedded["truncated_share"], embedded["max_length"]
+        console.print(f"{100 * cut:.1f} % of the texts were cut at the maximum length of {length} tokens.")
     console.print()
     flag = "" if storage == "layerscout-out" else f" --storage {shlex.quote(storage)}"
     for name, place in (

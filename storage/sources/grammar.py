@@ -5,10 +5,11 @@ from storage.sources.gguf import GgufSource
 from storage.sources.hub import HubSource
 from storage.sources.path import PathSource
 from storage.sources.source import Kind, Source
+from storage.sources.states import StatesSource
 from storage.sources.wheels import WheelSource
 
 SOURCES: dict[str, type[Source]] = {
-    each.scheme: each for each in (HubSource, PathSource, GgufSource, WheelSource)
+    each.scheme: each for each in (HubSource, PathSource, GgufSource, StatesSource, WheelSource)
 }
 """Every source by what stands before the colon: a class that is entered here can be named in every spec."""
 

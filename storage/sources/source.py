@@ -9,7 +9,7 @@ from typing import ClassVar, Literal, Self
 Kind = Literal["model", "dataset"]
 
 # They say how a thing is stored, not what it is called.
-_ENDINGS = {".gguf", ".parquet", ".csv", ".jsonl", ".tsv", ".tab"}
+_ENDINGS = {".gguf", ".parquet", ".csv", ".jsonl", ".tsv", ".tab", ".npy", ".npz", ".safetensors", ".zarr"}
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,9 @@ from tasks.choosing.rules import DEFAULT_RULE
 from tasks.curves import CurveOfRun
 from tasks.retries import LONG_S, RETRIED
 
+# Columns of `audit`.
+_OVER_TEXT = ("gain_over_text", "gain_over_text_low", "gain_over_text_high", "gain_over_text_p_value")
+
 
 @dataclass(frozen=True)
 class CurveChoice:
@@ -137,19 +140,16 @@ def right_on_test(layout: Layout, run_id: str, part: str) -> npt.NDArray[Any]:
 
 
 def _right_by_text(curve: CurveOfRun) -> npt.NDArray[Any]:
-    """bool [test rows]: whether the words alone gave each its label."""
+    """bool [test rows]: whether the words alone gave each its label; [0] of a data set without texts."""
     rows = read_staged(curve.layout, curve.run_id, "text_prediction").sort("row_id")
     return (rows["label"] == rows["predicted"]).to_numpy()
 
 
-def _over_text(right: npt.NDArray[Any], text: npt.NDArray[Any], seed: int) -> dict[str, float]:
+def _over_text(right: npt.NDArray[Any], text: npt.NDArray[Any], seed: int) -> dict[str, float | None]:
+    if not len(text):
+        return dict.fromkeys(_OVER_TEXT)
     over = compare(right, text, seed=seed)
-    return {
-        "gain_over_text": over.difference,
-        "gain_over_text_low": over.low,
-        "gain_over_text_high": over.high,
-        "gain_over_text_p_value": over.p_value,
-    }
+    return dict(zip(_OVER_TEXT, (over.difference, over.low, over.high, over.p_value), strict=True))
 
 
 def _shift(right: npt.NDArray[Any], probe: Mapping[str, Any]) -> dict[str, float | None]:

@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 from prefect import task
 
 from storage.errors import UserError
@@ -17,7 +18,7 @@ from storage.files import exists, filesystem, write_atomically
 from storage.layout import Layout
 from storage.sources.grammar import parse_source
 from tasks.data.labels import alike, are_plain_integers, in_order, label_values
-from tasks.data.reading import Read, read_source
+from tasks.data.reading import SPLIT_NAMES, Read, read_source
 from tasks.retries import LONG_S, RETRIED
 
 log = logging.getLogger(__name__)
@@ -53,6 +54,15 @@ class Dataset:
     train_rows: int
     test_rows: int
     test_is_made: bool
+    places: str | None = None
+    """Where the rows' places in the source lie, of a set whose embeddings somebody saved; else None."""
+    source_rows: int = 0
+    """Of train, validation and test as the source has them, before any row was sampled."""
+
+    @property
+    def has_texts(self) -> bool:
+        """Saved states need none."""
+        return self.text_column != ""
 
 
 def prepare_dataset(
@@ -64,6 +74,7 @@ def prepare_dataset(
     encoding: str | None = None,
     max_train_rows: int | None = None,
     max_test_rows: int | None = None,
+    of_saved_states: bool = False,
     seed: int = 0,
 ) -> Dataset:
     """Read, clean, split, sample and store a data set: `read_dataset`, and its table in storage.
@@ -71,7 +82,7 @@ def prepare_dataset(
     Raises:
         UserError: as `read_dataset`.
     """
-    found, table = read_dataset(
+    found, read = read_dataset(
         spec,
         layout,
         text_column=text_column,
@@ -79,8 +90,14 @@ def prepare_dataset(
         encoding=encoding,
         max_train_rows=max_train_rows,
         max_test_rows=max_test_rows,
+        of_saved_states=of_saved_states,
         seed=seed,
     )
+    table = read.drop("place")
+    if found.places is not None and not exists(found.places):
+        write_atomically(
+            found.places, partial(read.select("place").write_parquet, row_group_size=ROWS_PER_GROUP)
+        )
     there = stored_table(found.uri)
     if there is None or not there.equals(table):
         if exists(found.uri):
@@ -98,9 +115,13 @@ def read_dataset(
     encoding: str | None = None,
     max_train_rows: int | None = None,
     max_test_rows: int | None = None,
+    of_saved_states: bool = False,
     seed: int = 0,
 ) -> tuple[Dataset, pl.DataFrame]:
     """Read, clean, split and sample a data set, and store nothing: what it is, and its table (see `read_table`).
+
+    The table has one column more, `place`: the row's number among train, validation and test as the source has them,
+    int64, from 0.
 
     Args:
         spec: `hf:OWNER/NAME[@REVISION]`, `path:FOLDER` or `path:FILE`, or `wheel:NAME`.
@@ -110,6 +131,7 @@ def read_dataset(
         encoding: of text files; None is that of the mark they begin with, or UTF-8.
         max_train_rows: a stratified part of the train rows, at least 2 of every class; None takes all.
         max_test_rows: a stratified part of the test rows; None takes all.
+        of_saved_states: somebody has embedded the rows already, so that they need no text, and their places are kept.
         seed: of the split and the samples.
 
     Raises:
@@ -119,11 +141,16 @@ def read_dataset(
     source = parse_source(spec, "dataset")
     read = read_source(source, encoding)
     columns = _columns(read)
-    text = _find_column("text", text_column or read.text_column, TEXT_COLUMNS, columns, spec)
+    text = text_column or read.text_column
+    if text is not None or not of_saved_states or {each.lower() for each in columns} & {*TEXT_COLUMNS}:
+        text = _find_column("text", text, TEXT_COLUMNS, columns, spec)
     label = _find_column("label", label_column or read.label_column, LABEL_COLUMNS, columns, spec)
-    cleaned = {
-        split: _clean(frame, text, label, f"{split} of {spec}") for split, frame in read.splits.items()
-    }
+    cleaned, source_rows = {}, 0
+    for split in SPLIT_NAMES:
+        if split in read.splits:
+            rows = _clean(read.splits[split], text, label, f"{split} of {spec}")
+            cleaned[split] = rows.with_columns(place=source_rows + pl.int_range(pl.len()))
+            source_rows += rows.height
     cleaned = _labelled(cleaned, label, spec)
     train, test = _split(cleaned, seed)
     train = stratified_sample(train, max_train_rows, seed)
@@ -141,9 +168,10 @@ def read_dataset(
         pl.concat([train.with_columns(split=pl.lit("train")), test.with_columns(split=pl.lit("test"))])
         .join(numbered, on="value", how="left", maintain_order="left")
         .with_row_index("row_id")
-        .select(pl.col("row_id").cast(pl.Int64), "text", "label", "split")
+        .select(pl.col("row_id").cast(pl.Int64), "text", "label", "split", "place")
     )
     fingerprint = fingerprint_table(table, classes)
+    places = hashlib.sha256(table["place"].to_numpy().tobytes() + source_rows.to_bytes(8)).hexdigest()[:32]
     found = Dataset(
         id=spec,
         source=source.scheme,
@@ -151,11 +179,13 @@ def read_dataset(
         revision=read.revision,
         uri=layout.dataset(fingerprint),
         classes=classes,
-        text_column=text,
+        text_column=text or "",
         label_column=label,
         train_rows=train.height,
         test_rows=test.height,
         test_is_made="test" not in cleaned,
+        places=layout.places(places) if of_saved_states else None,
+        source_rows=source_rows,
     )
     return found, table
 
@@ -178,6 +208,13 @@ def read_table(uri: str, rows: range | None = None) -> pl.DataFrame:
         first = stops[groups[0]] - sizes[groups[0]] if groups else 0
         read = file.read_row_groups(groups).slice(rows.start - first, len(rows))
     return pl.DataFrame(read)
+
+
+def read_places(dataset: Dataset, start: int = 0, stop: int | None = None) -> NDArray[np.int64]:
+    """The places of some rows in the source, [n], of a set that was prepared for saved states."""
+    assert dataset.places is not None
+    rows = None if stop is None else range(start, stop)
+    return read_table(dataset.places, rows)["place"].to_numpy()
 
 
 def stored_table(uri: str) -> pl.DataFrame | None:
@@ -262,25 +299,38 @@ def _find_column(role: str, asked: str | None, known: tuple[str, ...], columns: 
     return found[0]
 
 
-def _clean(frame: pl.DataFrame, text: str, label: str, where: str) -> pl.DataFrame:
-    """The columns `text` and `value` (the label as it is written, null without one), `name` where the source has it."""
-    texts = frame[text]
-    if texts.dtype != pl.String:
-        kind = "of lists or objects" if texts.dtype == pl.Object else texts.dtype
-        raise UserError(f"Column {text!r} in {where} is {kind}, not text. Name another --text-column.")
+def _clean(frame: pl.DataFrame, text: str | None, label: str, where: str) -> pl.DataFrame:
+    """The columns `text` and `value` (the label as it is written, null without one), `name` where the source has it.
+
+    text: None of a data set without one, whose texts are empty then.
+    """
+    texts = _texts(frame, text, where)
     values = label_values(frame[label], where)
     rows = pl.DataFrame({"text": texts, "value": values})
-    _reject(
-        rows, pl.col("text").str.strip_chars().fill_null("") == "", f"an empty text (column {text!r})", where
-    )
-    if rows.height and texts.str.contains(r"^\s*[-+]?[\d.,]+\s*$").all():
-        raise UserError(
-            f"Column {text!r} in {where} holds numbers alone, not text. Name another --text-column."
-        )
     companion = f"{label}_name"
     if frame.schema.get(companion) == pl.String and are_plain_integers(values.drop_nulls()):
         return rows.with_columns(name=frame[companion])
     return rows.with_columns(name=pl.lit(None, dtype=pl.String))
+
+
+def _texts(frame: pl.DataFrame, text: str | None, where: str) -> pl.Series:
+    if text is None:
+        return pl.repeat("", frame.height, dtype=pl.String, eager=True)
+    texts = frame[text]
+    if texts.dtype != pl.String:
+        kind = "of lists or objects" if texts.dtype == pl.Object else texts.dtype
+        raise UserError(f"Column {text!r} in {where} is {kind}, not text. Name another --text-column.")
+    _reject(
+        texts.to_frame("text"),
+        pl.col("text").str.strip_chars().fill_null("") == "",
+        f"an empty text (column {text!r})",
+        where,
+    )
+    if len(texts) and texts.str.contains(r"^\s*[-+]?[\d.,]+\s*$").all():
+        raise UserError(
+            f"Column {text!r} in {where} holds numbers alone, not text. Name another --text-column."
+        )
+    return texts
 
 
 def _labelled(splits: dict[str, pl.DataFrame], label: str, spec: str) -> dict[str, pl.DataFrame]:
@@ -358,6 +408,7 @@ def prepare_dataset_task(
     encoding: str | None,
     max_train_rows: int | None,
     max_test_rows: int | None,
+    of_saved_states: bool,
     seed: int,
 ) -> Dataset:
     """Read, clean and store the data set."""
@@ -369,5 +420,6 @@ def prepare_dataset_task(
         encoding=encoding,
         max_train_rows=max_train_rows,
         max_test_rows=max_test_rows,
+        of_saved_states=of_saved_states,
         seed=seed,
     )

@@ -10,23 +10,26 @@ from storage.errors import UserError
 from storage.given import keep_given
 
 COLUMNS = ("text", "label")
+_MANY = {"text": "texts", "label": "labels"}
 
 
 def keep_columns(
-    folder: Path, name: str, splits: Mapping[str, tuple[Any, Any]], columns: Sequence[str] = COLUMNS
+    folder: Path, name: str, splits: Mapping[str, Sequence[Any]], columns: Sequence[str] = COLUMNS
 ) -> Path:
     """Keep texts and labels of each split (`train`, and perhaps `test`) below `folder`; where they lie.
 
-    splits: pairs of lists, arrays, or columns of pandas, Polars or `datasets`. columns: their names there.
+    splits: lists, arrays, or columns of pandas, Polars or `datasets`. columns: which they are, `text` and
+    `label` or one of them.
 
     Raises:
         UserError: a column is no column, is of several types, or is not as long as the other.
     """
     frames = {}
-    for split, pair in splits.items():
-        if not isinstance(pair, tuple | list) or len(pair) != 2:
-            raise UserError(f"The rows of {split} are a pair (texts, labels), not {type(pair).__name__}.")
-        frames[split] = _frame(*pair, split, columns)
+    for split, given in splits.items():
+        if not isinstance(given, tuple | list) or len(given) != len(columns):
+            wanted = ", ".join(_MANY[each] for each in columns)
+            raise UserError(f"The rows of {split} are a pair ({wanted}), not {type(given).__name__}.")
+        frames[split] = _frame(dict(zip(columns, given, strict=True)), split)
     return keep_tables(folder, name, frames)
 
 
@@ -73,14 +76,13 @@ def _as_polars(table: Any, split: str) -> pl.DataFrame:
     )
 
 
-def _frame(texts: Any, labels: Any, split: str, columns: Sequence[str]) -> pl.DataFrame:
-    found = [_values(texts, f"texts of {split}"), _values(labels, f"labels of {split}")]
-    if len(found[0]) != len(found[1]):
-        raise UserError(
-            f"There are {len(found[0]):,} texts and {len(found[1]):,} labels of {split}: every text needs one."
-        )
+def _frame(given: Mapping[str, Any], split: str) -> pl.DataFrame:
+    found = {name: _values(column, f"{_MANY[name]} of {split}") for name, column in given.items()}
+    if len({len(values) for values in found.values()}) > 1:
+        counts = " and ".join(f"{len(values):,} {_MANY[name]}" for name, values in found.items())
+        raise UserError(f"There are {counts} of {split}: every text needs one.")
     try:
-        return pl.DataFrame([pl.Series(name, values) for name, values in zip(columns, found, strict=True)])
+        return pl.DataFrame([pl.Series(name, values) for name, values in found.items()])
     except (TypeError, pl.exceptions.PolarsError) as error:
         raise UserError(
             f"The texts or the labels of {split} are of several types ({error}). Make all texts strings, and all "

@@ -1,30 +1,25 @@
 """One embedding set: what it is made of, its id, its plan, and its shards, each computed once and never again."""
 
 import fcntl
-import hashlib
-import json
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
-from typing import Any
 
 import polars as pl
 import torch
-import transformers
 from prefect import get_run_logger, task
 
-from storage.embeddings import ValueType, verify_shard, write_shard
+from storage.embeddings import verify_shard, write_shard
 from storage.errors import UserError
 from storage.files import remove_file
 from storage.layout import Layout
 from storage.manifest import write_manifest
 from tasks.data.dataset import Dataset, read_table
 from tasks.embedding.calibration import Calibration, budgets_of, calibrate
-from tasks.embedding.comparison import COMPARED_VERSION, NarrowDtypeError
-from tasks.embedding.embed import EMBED_VERSION, EmbeddedTexts, check_layers, choose_dtype, embed_tokens
-from tasks.embedding.model import LoadedModel, ModelFolder, load_model, resolve_model
+from tasks.embedding.comparison import NarrowDtypeError
+from tasks.embedding.embed import EmbeddedTexts, check_layers, embed_tokens
+from tasks.embedding.model import LoadedModel, ModelFolder, folder_here, load_model
 from tasks.embedding.prompts import with_prompt
 from tasks.embedding.set_records import (
     EmbeddingSet,
@@ -34,11 +29,12 @@ from tasks.embedding.set_records import (
     kept_plan,
     shard_record,
 )
+from tasks.embedding.settings import Settings, embedding_set_id, resolve_settings
 from tasks.embedding.shards import Shard, plan_shards
+from tasks.embedding.states_set import plan_states, take_states
 from tasks.embedding.tokens import Tokens, check_known, check_room, tokenise
 from tasks.machine import device_lock, lock_file, machine_lock, use_all_cores
 from tasks.retries import LONG_S, RETRIED
-from tasks.vocabulary import NormState, Pooling
 
 # A shard is worth its overhead (reading, writing, a task run) from this on.
 SECONDS_PER_SHARD = 5.0
@@ -48,23 +44,6 @@ BATCHES_PER_SHARD = 8
 CALIBRATED_SHARE = 0.1
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How embeddings are made: all that changes a number beyond model and data. dtype and device are resolved."""
-
-    poolings: tuple[Pooling, ...]
-    norm_states: tuple[NormState, ...]
-    max_length: int
-    dtype: str
-    device: str
-    trust_remote_code: bool = False
-    max_layer: int | None = None
-    token_budget: int | None = None
-    storage_dtype: ValueType = "float32"
-    prompt: str | None = None
-    """The template around every text, with `{text}` in it; None: nothing is."""
 
 
 @dataclass(frozen=True)
@@ -79,61 +58,6 @@ class ShardOutcome:
     reused: bool
 
 
-def resolve_settings(asked: Settings, model: ModelFolder | None = None) -> Settings:
-    """Turn `auto` into this machine's device and the dtype that suits it and, where it is known, the model.
-
-    Raises:
-        UserError: the device is not one that torch has here.
-    """
-    device, dtype = asked.device, asked.dtype
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.zeros(1, device=device).tolist()  # `meta` makes tensors, and keeps no number
-    except (RuntimeError, AssertionError, ImportError) as error:
-        reason = str(error).strip().splitlines()[0].rstrip(".!")
-        raise UserError(
-            f"torch has no device {device!r} here (--device): {reason}. Use --device cpu or auto."
-        ) from error
-    if dtype == "auto":
-        dtype = str(choose_dtype(torch.device(device))).removeprefix("torch.")
-    if dtype != "float32" and model is not None and model.chooses_experts:
-        told = "%s sends each token to some of its experts, and in %s some tokens would get others"
-        if asked.dtype == "auto":
-            log.warning(f"{told}: it is computed in float32", model.id, dtype)
-            dtype = "float32"
-        else:
-            log.warning(f"{told} than in float32 (--dtype)", model.id, dtype)
-    return replace(asked, device=device, dtype=dtype)
-
-
-def embedding_set_id(dataset: Dataset, model: ModelFolder, settings: Settings) -> str:
-    """32 hex digits of a SHA-256 over everything that changes a number."""
-    made_of: dict[str, Any] = {
-        "dataset": dataset.fingerprint,
-        "model": model.id,
-        "revision": model.revision,
-        "dtype": settings.dtype,
-        "max_length": settings.max_length,
-        "max_layer": settings.max_layer,
-        "token_budget": settings.token_budget,
-        "storage_dtype": settings.storage_dtype,
-        "poolings": sorted(settings.poolings),
-        "norm_states": sorted(settings.norm_states),
-        "device_kind": torch.device(settings.device).type,
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "embed_version": EMBED_VERSION,
-    }
-    if settings.prompt is not None:
-        made_of["prompt"] = settings.prompt
-    if model.runs_own_code:
-        made_of["trust_remote_code"] = True
-    if not model.tested:
-        made_of["compared"] = COMPARED_VERSION
-    return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:32]
-
-
 def plan_embedding_set(
     layout: Layout, dataset: Dataset, model: ModelFolder, settings: Settings
 ) -> EmbeddingSet:
@@ -143,10 +67,12 @@ def plan_embedding_set(
     reads them from the manifest, so that the same rows meet in the same batches.
     """
     set_id = embedding_set_id(dataset, model, settings)
-    manifest = layout.manifest(set_id)
     with machine_lock(f"plan-{set_id}"):
         if plan := kept_plan(layout, set_id, dataset.train_rows + dataset.test_rows):
             return plan
+        if model.is_saved_states:
+            planned = plan_states(set_id, dataset, model, settings)
+            return _record_plan(layout, planned, dataset, model, settings)
         texts = read_table(dataset.uri)["text"].to_list()
         loaded = _load(model, settings)
         backbone = loaded.backbone
@@ -171,9 +97,15 @@ def plan_embedding_set(
             and settings.max_layer in (None, loaded.backbone.layers),
             shards=tuple(plan_shards(tokens.counts, least)),
         )
-        made_of = {"dataset": asdict(dataset), "model": asdict(model), "settings": asdict(settings)}
-        write_manifest(manifest, made_of | {"plan": asdict(planned)})
-        return planned
+        return _record_plan(layout, planned, dataset, model, settings)
+
+
+def _record_plan(
+    layout: Layout, planned: EmbeddingSet, dataset: Dataset, model: ModelFolder, settings: Settings
+) -> EmbeddingSet:
+    made_of = {"dataset": asdict(dataset), "model": asdict(model), "settings": asdict(settings)}
+    write_manifest(layout.manifest(planned.id), made_of | {"plan": asdict(planned)})
+    return planned
 
 
 def settle_plan(
@@ -233,14 +165,17 @@ def embed_shard(
     table = read_table(dataset.uri, range(shard.start, shard.stop))
     if done := finished_shard(layout, planned, shard, table):
         return done
-    loaded = _load(model, settings)
-    # Outside the lock: while one shard computes, the next is tokenised.
-    tokens = tokenise(loaded.tokenizer, table["text"].to_list(), settings.max_length)
-    with device_lock(settings.device):
-        # Another run of the same set may have computed it while this one waited.
-        if done := finished_shard(layout, planned, shard, table):
-            return done
-        embedded, token_budget = _embed_in_memory(loaded, tokens, settings, planned.token_budget)
+    if model.is_saved_states:
+        embedded, token_budget = take_states(dataset, shard, model, settings), planned.token_budget
+    else:
+        loaded = _load(model, settings)
+        # Outside the lock: while one shard computes, the next is tokenised.
+        tokens = tokenise(loaded.tokenizer, table["text"].to_list(), settings.max_length)
+        with device_lock(settings.device):
+            # Another run of the same set may have computed it while this one waited.
+            if done := finished_shard(layout, planned, shard, table):
+                return done
+            embedded, token_budget = _embed_in_memory(loaded, tokens, settings, planned.token_budget)
     states = {(norm.value, pooling.value): values for (norm, pooling), values in embedded.states.items()}
     footer = write_shard(
         uri, states, table["row_id"].to_numpy(), table["label"].to_numpy(), value_type=settings.storage_dtype
@@ -353,15 +288,7 @@ def recorded_shards(layout: Layout, planned: EmbeddingSet) -> list[ShardOutcome]
 def _load(model: ModelFolder, settings: Settings) -> LoadedModel:
     """The model in this process's memory; a worker on another machine brings it there first."""
     use_all_cores()
-    folder = model.folder
-    if not Path(folder).is_dir():
-        here = resolve_model(model.id, trust_remote_code=settings.trust_remote_code)
-        if here.revision != model.revision:
-            raise UserError(
-                f"{model.id} is revision {here.revision} on this worker and {model.revision} where the sweep began. "
-                "Name one revision (hf:OWNER/NAME@COMMIT), or bring the same files to every machine."
-            )
-        folder = here.folder
+    folder = folder_here(model, trust_remote_code=settings.trust_remote_code)
     loaded = load_model(folder, settings.dtype, settings.device, trust_remote_code=settings.trust_remote_code)
     return replace(loaded, tokenizer=with_prompt(loaded.tokenizer, settings.prompt))
 

@@ -29,10 +29,12 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from storage.cache import cache_folder
 from storage.errors import UserError
 from storage.sources.grammar import parse_source
+from storage.sources.states import StatesSource, are_saved_states
 from tasks.embedding.backbone import find_backbone
 from tasks.embedding.description import headless, load_tokenizer, text_config, whole_config, words
 from tasks.embedding.families import chooses_experts, family_row
 from tasks.embedding.forward import Backbone
+from tasks.embedding.saved_states import open_states, prepare_states
 from tasks.embedding.weights import load_whole
 from tasks.numerics.cores import hand_back_freed_memory
 from tasks.retries import LONG_S, RETRIED
@@ -44,6 +46,8 @@ VOCABULARIES = {".txt", ".model", ".tiktoken", ".bpe", ".codes", ".spm", ".token
 DESCRIBING_FILES = ["*.json", "*.jinja", "*.py", *(f"*{suffix}" for suffix in sorted(VOCABULARIES))]
 # Of a folder's files, those that can change an embedding.
 HASHED_SUFFIXES = {".safetensors", ".json", ".py", *VOCABULARIES}
+# In the place of a family, of states that another tool has taken.
+SAVED_STATES = "saved states"
 # The SHA-256 of each of a cached folder's files, written last.
 MADE = "made.json"
 
@@ -68,6 +72,11 @@ class ModelFolder:
     tested: bool = True
     chooses_experts: bool = False
 
+    @property
+    def is_saved_states(self) -> bool:
+        """Nothing runs: another tool has taken the states of the data set's rows."""
+        return self.family == SAVED_STATES
+
 
 @dataclass(frozen=True)
 class LoadedModel:
@@ -90,6 +99,8 @@ def resolve_model(spec: str, *, trust_remote_code: bool = False, weights: bool =
         UserError: there is no such model, it cannot be reached, or the folder is not a model.
     """
     source = parse_source(spec, "model")
+    if are_saved_states(spec):
+        return _of_saved_states(source.fetch("model", ()).place, spec)
     fetched = source.fetch("model", WEIGHT_FILES + DESCRIBING_FILES if weights else DESCRIBING_FILES)
     if fetched.place.is_file():
         folder, revision = _from_gguf(fetched.place, spec)
@@ -111,6 +122,38 @@ def resolve_model(spec: str, *, trust_remote_code: bool = False, weights: bool =
         tested=family_row(config).tested,
         chooses_experts=chooses_experts(config),
     )
+
+
+def folder_here(model: ModelFolder, *, trust_remote_code: bool = False) -> str:
+    """The model's folder on this machine, which may not be the one that resolved it.
+
+    Raises:
+        UserError: it cannot be had here, or is another state of it.
+    """
+    if Path(model.folder).exists():
+        return model.folder
+    here = resolve_model(model.id, trust_remote_code=trust_remote_code)
+    if here.revision != model.revision:
+        raise UserError(
+            f"{model.id} is revision {here.revision} on this worker and {model.revision} where the sweep began. "
+            "Name one revision (hf:OWNER/NAME@COMMIT), or bring the same files to every machine."
+        )
+    return here.folder
+
+
+def _of_saved_states(place: Path, spec: str) -> ModelFolder:
+    """What stands in the place of a model; its revision is that of the files."""
+    folder, revision = prepare_states(place, spec)
+    with open_states(folder, spec) as states:
+        return ModelFolder(
+            id=spec,
+            source=StatesSource.scheme,
+            folder=str(folder),
+            revision=revision,
+            family=SAVED_STATES,
+            layers=states.layers - 1,
+            hidden_size=states.width,
+        )
 
 
 def brings_code(folder: Path) -> bool:

@@ -15,13 +15,9 @@ from storage.embeddings import Layer, read_layer
 from storage.errors import UserError
 from storage.layout import Layout
 from storage.staged import DamagedPartError, read_staged
-from tasks.embedding.embedding_set import (
-    Settings,
-    delete_embeddings,
-    embed_shard,
-    plan_embedding_set,
-)
+from tasks.embedding.embedding_set import delete_embeddings, embed_shard, plan_embedding_set
 from tasks.embedding.set_records import EmbeddingSet
+from tasks.embedding.settings import Settings
 from tasks.exporting import predict
 from tasks.exporting.cut import SavedCut
 from tasks.exporting.recorded_run import RecordedRun, audited_accuracy, probe_row

@@ -18,11 +18,13 @@ from storage.layout import Layout
 from storage.manifest import DamagedManifestError, read_manifest
 from storage.results import query
 from storage.sources.grammar import parse_source
+from storage.sources.states import are_saved_states
 from storage.staged import DamagedPartError
 from tasks.data.dataset import Dataset, fingerprint_table, stored_table
-from tasks.embedding.embedding_set import Settings, finished_shard, resolve_settings
+from tasks.embedding.embedding_set import finished_shard
 from tasks.embedding.model import ModelFolder, brings_code, resolve_model
 from tasks.embedding.set_records import EmbeddingSet, kept_plan
+from tasks.embedding.settings import Settings, resolve_settings
 from tasks.exporting.states import Cut, LayerState
 from tasks.reporting.layer_curves import Tables
 from tasks.reporting.run_record import collect
@@ -66,6 +68,11 @@ def find_recorded_run(layout: Layout, run_id: str, *, trust_remote_code: bool = 
     """
     known = find_run(layout.results, run_id)
     row = query(layout.results, f"SELECT * FROM run WHERE run_id = '{known}'").row(0, named=True)
+    if are_saved_states(row["model_id"]):
+        raise UserError(
+            f"Run {known} is of {row['model_id']}: nothing here has the model that these states were taken from, so it "
+            "cannot be exported or embed other texts. Take the layer from that model where you took the states."
+        )
     set_id = row["embedding_set_id"]
     dataset, asked = _recorded_inputs(layout, set_id)
     planned = kept_plan(layout, set_id, dataset.train_rows + dataset.test_rows)

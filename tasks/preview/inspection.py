@@ -34,7 +34,8 @@ class Inspection:
     """One row a class, in the order of the labels: class, train, test (rows), share (of train rows, 0–1)."""
     train_rows: int
     test_rows: int
-    lengths: Lengths
+    lengths: Lengths | None
+    """None of a data set without texts, which has no repeats and leaks either."""
     repeated: int
     """Train rows whose text stands in an earlier train row."""
     contradicted: int
@@ -54,7 +55,8 @@ def inspect_table(
 
     token_counts: int [N], of the texts before any cut, where a model is known; max_length: the tokens that are read.
     """
-    rows = table.select("label", "split", words=_words())
+    has_texts = bool((table["text"] != "").any())
+    rows = table.select("label", "split", words=_words() if has_texts else pl.int_range(pl.len()))
     train, test = (rows.filter(split=split) for split in ("train", "test"))
     by_class = pl.DataFrame(
         {
@@ -68,7 +70,7 @@ def inspect_table(
         classes=by_class,
         train_rows=train.height,
         test_rows=test.height,
-        lengths=_lengths(table, token_counts, max_length),
+        lengths=_lengths(table, token_counts, max_length) if has_texts else None,
         repeated=train.height - labels_of.height,
         contradicted=int(labels_of.filter(pl.col("labels") > 1)["len"].sum()),
         leaked=test.join(train.select("words").unique(), on="words", how="semi").height,
@@ -116,7 +118,7 @@ def warnings_of(found: Inspection, *, test_is_made: bool) -> list[str]:
             f"{100 * largest['share']:.0f} % of the train rows are {largest['class']!r}: always naming it is right "
             "that often, so look at macro F1 beside accuracy."
         )
-    cut = found.lengths.cut_share
+    cut = None if found.lengths is None else found.lengths.cut_share
     if cut is not None and cut > MUCH_CUT:
         said.append(
             f"{100 * cut:.0f} % of the texts are longer than the maximum length and will be cut. Raise --max-length."

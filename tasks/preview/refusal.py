@@ -8,9 +8,9 @@ import numpy.typing as npt
 from storage.errors import UserError
 from tasks.embedding.backbone import find_blocks
 from tasks.embedding.embed import check_layers
-from tasks.embedding.embedding_set import Settings
 from tasks.embedding.families import FAMILIES
 from tasks.embedding.model import ModelFolder, describe_whole
+from tasks.embedding.settings import Settings
 
 
 def refuse_early(model: ModelFolder, settings: Settings, token_counts: npt.NDArray[np.int32]) -> None:

@@ -33,6 +33,8 @@ def _beaten(curves: LayerCurves) -> list[str]:
         return [
             f"Nothing was read from this model: always naming the largest class is right on {percent(floor)}."
         ]
+    if "text" not in curves.baselines:
+        return []
     words = curves.baselines["text"]["accuracy"]
     if own <= words:
         how = "do better" if audit["gain_over_text_high"] < 0 else "do as well"
@@ -178,9 +180,10 @@ def key_figures(curves: LayerCurves) -> list[tuple[str, str, str]]:
         gain = f"{points(both['gain_over_single'])} points over the layer alone"
         figures.append((f"beside {others(both)}", percent(both["accuracy"]), gain))
     if audit is not None and curves.baselines:
-        words, majority = (percent(curves.baselines[name]["accuracy"]) for name in ("text", "majority"))
-        gain = f"{points(audit['gain_over_text'])} points by the layer, {p_value(audit['gain_over_text_p_value'])}"
-        figures += [("words alone", words, gain), ("largest class", majority, "always named")]
+        if "text" in curves.baselines:
+            gain = f"{points(audit['gain_over_text'])} points by the layer, {p_value(audit['gain_over_text_p_value'])}"
+            figures.append(("words alone", percent(curves.baselines["text"]["accuracy"]), gain))
+        figures.append(("largest class", percent(curves.baselines["majority"]["accuracy"]), "always named"))
     return figures
 
 

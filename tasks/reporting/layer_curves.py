@@ -60,7 +60,7 @@ class LayerCurves:
     audit: Row | None
     """The row of `audit` that belongs to `choice`."""
     baselines: Mapping[str, Row]
-    """Rows of `baseline` by name; empty for runs of versions that had none."""
+    """Rows of `baseline` by name: `text`, where there are texts, and `majority`; empty for runs of older versions."""
     together: Row | None
     """The row of `representation` that is the answer; None where it is one layer, and for runs of older versions."""
 

@@ -179,14 +179,17 @@ def _provenance(tables: Tables, run: Row, described: Mapping[str, Row]) -> list[
         ("data set", run["dataset_id"]),
         ("data set revision", dataset.get("revision")),
         ("data set fingerprint", run["dataset_fingerprint"]),
-        ("columns", dataset and f"text in {dataset['text_column']}, label in {dataset['label_column']}"),
+        ("columns", dataset and _columns(dataset)),
         (
             "rows",
             dataset
             and f"{dataset['train_rows']:,} train, {dataset['test_rows']:,} test, {len(dataset['classes'])} classes",
         ),
         ("embedding set", run["embedding_set_id"]),
-        ("token budget of a batch", embedded and f"{embedded['token_budget']:,} tokens"),
+        (
+            "token budget of a batch",
+            embedded and embedded["tokens"] and f"{embedded['token_budget']:,} tokens",
+        ),
         (
             "result rows",
             ", ".join(f"{name} {len(tables[name]):,}" for name in sorted(tables) if len(tables[name])),
@@ -195,6 +198,11 @@ def _provenance(tables: Tables, run: Row, described: Mapping[str, Row]) -> list[
         *sorted(json.loads(run["versions"]).items()),
     ]
     return [(name, str(value)) for name, value in found if value]
+
+
+def _columns(dataset: Row) -> str:
+    text = f"text in {dataset['text_column']}, " if dataset["text_column"] else "no text, "
+    return f"{text}label in {dataset['label_column']}"
 
 
 def _command(run: Row) -> str:

@@ -16,9 +16,10 @@ from storage.migrations import newest_migration, result_tables
 from storage.results import merge, rebuild
 from storage.staged import DamagedPartError, read_staged, rows_of, stage
 from tasks.data.dataset import Dataset
-from tasks.embedding.embedding_set import Settings, ShardOutcome
+from tasks.embedding.embedding_set import ShardOutcome
 from tasks.embedding.model import ModelFolder
 from tasks.embedding.set_records import EmbeddingSet
+from tasks.embedding.settings import Settings
 from tasks.reporting.layer_curves import Tables
 from tasks.retries import RETRIED, SHORT_S
 

@@ -21,6 +21,7 @@ HELD_OUT = 0.2
 """Share of the train rows that choose among them."""
 MOST_ROWS = 50_000
 """Train rows that are read; of more, so many drawn by class: more words tell little more, and cost minutes."""
+_PREDICTION = {"row_id": pl.Int64, "label": pl.Int32, "predicted": pl.Int32}
 # What a text is cut into: words, and single signs that are no space, such as an emoji.
 _WORDS = r"\w+|[^\w\s]"
 
@@ -91,29 +92,34 @@ def _choose_strength(features: csr_matrix, labels: npt.NDArray[np.integer], seed
 
 
 def score_text(layout: Layout, run_id: str, dataset: Dataset, seed: int) -> None:
-    """Stage `baseline`, a row for the words and one for the largest class, and what the words said of each test row."""
+    """Stage `baseline`, a row for the words and one for the largest class, and what the words said of each test row.
+
+    Of a data set without texts there are no words, and the largest class alone has a row.
+    """
     if is_staged(layout, run_id, "baseline", "baseline"):
         return
     table = read_table(dataset.uri).rename({"label": "value"})
     train = stratified_sample(table.filter(split="train"), MOST_ROWS, seed)
     test = table.filter(split="test")
     y_train, y_test = train["value"].to_numpy(), test["value"].to_numpy()
-    started = time.perf_counter()
-    found = fit_text_baseline(train["text"].to_list(), y_train, test["text"].to_list(), y_test, seed=seed)
-    seconds = time.perf_counter() - started
+    measured, predictions = {}, pl.DataFrame(schema=_PREDICTION)
+    if dataset.has_texts:
+        started = time.perf_counter()
+        found = fit_text_baseline(train["text"].to_list(), y_train, test["text"].to_list(), y_test, seed=seed)
+        seconds = time.perf_counter() - started
+        measured["text"] = (found.accuracy, found.accuracy_low, found.accuracy_high, seconds)
+        predictions = pl.DataFrame(
+            {"row_id": test["row_id"], "label": test["value"], "predicted": found.predictions},
+            schema=_PREDICTION,
+        )
     hits = int((y_test == np.bincount(y_train).argmax()).sum())
-    low, high = wilson_interval(hits, len(y_test))
-    measured = {
-        "text": (found.accuracy, found.accuracy_low, found.accuracy_high, seconds),
-        "majority": (hits / len(y_test), low, high, 0.0),
-    }
+    measured["majority"] = (hits / len(y_test), *wilson_interval(hits, len(y_test)), 0.0)
     rows = [
         {"name": name, "n_train": len(train), "n_test": len(test)}
         | dict(zip(("accuracy", "accuracy_low", "accuracy_high", "seconds"), values, strict=True))
         for name, values in measured.items()
     ]
-    predictions = {"row_id": test["row_id"], "label": test["value"], "predicted": found.predictions}
-    stage(layout, run_id, "text_prediction", "baseline", pl.DataFrame(predictions))
+    stage(layout, run_id, "text_prediction", "baseline", predictions)
     stage(
         layout, run_id, "baseline", "baseline", rows_of("baseline", pl.DataFrame({"run_id": [run_id]}), rows)
     )

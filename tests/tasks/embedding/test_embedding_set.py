@@ -24,17 +24,15 @@ from tasks.embedding import embedding_set
 from tasks.embedding.calibration import budgets_of
 from tasks.embedding.embed import embed_tokens
 from tasks.embedding.embedding_set import (
-    Settings,
     embed_shard,
-    embedding_set_id,
     plan_embedding_set,
     recorded_shards,
-    resolve_settings,
     settle_plan,
     using_embeddings,
 )
 from tasks.embedding.model import ModelFolder, resolve_model
 from tasks.embedding.set_records import EmbeddingSet, calibration_file, kept_calibration
+from tasks.embedding.settings import Settings, embedding_set_id, resolve_settings
 from tasks.embedding.shards import Shard
 from tasks.embedding.tokens import tokenise
 from tasks.machine import device_lock

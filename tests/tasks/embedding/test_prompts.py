@@ -10,9 +10,9 @@ import transformers as hf
 
 from storage.errors import UserError
 from tasks.data.dataset import Dataset
-from tasks.embedding.embedding_set import Settings, embedding_set_id
 from tasks.embedding.model import ModelFolder, resolve_model
 from tasks.embedding.prompts import ONE_WORD, resolve_prompt, with_prompt
+from tasks.embedding.settings import Settings, embedding_set_id
 from tasks.embedding.tokens import check_room, tokenise
 from tasks.vocabulary import NormState, Pooling
 from tests.tasks.embedding.test_embed import word_tokenizer

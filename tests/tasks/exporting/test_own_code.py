@@ -13,8 +13,8 @@ import pytest
 
 from storage.errors import UserError
 from tasks.data.dataset import Dataset
-from tasks.embedding.embedding_set import Settings, embedding_set_id
 from tasks.embedding.model import load_model, resolve_model
+from tasks.embedding.settings import Settings, embedding_set_id
 from tasks.exporting.cut import SavedCut, save_cut
 from tasks.exporting.exported_check import load_plain
 from tasks.exporting.linear_head import write_head
