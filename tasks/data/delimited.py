@@ -135,14 +135,25 @@ def _check_swallowed(records: list[_Record], lines: list[str], separator: str) -
     }
     kinds = {place: len(counted[place]) for place, values in repeated.items() if values}
     telling = [place for place, number in kinds.items() if number == min(kinds.values())]
+
+    def has_label(line: str, *, exactly: bool) -> bool:
+        fields = line.rstrip("\r\n").split(separator)
+        if not telling or len(fields) < width or (exactly and len(fields) > width):
+            return False
+        # The text, which may hold separators, stands before the label or behind it.
+        sides = ([fields[place] for place in telling], [fields[place - width] for place in telling])
+        return any(
+            all(value in repeated[place] for value, place in zip(side, telling, strict=True))
+            for side in sides
+        )
+
     for record in long:
-        for line in lines[record.first : record.last]:
-            fields = line.rstrip("\r\n").split(separator)
-            known = bool(telling) and len(fields) == width
-            if known and all(fields[place] in repeated[place] for place in telling):
-                raise csv.Error(
-                    f"line {record.first:,} opens a quotation mark that takes in whole rows, up to line {record.last:,}"
-                )
+        first, *others = lines[record.first - 1 : record.last]
+        # A text of several lines has its label behind the last one; a stray mark stands in a line that has its own.
+        if has_label(first, exactly=False) and any(has_label(line, exactly=True) for line in others):
+            raise csv.Error(
+                f"line {record.first:,} opens a quotation mark that takes in whole rows, up to line {record.last:,}"
+            )
 
 
 def _header(fields: list[str], where: str) -> list[str]:

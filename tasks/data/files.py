@@ -1,5 +1,6 @@
-"""One file of labelled text → a frame: text tables, JSON and Parquet, in any case of their endings, also gzipped."""
+"""One file of labelled text → a frame: text tables, JSON and Parquet, in any case of their endings, also packed."""
 
+import bz2
 import gzip
 import json
 import logging
@@ -16,7 +17,8 @@ from tasks.data.delimited import SEPARATORS, read_delimited
 log = logging.getLogger(__name__)
 
 ENDINGS = (".parquet", ".csv", ".tsv", ".tab", ".jsonl", ".json")
-"""All but the first also with `.gz` behind them."""
+"""All but the first also with one of PACKED behind them."""
+PACKED = {".gz": gzip.decompress, ".bz2": bz2.decompress}
 # Marks at a file's beginning that say how its characters are written, the longer ones first.
 _MARKS = {
     b"\xff\xfe\x00\x00": "utf-32",
@@ -31,15 +33,21 @@ _GUESSED_BYTES = 2**20
 
 def ending_of(path: Path) -> str:
     """`.csv` of `Train.CSV` and of `train.csv.gz`; empty where a file is none of ENDINGS."""
-    name = path.name.lower()
-    plain = name.removesuffix(".gz")
+    plain, packed = _unpacked_name(path)
     found = next((each for each in ENDINGS if plain.endswith(each)), "")
-    return "" if found == ".parquet" and plain != name else found
+    return "" if found == ".parquet" and packed else found
 
 
 def stem_of(path: Path) -> str:
     """`train` of `Train.csv.gz`."""
-    return path.name.lower().removesuffix(".gz").removesuffix(ending_of(path))
+    return _unpacked_name(path)[0].removesuffix(ending_of(path))
+
+
+def _unpacked_name(path: Path) -> tuple[str, str]:
+    """`train.csv` and `.gz` of `Train.csv.gz`."""
+    name = path.name.lower()
+    packed = next((each for each in PACKED if name.endswith(each)), "")
+    return name.removesuffix(packed), packed
 
 
 def read_file(path: Path, spec: str, encoding: str | None = None) -> pl.DataFrame:
@@ -57,9 +65,10 @@ def read_file(path: Path, spec: str, encoding: str | None = None) -> pl.DataFram
     try:
         if ending == ".parquet":
             return pl.read_parquet(path, glob=False)
-        raw = gzip.decompress(path.read_bytes()) if path.name.lower().endswith(".gz") else path.read_bytes()
-    except (pl.exceptions.PolarsError, OSError, EOFError, zlib.error) as error:
-        kind = "gzip" if path.name.lower().endswith(".gz") else ending[1:]
+        packed = _unpacked_name(path)[1]
+        raw = PACKED[packed](path.read_bytes()) if packed else path.read_bytes()
+    except (pl.exceptions.PolarsError, OSError, EOFError, ValueError, zlib.error) as error:
+        kind = {"": ending[1:], ".gz": "gzip", ".bz2": "bzip2"}[_unpacked_name(path)[1]]
         raise UserError(f"{where} cannot be read as {kind}: {str(error).strip().splitlines()[0]}") from error
     text = decoded(raw, encoding, where)
     if ending in SEPARATORS:

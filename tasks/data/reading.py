@@ -37,6 +37,7 @@ DATA_FILES = [
     "*.json",
     "*.jsonl",
     "*.gz",
+    "*.bz2",
     "*.zst",
     "*.arrow",
     "*.txt",
@@ -66,8 +67,12 @@ def read_source(source: Source, encoding: str | None = None) -> Read:
         UserError: there is nothing there, or nothing that can be read.
     """
     fetched = source.fetch("dataset", DATA_FILES)
+    read = _read_place(fetched, source.spec, encoding)
+    if fetched.labels and fetched.label_column:
+        kept = pl.col(fetched.label_column).is_in(fetched.labels)
+        read = replace(read, splits={split: frame.filter(kept) for split, frame in read.splits.items()})
     return replace(
-        _read_place(fetched, source.spec, encoding),
+        read,
         revision=fetched.revision,
         text_column=fetched.text_column,
         label_column=fetched.label_column,

@@ -224,6 +224,7 @@ def test_reading_alone_writes_nothing(tmp_path: Path) -> None:
         ("reuters-r52", 52, 6_532, 2_568, False),
         ("20newsgroups", 20, 11_293, 7_528, False),
         ("election-tweets", 2, 5_155, 1_289, True),
+        ("film-reviews", 2, 10_246, 2_562, True),
     ],
 )
 def test_built_in_data_sets(

@@ -72,6 +72,13 @@ def test_tables_as_people_write_them(text: str, expected: list[tuple[str | None,
         assert rows_of(text) == expected
 
 
+def test_a_text_of_several_lines_that_ends_like_a_row_is_one_text() -> None:
+    texts = ["plain", "One, two, three, and so it begins.\n\nIt ends, like a row", "also plain"]
+    rows = "".join(f'{label},"{text}",film {label},False\n' for text, label in zip(texts, "abc", strict=True))
+    found, notes = read(f"label,text,name,whole\n{rows}")
+    assert (found["text"].to_list(), notes) == (texts, [])
+
+
 def test_a_quotation_mark_that_swallows_rows_of_a_tsv_is_a_character() -> None:
     opened = [
         '"So it begins\tgood',

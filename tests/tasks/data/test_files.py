@@ -1,3 +1,4 @@
+import bz2
 import gzip
 import json
 import logging
@@ -21,6 +22,7 @@ OBJECTS = [{"text": text, "label": label} for text, label in ROWS]
     [
         ("rows.CSV", TABLE.encode()),
         ("rows.csv.gz", gzip.compress(TABLE.encode(), mtime=0)),
+        ("rows.tsv.BZ2", bz2.compress(TABLE.replace(",", "\t").encode())),
         ("all*.csv", TABLE.encode()),
         ("rows[1].Tsv", TABLE.replace(",", "\t").encode()),
         ("rows.csv", b"\xef\xbb\xbf" + TABLE.encode()),
@@ -73,6 +75,7 @@ BAD: list[tuple[str, bytes, str]] = [
     ),
     ("rows.csv", TABLE.encode("utf-16-le"), "is not in utf-8|NUL characters.*seems to be utf_16"),
     ("rows.csv.gz", TABLE.encode(), "cannot be read as gzip"),
+    ("rows.csv.bz2", bz2.compress(TABLE.encode())[:-9], "cannot be read as bzip2"),
     ("rows.csv.gz", gzip.compress(TABLE.encode(), mtime=0)[:-12], "cannot be read as gzip"),
     ("rows.xlsx", b"PK", "is none of .*a spreadsheet is saved as CSV"),
     ("rows.parquet.gz", b"", "is none of"),
