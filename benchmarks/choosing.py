@@ -27,7 +27,7 @@ from threadpoolctl import threadpool_limits
 
 from benchmarks.bars import Bar, bar
 from benchmarks.scoring import MODEL, emotion
-from flows.layer_sweep import describe_run, scoring_of, settings_of
+from flows.layer_sweep import describe_run, scoring_of, settle_settings
 from flows.parameters import SweepParameters
 from flows.running.server import local_server
 from flows.unrecorded_sweep import in_threads
@@ -116,7 +116,7 @@ def _extracted(
     layout = Layout(parameters.storage)
     dataset = prepare_dataset(parameters.dataset, layout, **parameters.rows_asked)
     model = resolve_model(parameters.model)
-    settings = resolve_settings(settings_of(parameters))
+    settings = resolve_settings(settle_settings(parameters, dataset, model))
     planned = plan_embedding_set(layout, dataset, model, settings)
     for shard in planned.shards:
         embed_shard(layout, planned, shard, dataset, model, settings)

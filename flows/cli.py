@@ -323,7 +323,9 @@ def inspect_dataset(
             "what is in them."
         ),
     ] = None,
-    max_length: Annotated[int, Parameter(help="Tokens of a text that a sweep would read.")] = 128,
+    max_length: Annotated[
+        int | None, Parameter(help="Tokens of a text that a sweep would read; auto when left out.")
+    ] = None,
 ) -> None:
     """Show classes, lengths, duplicates and train-test leaks of a data set, and what to mend before a sweep.
 

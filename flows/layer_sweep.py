@@ -29,7 +29,7 @@ from storage.results import check_database
 from tasks.choosing.curve_choice import audit_task, choose_layer_task
 from tasks.choosing.together import audit_together_task, choose_together_task, is_found_together
 from tasks.curves import curves_of, drawn_layers, layers_of
-from tasks.data.dataset import prepare_dataset_task
+from tasks.data.dataset import Dataset, prepare_dataset_task
 from tasks.embedding.embedding_set import (
     ShardOutcome,
     embed_shard_task,
@@ -37,7 +37,8 @@ from tasks.embedding.embedding_set import (
     recorded_shards,
     using_embeddings,
 )
-from tasks.embedding.model import resolve_model_task
+from tasks.embedding.lengths import STEPS, resolve_length
+from tasks.embedding.model import ModelFolder, resolve_model_task
 from tasks.embedding.prompts import resolve_prompt
 from tasks.embedding.settings import Settings, resolve_settings
 from tasks.machine import CORES
@@ -109,7 +110,7 @@ def _sweep(parameters: SweepParameters, engine: Engine) -> SweepOutcome:
     futures += [preparing, resolving]
     with working("Reading the data set and the model"):
         dataset, model = preparing.result(), resolving.result()
-    asked = settings_of(parameters, resolve_prompt(parameters.prompt, dataset, model))
+    asked = settle_settings(parameters, dataset, model)
     planning = engine.submit(plan_embedding_set_task, layout, dataset, model, asked)
     futures.append(planning)
     with working("Planning the shards"):
@@ -228,15 +229,26 @@ def _finish(
     return outcomes
 
 
-def settings_of(parameters: SweepParameters, prompt: str | None = None) -> Settings:
-    """How embeddings are to be made, with the template that the prompt came to once model and classes were known.
+def settle_settings(parameters: SweepParameters, dataset: Dataset, model: ModelFolder) -> Settings:
+    """How embeddings are to be made, with what prompt and length come to once model and texts are known.
 
-    Device and dtype are resolved where the work will run.
+    Raises:
+        UserError: the model brings no prompt of its own, or its tokenizer takes none.
     """
+    trust = parameters.trust_remote_code
+    prompt = resolve_prompt(parameters.prompt, dataset, model)
+    length = resolve_length(parameters.length_asked, dataset, model, prompt, trust_remote_code=trust)
+    return settings_of(parameters, prompt, length)
+
+
+def settings_of(
+    parameters: SweepParameters, prompt: str | None = None, max_length: int | None = None
+) -> Settings:
+    """How embeddings are to be made; device and dtype are resolved where the work will run."""
     return Settings(
         poolings=parameters.pooling,
         norm_states=parameters.norm_state,
-        max_length=parameters.max_length,
+        max_length=max_length or parameters.length_asked or STEPS[-1],
         dtype=parameters.dtype,
         device=parameters.device,
         trust_remote_code=parameters.trust_remote_code,
@@ -291,9 +303,10 @@ def asked_of(parameters: SweepParameters) -> dict[str, Any]:
 def nothing_told_apart(parameters: SweepParameters) -> str:
     """Why there is no answer where every layer gives all texts the same embedding."""
     poolings = ", ".join(pooling.value for pooling in parameters.pooling)
+    length = "" if parameters.length_asked is None else f", {parameters.length_asked} tokens"
     return (
         f"Every text of {parameters.dataset} has the same embedding at every layer of {parameters.model} (pooling "
-        f"{poolings}, {parameters.max_length} tokens), so no layer tells texts apart and there is no answer. Is the "
+        f"{poolings}{length}), so no layer tells texts apart and there is no answer. Is the "
         "first token always the same (--pooling first), or is what differs cut away (--max-length)?"
     )
 

@@ -1,7 +1,7 @@
 """What a sweep is asked to do: one frozen model, which is the form in the Prefect UI and the flags of the CLI."""
 
 import os
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -134,12 +134,11 @@ class AskedOfAll(BaseModel):
         title="Most test rows",
         description="A stratified part of the test rows; all when left out.",
     )
-    max_length: int = Field(
-        128,
-        ge=1,
-        le=131_072,
+    max_length: Annotated[int, Field(ge=1, le=131_072)] | Literal["auto"] = Field(
+        "auto",
         title="Maximum length",
-        description="Tokens of a text that are read; the rest is cut.",
+        description="Tokens of a text that are read; the rest is cut. auto: 128, 256, 384 or 512, the first that reads "
+        "99 % of the texts whole, and no more than the model has positions.",
     )
     max_layer: int | None = Field(
         None,
@@ -220,6 +219,11 @@ class AskedOfAll(BaseModel):
                     "Leave it out"
                 )
         return self
+
+    @property
+    def length_asked(self) -> int | None:
+        """None where the texts decide it."""
+        return None if self.max_length == "auto" else self.max_length
 
     @property
     def rows_asked(self) -> dict[str, Any]:

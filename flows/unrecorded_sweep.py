@@ -13,7 +13,7 @@ from flows.layer_sweep import (
     describe_run,
     nothing_told_apart,
     scoring_of,
-    settings_of,
+    settle_settings,
 )
 from flows.parameters import SweepParameters
 from flows.running.progress import Pace, progress_bar, working
@@ -31,7 +31,6 @@ from tasks.embedding.embedding_set import (
     using_embeddings,
 )
 from tasks.embedding.model import resolve_model
-from tasks.embedding.prompts import resolve_prompt
 from tasks.machine import CORES
 from tasks.reporting.artifacts import write_report
 from tasks.reporting.run_record import Execution, SweepRecord, collect, stage_run
@@ -70,9 +69,9 @@ def run_sweep(parameters: SweepParameters, execution_id: str) -> tuple[str, Layo
     with working("Reading the data set and the model"):
         dataset = prepare_dataset(parameters.dataset, layout, **parameters.rows_asked)
         model = resolve_model(parameters.model, trust_remote_code=parameters.trust_remote_code)
-        prompt = resolve_prompt(parameters.prompt, dataset, model)
+        asked = settle_settings(parameters, dataset, model)
     with working("Planning the shards"):
-        settings, planned = settle_plan(layout, dataset, model, settings_of(parameters, prompt))
+        settings, planned = settle_plan(layout, dataset, model, asked)
     run = describe_run(parameters, planned.id)
     with using_embeddings(planned.id) as delete_embeddings:
         curves = curves_of(

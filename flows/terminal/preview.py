@@ -18,6 +18,7 @@ from storage.results import check_database
 from storage.sources.states import are_saved_states
 from tasks.data.dataset import Dataset, read_dataset
 from tasks.embedding.embed import check_layers
+from tasks.embedding.lengths import STEPS, counted_rows, covering, positions_of
 from tasks.embedding.model import SAVED_STATES, ModelFolder, resolve_model
 from tasks.embedding.prompts import resolve_prompt
 from tasks.embedding.saved_states import open_states
@@ -39,7 +40,7 @@ def show_inspection(
     label_column: str | None,
     encoding: str | None,
     model: str | None,
-    max_length: int,
+    max_length: int | None,
 ) -> None:
     """Print classes, lengths, duplicates and leaks of a data set, and what to mend before a sweep; or saved states.
 
@@ -71,7 +72,9 @@ def show_inspection(
         if model is not None and saved:
             check_states(states, table["place"].to_numpy(), found.source_rows)
         elif model is not None:
-            tokens = count_tokens(resolve_model(model, weights=False), table["text"].to_list())
+            folder = resolve_model(model, weights=False)
+            tokens = count_tokens(folder, table["text"].to_list())
+            max_length = max_length or covering(tokens[counted_rows(len(tokens))], positions_of(folder))
         seen = inspect_table(table, found.classes, token_counts=tokens, max_length=max_length)
     _show_dataset(console, found, seen)
     _show_warnings(console, found, seen)
@@ -91,18 +94,22 @@ def show_plan(parameters: SweepParameters) -> None:
             check_states(model, table["place"].to_numpy(), dataset.source_rows)
             _plan_of_states(dataset, table, model, parameters)
             return
-        asked = settings_of(parameters, resolve_prompt(parameters.prompt, dataset, model))
+        prompt = resolve_prompt(parameters.prompt, dataset, model)
         tokens = count_tokens(
             model,
             table["text"].to_list(),
-            max_length=parameters.max_length,
-            prompt=asked.prompt,
+            max_length=parameters.length_asked or STEPS[-1],
+            prompt=prompt,
             trust_remote_code=trust,
         )
+        length = parameters.length_asked or covering(
+            tokens[counted_rows(len(tokens))], positions_of(model, trust_remote_code=trust)
+        )
+        asked = settings_of(parameters, prompt, length)
         settings = resolve_settings(asked, model)
         refuse_early(model, settings, tokens)
         plan = forecast_sweep(layout, dataset, model, settings, tokens)
-        seen = inspect_table(table, dataset.classes, token_counts=tokens, max_length=parameters.max_length)
+        seen = inspect_table(table, dataset.classes, token_counts=tokens, max_length=length)
     layers = (parameters.max_layer or model.layers) + 1
     scored = layers * len(settings.poolings) * len(settings.norm_states)
     with working("Scoring a made-up layer to see how long it takes"):
@@ -117,7 +124,8 @@ def show_plan(parameters: SweepParameters) -> None:
             *([] if settings.prompt is None else [("prompt", one_line(settings.prompt))]),
             (
                 "texts",
-                f"{plan.tokens:,} tokens, {plan.cut_share:.1%} of the texts cut at {settings.max_length}",
+                f"{plan.tokens:,} tokens, {plan.cut_share:.1%} of the texts cut at {settings.max_length}"
+                + ("" if parameters.length_asked else " (--max-length auto)"),
             ),
             ("plan", f"{settings.dtype} on {settings.device}, {_shards(plan)}"),
             ("embedding", f"about {duration(plan.seconds)} ({plan.basis})"),

@@ -13,7 +13,7 @@ import polars.testing
 import pytest
 from filelock import FileLock
 
-from flows.layer_sweep import settings_of
+from flows.layer_sweep import settle_settings
 from flows.parameters import SweepParameters
 from storage.layout import Layout
 from storage.manifest import write_manifest
@@ -49,7 +49,9 @@ def small(tiny_model: Path, tiny_dataset: Path, tmp_path_factory: pytest.TempPat
     parameters = SweepParameters(**asked, storage=str(storage))
     dataset = prepare_dataset(parameters.dataset, Layout(parameters.storage), seed=parameters.seed)
     model = resolve_model(parameters.model)
-    set_id = embedding_set_id(dataset, model, resolve_settings(settings_of(parameters), model))
+    set_id = embedding_set_id(
+        dataset, model, resolve_settings(settle_settings(parameters, dataset, model), model)
+    )
     # A slow machine with little memory: six shards of eight batches.
     slow = {"token_budget": 64, "tokens_per_second": 1.0}
     write_manifest(str(cache / "calibrations" / f"{set_id}.json"), slow)

@@ -101,7 +101,8 @@ def test_exit_codes(tmp_path: Path) -> None:
         (["--version"], 0),
         (["inspect", "--dataset", f"path:{tmp_path / 'none.csv'}"], 1),
         (["export", "0", "--out", str(tmp_path / "new"), "--storage", str(tmp_path)], 1),
-        (["inspect"], 2),
+        (["inspect"], 1),
+        (["sweep"], 2),
         (["export", "0"], 2),
         (["export", "0", "--out", "x", "--layer", "deep"], 2),
     ]:
