@@ -313,6 +313,12 @@ def inspect_dataset(
     ] = None,
     text_column: Annotated[str | None, Parameter(help="Found by its name when left out.")] = None,
     label_column: Annotated[str | None, Parameter(help="Found by its name when left out.")] = None,
+    split_column: Annotated[
+        str | None, Parameter(help=SweepParameters.model_fields["split_column"].description)
+    ] = None,
+    group_column: Annotated[
+        str | None, Parameter(help=SweepParameters.model_fields["group_column"].description)
+    ] = None,
     encoding: Annotated[
         str | None, Parameter(help=SweepParameters.model_fields["encoding"].description)
     ] = None,
@@ -337,6 +343,8 @@ def inspect_dataset(
         dataset,
         text_column=text_column,
         label_column=label_column,
+        split_column=split_column,
+        group_column=group_column,
         encoding=encoding,
         model=model,
         max_length=max_length,

@@ -295,8 +295,9 @@ def asked_of(parameters: SweepParameters) -> dict[str, Any]:
         del asked["prompt"]  # a run without one is what it was before there were any
     # A set of scores, whichever was asked for first.
     asked["criterion"] = sorted(asked["criterion"])
-    if asked["encoding"] is None:
-        del asked["encoding"]  # as before there was a choice, so that older runs keep their ids
+    for name in ("encoding", "split_column", "group_column"):
+        if asked[name] is None:
+            del asked[name]  # as before there was a choice, so that older runs keep their ids
     return asked
 
 

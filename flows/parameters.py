@@ -107,6 +107,16 @@ class AskedOfAll(BaseModel):
     label_column: str | None = Field(
         None, title="Label column", description="Found by its name when left out."
     )
+    split_column: str | None = Field(
+        None,
+        title="Split column",
+        description="Of rows in one table: says train, validation or test of each.",
+    )
+    group_column: str | None = Field(
+        None,
+        title="Group column",
+        description="Such as an author or a document: its rows never stand in train and in test both.",
+    )
     encoding: str | None = Field(
         None,
         title="Encoding",
@@ -229,7 +239,16 @@ class AskedOfAll(BaseModel):
     def rows_asked(self) -> dict[str, Any]:
         """Which columns and rows of the data set, as `prepare_dataset` and `read_dataset` take them."""
         asked = self.model_dump(
-            include={"text_column", "label_column", "encoding", "max_train_rows", "max_test_rows", "seed"}
+            include={
+                "text_column",
+                "label_column",
+                "split_column",
+                "group_column",
+                "encoding",
+                "max_train_rows",
+                "max_test_rows",
+                "seed",
+            }
         )
         return asked | {"of_saved_states": are_saved_states(self.model)}
 

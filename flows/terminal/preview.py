@@ -38,6 +38,8 @@ def show_inspection(
     *,
     text_column: str | None,
     label_column: str | None,
+    split_column: str | None,
+    group_column: str | None,
     encoding: str | None,
     model: str | None,
     max_length: int | None,
@@ -65,6 +67,8 @@ def show_inspection(
             Layout(""),
             text_column=text_column,
             label_column=label_column,
+            split_column=split_column,
+            group_column=group_column,
             encoding=encoding,
             of_saved_states=saved,
         )

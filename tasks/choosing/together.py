@@ -26,11 +26,14 @@ from tasks.retries import LONG_S, RETRIED
 from tasks.scoring.layer_scores import read_rows
 from tasks.scoring.probe import fit_probe
 from tasks.scoring.ridge import ridge_leave_one_out
+from tasks.scoring.silhouette import stratified_rows
 from tasks.vocabulary import ProbeProtocol
 
 MOST_TOGETHER = 3
 SURE_GAIN = 1.0
 """In paired standard errors. docs/study.md, Layers side by side, has what 0, 2 and 3 come to."""
+MOST_ROWS = 5_000
+"""Train rows that the search reads; of more, so many drawn by class. It solves some thirty problems of much width."""
 COARSE = 6
 """Layers of each curve that are tried at first; those around the best come after them."""
 
@@ -161,10 +164,14 @@ def choose_together(
         return [_alone(first, losses)]
     labels = read_rows(first)[0].y
     use_all_cores()  # reading a layer asks for one thread
+    drawn = stratified_rows(labels, MOST_ROWS, first.seed)
+    labels = labels[drawn]
 
     def read(layer: LayerOfRun) -> Rows:
-        return read_rows(layer)[0].X
+        return read_rows(layer)[0].X[drawn]
 
+    if len(drawn) < len(losses):
+        losses = left_out_losses([read(first)], labels)  # left out of as many rows as the others' are
     return grow(first, losses, candidates, read, labels, most=most)
 
 
@@ -257,6 +264,7 @@ def _probe(layers: Sequence[LayerOfRun], protocol: ProbeProtocol) -> npt.NDArray
     use_all_cores()
     train, test = (np.concatenate([split[i].X for split in splits], axis=1) for i in (0, 1))
     y_train, y_test = splits[0][0].y, splits[0][1].y
+    del splits  # as large as what was made of them
     found = fit_probe(train, y_train, test, y_test, protocol=protocol, seed=layers[0].seed)
     return found.predictions == y_test
 

@@ -19,6 +19,7 @@ from storage.layout import Layout
 from storage.sources.grammar import parse_source
 from tasks.data.labels import alike, are_plain_integers, in_order, label_values
 from tasks.data.reading import SPLIT_NAMES, Read, read_source
+from tasks.data.splits import LEAST_ROWS_PER_CLASS, by_split_column, split_rows, stratified_sample
 from tasks.retries import LONG_S, RETRIED
 
 log = logging.getLogger(__name__)
@@ -26,10 +27,6 @@ log = logging.getLogger(__name__)
 # Tried in this order when no column is named.
 TEXT_COLUMNS = ("text", "sentence", "content", "document", "review", "tweet", "question", "body", "title")
 LABEL_COLUMNS = ("label", "labels", "category", "class", "target", "intent", "topic", "author")
-# The share of rows that becomes `test` where a data set brings none.
-TEST_SHARE = 0.2
-# Fewer rows of a class tell nothing about it: a silhouette needs a neighbour of the same class.
-LEAST_ROWS_PER_CLASS = 2
 MOST_CLASSES = 5_000
 # A shard reads its own rows: few enough that it reads little beside them, enough for one request to be worth it.
 ROWS_PER_GROUP = 1_000
@@ -71,6 +68,8 @@ def prepare_dataset(
     *,
     text_column: str | None = None,
     label_column: str | None = None,
+    split_column: str | None = None,
+    group_column: str | None = None,
     encoding: str | None = None,
     max_train_rows: int | None = None,
     max_test_rows: int | None = None,
@@ -87,6 +86,8 @@ def prepare_dataset(
         layout,
         text_column=text_column,
         label_column=label_column,
+        split_column=split_column,
+        group_column=group_column,
         encoding=encoding,
         max_train_rows=max_train_rows,
         max_test_rows=max_test_rows,
@@ -112,6 +113,8 @@ def read_dataset(
     *,
     text_column: str | None = None,
     label_column: str | None = None,
+    split_column: str | None = None,
+    group_column: str | None = None,
     encoding: str | None = None,
     max_train_rows: int | None = None,
     max_test_rows: int | None = None,
@@ -128,6 +131,9 @@ def read_dataset(
         layout: of the storage where the table has its place.
         text_column: found by its name when None.
         label_column: found by its name when None.
+        split_column: says of each row whether it is of train, validation or test, by the names that files of splits
+            have; None takes the source's own splits.
+        group_column: rows of one group never stand in train and test both; None takes every row for itself.
         encoding: of text files; None is that of the mark they begin with, or UTF-8.
         max_train_rows: a stratified part of the train rows, at least 2 of every class; None takes all.
         max_test_rows: a stratified part of the test rows; None takes all.
@@ -136,7 +142,7 @@ def read_dataset(
 
     Raises:
         UserError: no such data set or column, a file that cannot be read, an empty text, a missing label, one class
-            only, or a class that `test` has and `train` has not.
+            only, a class that `test` has and `train` has not, or a group that both have.
     """
     source = parse_source(spec, "dataset")
     read = read_source(source, encoding)
@@ -145,14 +151,23 @@ def read_dataset(
     if text is not None or not of_saved_states or {each.lower() for each in columns} & {*TEXT_COLUMNS}:
         text = _find_column("text", text, TEXT_COLUMNS, columns, spec)
     label = _find_column("label", label_column or read.label_column, LABEL_COLUMNS, columns, spec)
+    for role, asked in (("split", split_column), ("group", group_column)):
+        if asked is not None:
+            _find_column(role, asked, (), columns, spec)
     cleaned, source_rows = {}, 0
     for split in SPLIT_NAMES:
         if split in read.splits:
-            rows = _clean(read.splits[split], text, label, f"{split} of {spec}")
+            frame = read.splits[split]
+            rows = _clean(frame, text, label, f"{split} of {spec}")
+            for role, asked in (("split", split_column), ("group", group_column)):
+                if asked is not None:
+                    rows = rows.with_columns(frame[asked].cast(pl.String).alias(role))
             cleaned[split] = rows.with_columns(place=source_rows + pl.int_range(pl.len()))
             source_rows += rows.height
+    if split_column is not None:
+        cleaned = by_split_column(pl.concat(cleaned.values()), f"{spec} (--split-column {split_column})")
     cleaned = _labelled(cleaned, label, spec)
-    train, test = _split(cleaned, seed)
+    train, test = split_rows(cleaned, seed, f"{spec} (--group-column {group_column})")
     train = stratified_sample(train, max_train_rows, seed)
     test = stratified_sample(test, max_test_rows, seed)
     values = _check_classes(train, test, spec, label, read.label_names.get(label))
@@ -234,36 +249,6 @@ def fingerprint_table(table: pl.DataFrame, classes: tuple[str, ...]) -> str:
         encoded = text.encode()
         whole.update(f"|{split}:{label}:{len(encoded)}:".encode() + encoded)
     return whole.hexdigest()[:32]
-
-
-def stratified_sample(rows: pl.DataFrame, most: int | None, seed: int) -> pl.DataFrame:
-    """At most `most` rows, in their old order, each class in proportion and at least 2 rows of it.
-
-    Every row gets its quantile within its class after a seeded shuffle; the smallest quantiles are taken.
-
-    Raises:
-        UserError: `most` is too small for 2 rows of every class.
-    """
-    if most is None or rows.height <= most:
-        return rows
-    least = int(rows.group_by("value").len()["len"].clip(upper_bound=LEAST_ROWS_PER_CLASS).sum())
-    if most < least:
-        raise UserError(
-            f"{most:,} rows are too few for {rows['value'].n_unique():,} classes: {least:,} are the least that keep "
-            f"{LEAST_ROWS_PER_CLASS} rows of each. Raise --max-train-rows and --max-test-rows, or leave them out."
-        )
-    order = _quantiles(rows, seed).with_row_index("position")
-    taken = order.sort(pl.col("rank") >= LEAST_ROWS_PER_CLASS, "quantile", "position").head(most)
-    return taken.sort("position").select(rows.columns)
-
-
-def _quantiles(rows: pl.DataFrame, seed: int) -> pl.DataFrame:
-    """Each row's rank within its class after a seeded shuffle, and the share of the class before it."""
-    shuffled = np.random.default_rng(seed).permutation(rows.height)
-    return rows.with_columns(key=pl.Series(shuffled)).with_columns(
-        rank=pl.col("key").rank("ordinal").over("value").cast(pl.Int64) - 1,
-        quantile=(pl.col("key").rank("ordinal").over("value") - 0.5) / pl.len().over("value"),
-    )
 
 
 def _columns(read: Read) -> list[str]:
@@ -354,17 +339,6 @@ def _reject(rows: pl.DataFrame, bad: pl.Expr, what: str, where: str) -> None:
         )
 
 
-def _split(splits: dict[str, pl.DataFrame], seed: int) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Train (with validation) and test; a seeded stratified test part is cut where there is none."""
-    train = pl.concat([splits[name] for name in ("train", "validation") if name in splits])
-    if "test" in splits:
-        return train, splits["test"]
-    quantiles = _quantiles(train, seed)
-    # A class keeps its first rows for train, so that none of them stands in test alone.
-    kept = (pl.col("quantile") < 1 - TEST_SHARE) | (pl.col("rank") < LEAST_ROWS_PER_CLASS)
-    return quantiles.filter(kept).select(train.columns), quantiles.filter(~kept).select(train.columns)
-
-
 def _check_classes(
     train: pl.DataFrame, test: pl.DataFrame, spec: str, label: str, named: list[str] | None
 ) -> pl.Series:
@@ -405,6 +379,8 @@ def prepare_dataset_task(
     layout: Layout,
     text_column: str | None,
     label_column: str | None,
+    split_column: str | None,
+    group_column: str | None,
     encoding: str | None,
     max_train_rows: int | None,
     max_test_rows: int | None,
@@ -417,6 +393,8 @@ def prepare_dataset_task(
         layout,
         text_column=text_column,
         label_column=label_column,
+        split_column=split_column,
+        group_column=group_column,
         encoding=encoding,
         max_train_rows=max_train_rows,
         max_test_rows=max_test_rows,

@@ -62,7 +62,7 @@ def silhouette(
     """
     rows = as_rows(X)
     y = as_labels(y, len(rows))
-    picked = _stratified(y, sample, seed)
+    picked = stratified_rows(y, sample, seed)
     if len(picked) < len(rows):
         rows, y = rows[torch.from_numpy(picked)], y[picked]
     labels, codes = np.unique(y, return_inverse=True)
@@ -133,7 +133,7 @@ def _within_range(rows: torch.Tensor) -> torch.Tensor:
     return rows / peak if peak > 1e100 or 0.0 < peak < 1e-100 else rows
 
 
-def _stratified(y: np.ndarray, sample: int | None, seed: int) -> np.ndarray:
+def stratified_rows(y: np.ndarray, sample: int | None, seed: int) -> np.ndarray:
     """Row numbers of a draw of `sample` rows, increasing: each class by its share, and at least two where they fit."""
     if sample is None or sample >= len(y):
         return np.arange(len(y), dtype=np.int64)

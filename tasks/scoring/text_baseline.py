@@ -11,7 +11,8 @@ from scipy.sparse import csr_matrix
 
 from storage.layout import Layout
 from storage.staged import is_staged, rows_of, stage
-from tasks.data.dataset import Dataset, read_table, stratified_sample
+from tasks.data.dataset import Dataset, read_table
+from tasks.data.splits import stratified_sample
 from tasks.retries import LONG_S, RETRIED
 from tasks.scoring.probe import wilson_interval
 

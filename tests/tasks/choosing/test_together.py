@@ -9,6 +9,8 @@ import numpy.typing as npt
 import pytest
 from polars.testing import assert_frame_equal
 
+import layerscout
+from storage.embeddings import read_layer
 from storage.layout import Layout
 from storage.results import query
 from tasks.choosing.choice import LayerChoice
@@ -19,6 +21,7 @@ from tasks.curves import LayerOfRun
 from tasks.data.dataset import Dataset
 from tasks.scoring.layer_scores import read_rows
 from tasks.scoring.probe import fit_probe
+from tasks.scoring.silhouette import stratified_rows
 from tasks.vocabulary import NormState, Pooling, ProbeProtocol
 from tests.flows.conftest import sweep_here
 
@@ -212,3 +215,26 @@ def test_one_layer_alone_is_one_row(
     outcome = sweep_here(prefect_server, tmp_path, **asked)
     assert outcome.tables["representation"]["size"].to_list() == [1]
     assert outcome.tables["representation"]["is_answer"].to_list() == [True]
+
+
+def test_of_many_rows_some_are_searched_and_losses_are_of_the_same_rows(
+    tiny_model: Path, tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tasks.choosing.together.MOST_ROWS", 60)
+    answer = layerscout.sweep(
+        f"path:{tiny_model}", f"path:{tiny_dataset}", pooling="mean", storage=tmp_path / "out"
+    )
+    two = answer.tables["representation"].filter(size=2).row(0, named=True)
+    set_id = answer.tables["run"]["embedding_set_id"][0]
+    uris = sorted(str(each) for each in Path(answer.layout.embedding_set(set_id)).glob("*.parquet"))
+    read = [read_layer(uris, layer=i, norm_state="as_returned", pooling="mean") for i in two["layers"]]
+    train = answer.tables["dataset"]["train_rows"][0]
+    labels = read[0].label[:train]
+    assert train > 60
+    drawn = stratified_rows(labels, 60, 0)
+    one, both = (
+        left_out_losses([each.embeddings[:train][drawn] for each in layers], labels[drawn])
+        for layers in (read[:1], read)
+    )
+    assert two["log_loss"] == pytest.approx(both.mean(), rel=1e-6)
+    assert two["log_loss_gain"] == pytest.approx((one - both).mean(), rel=1e-5)

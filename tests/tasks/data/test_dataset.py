@@ -19,8 +19,8 @@ from tasks.data.dataset import (
     fingerprint_table,
     read_dataset,
     read_table,
-    stratified_sample,
 )
+from tasks.data.splits import stratified_sample
 from tests.conftest import labelled_text
 from tests.tasks.data.conftest import prepare, write_rows
 

@@ -1,0 +1,109 @@
+"""Which rows are train and which are test: the source's word, a column's, or a seeded stratified part."""
+
+import numpy as np
+import polars as pl
+
+from storage.errors import UserError
+from tasks.data.reading import SPLIT_NAMES
+
+# The share of rows that becomes `test` where a data set brings none.
+TEST_SHARE = 0.2
+# Fewer rows of a class tell nothing about it: a silhouette needs a neighbour of the same class.
+LEAST_ROWS_PER_CLASS = 2
+
+
+def by_split_column(rows: pl.DataFrame, where: str) -> dict[str, pl.DataFrame]:
+    """Rows with a column `split` as one frame a split, in any of its usual names and any case.
+
+    Raises:
+        UserError: a row says none of them, or none says train.
+    """
+    known = {name: split for split, names in SPLIT_NAMES.items() for name in names}
+    said = rows["split"].str.strip_chars().str.to_lowercase()
+    strange = rows["split"].filter(~said.is_in(list(known)) | said.is_null()).unique().to_list()
+    if strange:
+        named = ", ".join(repr(each) for each in sorted(strange, key=str)[:5])
+        raise UserError(f"A row of {where} is of {named}, and rows are of {', '.join(known)}.")
+    splits = said.replace_strict(known, return_dtype=pl.String)
+    found = {split: rows.filter(splits == split).drop("split") for split in SPLIT_NAMES}
+    if found["train"].is_empty():
+        raise UserError(f"No row of {where} is of train.")
+    return {split: frame for split, frame in found.items() if frame.height}
+
+
+def split_rows(splits: dict[str, pl.DataFrame], seed: int, where: str) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Train (with validation) and test; a seeded stratified test part is cut where there is none.
+
+    Where rows have a column `group`, no group is on both sides.
+
+    Raises:
+        UserError: a row has no group, the splits share one, or there is one alone.
+    """
+    train = pl.concat([splits[name] for name in ("train", "validation") if name in splits])
+    test = splits.get("test")
+    if "group" in train.columns:
+        _check_groups(train, test, where)
+    if test is not None:
+        return train, test
+    if "group" in train.columns:
+        return _by_groups(train, seed)
+    quantiles = _quantiles(train, seed)
+    # A class keeps its first rows for train, so that none of them stands in test alone.
+    kept = (pl.col("quantile") < 1 - TEST_SHARE) | (pl.col("rank") < LEAST_ROWS_PER_CLASS)
+    return quantiles.filter(kept).select(train.columns), quantiles.filter(~kept).select(train.columns)
+
+
+def _check_groups(train: pl.DataFrame, test: pl.DataFrame | None, where: str) -> None:
+    for rows in (train, *([] if test is None else [test])):
+        if missing := rows["group"].null_count():
+            raise UserError(f"{missing:,} rows of {where} are of no group. Name one for each of them.")
+    if test is None:
+        if train["group"].n_unique() < 2:
+            raise UserError(f"All rows of {where} are of one group, so that none is left for test.")
+        return
+    shared = sorted(set(train["group"]) & set(test["group"]))
+    if shared:
+        raise UserError(
+            f"{len(shared):,} groups of {where} stand in train and in test, such as {shared[0]!r}: accuracies would be "
+            "too high. Leave them out of one of the two."
+        )
+
+
+def _by_groups(rows: pl.DataFrame, seed: int) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Whole groups of about TEST_SHARE of the rows as test, the classes about as they are in all."""
+    from sklearn.model_selection import StratifiedGroupKFold  # slow to import
+
+    folds = min(round(1 / TEST_SHARE), rows["group"].n_unique())
+    parted = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+    train, test = next(parted.split(rows, rows["value"].to_numpy(), rows["group"].to_numpy()))
+    return rows[train], rows[test]
+
+
+def stratified_sample(rows: pl.DataFrame, most: int | None, seed: int) -> pl.DataFrame:
+    """At most `most` rows, in their old order, each class in proportion and at least 2 rows of it.
+
+    Every row gets its quantile within its class after a seeded shuffle; the smallest quantiles are taken.
+
+    Raises:
+        UserError: `most` is too small for 2 rows of every class.
+    """
+    if most is None or rows.height <= most:
+        return rows
+    least = int(rows.group_by("value").len()["len"].clip(upper_bound=LEAST_ROWS_PER_CLASS).sum())
+    if most < least:
+        raise UserError(
+            f"{most:,} rows are too few for {rows['value'].n_unique():,} classes: {least:,} are the least that keep "
+            f"{LEAST_ROWS_PER_CLASS} rows of each. Raise --max-train-rows and --max-test-rows, or leave them out."
+        )
+    order = _quantiles(rows, seed).with_row_index("position")
+    taken = order.sort(pl.col("rank") >= LEAST_ROWS_PER_CLASS, "quantile", "position").head(most)
+    return taken.sort("position").select(rows.columns)
+
+
+def _quantiles(rows: pl.DataFrame, seed: int) -> pl.DataFrame:
+    """Each row's rank within its class after a seeded shuffle, and the share of the class before it."""
+    shuffled = np.random.default_rng(seed).permutation(rows.height)
+    return rows.with_columns(key=pl.Series(shuffled)).with_columns(
+        rank=pl.col("key").rank("ordinal").over("value").cast(pl.Int64) - 1,
+        quantile=(pl.col("key").rank("ordinal").over("value") - 0.5) / pl.len().over("value"),
+    )

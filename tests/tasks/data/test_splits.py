@@ -1,0 +1,114 @@
+"""Which rows are train and which are test, where a column or groups say it."""
+
+from pathlib import Path
+
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from storage.errors import UserError
+from storage.layout import Layout
+from tasks.data.dataset import read_dataset
+from tasks.data.splits import split_rows
+
+ROWS = pl.DataFrame(
+    {
+        "text": [f"text {i}" for i in range(12)],
+        "label": ["a", "b"] * 6,
+        "part": ["test", "train", "TRAIN", " dev", "Test", "training"] * 2,
+        "author": [f"author {i % 4}" for i in range(12)],
+    }
+)
+
+
+def read(rows: pl.DataFrame, folder: Path, **asked: str) -> pl.DataFrame:
+    rows.write_csv(folder / "all.csv")
+    return read_dataset(f"path:{folder / 'all.csv'}", Layout(""), **asked)[1]
+
+
+def test_a_column_says_of_each_row_which_split_it_is_of(tmp_path: Path) -> None:
+    found = read(ROWS, tmp_path, split_column="part")
+    expected = [f"text {i}" for i in (0, 4, 6, 10)]
+    assert found.filter(split="test")["text"].to_list() == expected
+    train = found.filter(split="train")
+    # Train, then validation, each in the order of the file; places are those in the file.
+    assert train["text"].to_list() == [f"text {i}" for i in (1, 2, 5, 7, 8, 11, 3, 9)]
+    assert [f"text {place}" for place in found["place"]] == found["text"].to_list()
+
+
+def test_without_a_row_of_test_a_part_is_set_aside(tmp_path: Path) -> None:
+    found, _ = read_dataset(
+        f"path:{write(ROWS.with_columns(part=pl.lit('train')), tmp_path)}", Layout(""), split_column="part"
+    )
+    assert (found.train_rows, found.test_rows, found.test_is_made) == (10, 2, True)
+
+
+def write(rows: pl.DataFrame, folder: Path) -> Path:
+    rows.write_csv(folder / "all.csv")
+    return folder / "all.csv"
+
+
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        (["train", "other"] * 6, r"of 'other', and rows are of train, training, validation"),
+        (["train", None] * 6, "of None, and rows are of"),
+        (["test", "dev"] * 6, "No row of .* is of train"),
+    ],
+)
+def test_a_column_that_says_something_else_is_refused(
+    part: list[str | None], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=f"(?s)split-column part.*{message}|{message}"):
+        read(ROWS.with_columns(part=pl.Series(part)), tmp_path, split_column="part")
+
+
+def test_a_column_that_there_is_not_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no column 'fold' in every split \(--split-column\)"):
+        read(ROWS, tmp_path, split_column="fold")
+    with pytest.raises(UserError, match=r"no column 'film' in every split \(--group-column\)"):
+        read(ROWS, tmp_path, group_column="film")
+
+
+@given(
+    groups=st.lists(st.integers(0, 9), min_size=40, max_size=120).filter(lambda each: len(set(each)) > 4),
+    seed=st.integers(0, 99),
+)
+@settings(deadline=None)  # the first one imports scikit-learn
+def test_no_group_is_on_both_sides(groups: list[int], seed: int) -> None:
+    rows = pl.DataFrame(
+        {"value": ["a", "b"] * (len(groups) // 2) + ["a"] * (len(groups) % 2), "group": map(str, groups)}
+    ).with_row_index("row")
+    train, test = split_rows({"train": rows}, seed, "x")
+    assert sorted([*train["row"], *test["row"]]) == rows["row"].to_list()
+    assert not set(train["group"]) & set(test["group"])
+    assert train.height
+    assert test.height
+    again = split_rows({"train": rows}, seed, "x")
+    assert train.equals(again[0])
+
+
+def test_the_share_of_test_and_its_classes_are_about_those_of_all_rows() -> None:
+    rows = pl.DataFrame({"value": ["a", "a", "b"] * 400, "group": [str(i // 6) for i in range(1_200)]})
+    _, test = split_rows({"train": rows}, 0, "x")
+    assert test.height == pytest.approx(240, abs=12)
+    assert (test["value"] == "a").mean() == pytest.approx(2 / 3, abs=0.03)
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "message"),
+    [
+        (["x", "y"], ["y", "z"], r"1 groups of it stand in train and in test, such as 'y'"),
+        (["x", None], ["z", "z"], "1 rows of it are of no group"),
+        (["x", "x"], None, "All rows of it are of one group"),
+    ],
+)
+def test_groups_that_do_not_part_the_rows_are_refused(
+    train: list[str | None], test: list[str] | None, message: str
+) -> None:
+    splits = {"train": pl.DataFrame({"value": ["a", "b"], "group": train})}
+    if test is not None:
+        splits["test"] = pl.DataFrame({"value": ["a", "b"], "group": test})
+    with pytest.raises(UserError, match=message):
+        split_rows(splits, 0, "it")
