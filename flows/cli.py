@@ -15,7 +15,7 @@ from typing import Annotated, Literal, NoReturn
 from cyclopts import App, CycloptsError, Parameter
 from pydantic import ValidationError
 
-from flows.parameters import SearchParameters, SweepParameters
+from flows.parameters import SearchParameters, SweepParameters, with_prompts_of
 from flows.terminal.error_words import flag_errors, in_words, settings_error
 from storage.errors import UserError
 from storage.layout import Layout
@@ -75,6 +75,10 @@ def sweep(
 def search(
     *,
     parameters: Annotated[SearchParameters, Parameter(name="*", negative_iterable=())],
+    prompt_file: Annotated[
+        Path | None,
+        Parameter(help="A file with a prompt a line, beside those of --prompt; \\n is a line break."),
+    ] = None,
     as_json: Annotated[bool, Parameter(name="--json", negative=(), help="Print the answer as JSON.")] = False,
     dry_run: Annotated[
         bool, Parameter(negative=(), help="Print each prompt's plan, and run nothing.")
@@ -91,6 +95,8 @@ def search(
         from flows.terminal.preview import show_plan
         from flows.terminal.show_search import search_as_json, show_search
 
+    if prompt_file is not None:
+        parameters = with_prompts_of(parameters, prompt_file)
     if dry_run:
         for each in parameters.sweeps():
             show_plan(each)

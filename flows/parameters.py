@@ -1,10 +1,12 @@
 """What a sweep is asked to do: one frozen model, which is the form in the Prefect UI and the flags of the CLI."""
 
 import os
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from storage.errors import UserError
 from storage.sources.grammar import ways_to_name
 from storage.sources.states import are_saved_states
 from tasks.vocabulary import NO_PROMPT, PROMPTS, TEXT, Metric, NormState, Pooling, Precision, ProbeProtocol
@@ -301,6 +303,35 @@ class SearchParameters(AskedOfAll):
         """One a prompt, in the order in which they were asked for."""
         shared = self.model_dump(exclude={"prompt"})
         return [SweepParameters(**shared, prompt=each) for each in self.prompt]
+
+
+def with_prompts_of(parameters: SearchParameters, file: Path) -> SearchParameters:
+    r"""The parameters with the prompts of a file beside those that were asked for, or beside none where none was.
+
+    A line is a prompt, as `--prompt` takes it; \n in it is a line break, and empty lines are none.
+
+    Raises:
+        UserError: the file cannot be read, or a line is no prompt; it says which.
+    """
+    try:
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeError) as error:
+        raise UserError(f"{file} (--prompt-file) cannot be read: {error}.") from error
+    prompts = []
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            try:
+                name = line.strip()
+                prompts.append(checked_prompt(name if name in PROMPTS else line.replace("\\n", "\n")))
+            except ValueError as error:
+                raise UserError(
+                    f"{file} (--prompt-file), line {number}: {line.strip()!r} is {error}."
+                ) from error
+    if not prompts:
+        raise UserError(f"{file} (--prompt-file) holds no prompt. Write one a line, with {TEXT} in it.")
+    default = parameters.prompt == SearchParameters.model_fields["prompt"].default
+    asked = (NO_PROMPT,) if default else parameters.prompt
+    return SearchParameters.model_validate(parameters.model_dump() | {"prompt": (*asked, *prompts)})
 
 
 def checked_prompt(value: str) -> str:

@@ -51,7 +51,9 @@ def _find(layout: Layout, run_id: str, curves: list[Curve]) -> list[dict[str, ob
     described = read_staged(layout, run_id, "dataset").row(0, named=True)
     described["classes"] = tuple(described["classes"])
     described["uri"] = layout.dataset(described["fingerprint"])
-    dataset = Dataset(**{field.name: described[field.name] for field in fields(Dataset)})
+    dataset = Dataset(
+        **{field.name: described[field.name] for field in fields(Dataset) if field.name in described}
+    )
     folder = Path(layout.root, "embeddings", run["embedding_set_id"])
     shards = tuple(str(each) for each in sorted(folder.glob("*.parquet")))
     candidates = [

@@ -125,7 +125,7 @@ def open_states(place: Path, spec: str) -> Iterator[SavedStates]:
     """
     with ExitStack() as opened:
         try:
-            arrays = dict(_arrays(place, spec, opened))
+            arrays = _by_name(_arrays(place, spec, opened), spec)
         except (OSError, ValueError, pa.ArrowException, SafetensorError, zipfile.BadZipFile) as error:
             raise UserError(
                 f"{spec} cannot be read as saved states: {str(error).strip().rstrip('.')}."
@@ -208,6 +208,17 @@ def _arrays(place: Path, spec: str, opened: ExitStack) -> Iterator[tuple[str, St
         for name, array in found.items():
             # Of several files each is a layer, and its own name says which.
             yield (file.stem if alone else name), array
+
+
+def _by_name(arrays: Iterator[tuple[str, Stored]], spec: str) -> dict[str, Stored]:
+    found: dict[str, Stored] = {}
+    for name, array in arrays:
+        if name in found:
+            raise UserError(
+                f"Two files of {spec} hold an array {name!r}. Rows that were saved in parts have to be joined first."
+            )
+        found[name] = array
+    return found
 
 
 def _of_numpy(file: Path, opened: ExitStack) -> Iterator[tuple[str, Stored]]:

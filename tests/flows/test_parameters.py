@@ -2,13 +2,15 @@
 
 import json
 import re
+from pathlib import Path
 
 import polars as pl
 import pytest
 from pydantic import ValidationError
 
 from flows.layer_sweep import describe_run, scoring_of
-from flows.parameters import SweepParameters
+from flows.parameters import SearchParameters, SweepParameters, with_prompts_of
+from storage.errors import UserError
 from storage.migrations import result_tables
 from tasks.scoring.criteria import CRITERIA
 from tasks.vocabulary import Precision, ProbeProtocol
@@ -71,3 +73,38 @@ def test_no_integer_is_taken_that_its_column_cannot_hold() -> None:
 def test_a_price_on_depth_makes_another_run_of_the_same_scores() -> None:
     assert scoring_of(asked(depth_price=1.0)) == scoring_of(asked())
     assert describe_run(asked(depth_price=1.0), "set").id != describe_run(asked(), "set").id
+
+
+def searched(**changed: object) -> SearchParameters:
+    return SearchParameters(model="path:model", dataset="path:data", **changed)
+
+
+def test_prompts_come_from_a_file_beside_those_asked_for(tmp_path: Path) -> None:
+    file = tmp_path / "prompts.txt"
+    file.write_text("\ufeffTweet: {text}\\nIts emotion is\n\n tasks\n", encoding="utf-8")
+    with pytest.raises(UserError, match="line 3: 'tasks' is no prompt"):
+        with_prompts_of(searched(), file)
+    file.write_text("Tweet: {text}\\nIts emotion is\n\n  task\n")
+    ours = ("Tweet: {text}\nIts emotion is", "task")
+    assert with_prompts_of(searched(), file).prompt == ("none", *ours)
+    assert with_prompts_of(searched(prompt=("one-word", "task")), file).prompt == (
+        "one-word",
+        "task",
+        ours[0],
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "cannot be read"),
+        (b"\xff", "cannot be read"),
+        (b"\n \n", "holds no prompt"),
+        (b"a\n", "line 1: 'a' is no"),
+    ],
+)
+def test_a_file_without_prompts_is_refused(content: bytes | None, message: str, tmp_path: Path) -> None:
+    if content is not None:
+        (tmp_path / "prompts.txt").write_bytes(content)
+    with pytest.raises(UserError, match=f"prompts.txt .--prompt-file.*{message}"):
+        with_prompts_of(searched(), tmp_path / "prompts.txt")

@@ -189,6 +189,14 @@ def test_what_is_no_layers_of_a_model_is_refused_in_words(bad: str, tmp_path: Pa
         resolve_model(f"states:{tmp_path / 'saved'}")
 
 
+def test_rows_saved_in_parts_are_not_taken_for_one_another(tmp_path: Path) -> None:
+    for part in range(2):
+        layers = {f"layer_{layer}": torch.zeros(4, 3) for layer in range(2)}
+        save_file(layers, tmp_path / f"part-{part}.safetensors")
+    with pytest.raises(UserError, match=r"Two files of .* hold an array 'layer_0'"):
+        resolve_model(f"states:{tmp_path}")
+
+
 def test_bfloat16_as_numpy_writes_it_is_refused(tmp_path: Path) -> None:
     np.save(tmp_path / "states.npy", np.zeros((4, 2, 3), np.dtype("V2")))
     with pytest.raises(UserError, match="as NumPy writes bfloat16"):
