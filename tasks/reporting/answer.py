@@ -175,6 +175,9 @@ def key_figures(curves: LayerCurves) -> list[tuple[str, str, str]]:
                 f"last layer {percent(audit['last_accuracy'])}",
             ),
         ]
+    if curves.probe is not None and curves.probe.get("auroc") is not None:
+        found = f"{percent(curves.probe['tpr_at_1_percent_fpr'])} of {curves.probe['positive_class']}"
+        figures.append(("AUROC", f"{curves.probe['auroc']:.3f}", f"{found} found at 1 % false positives"))
     if curves.together is not None:
         both = curves.together
         gain = f"{points(both['gain_over_single'])} points over the layer alone"

@@ -59,6 +59,8 @@ class LayerCurves:
     """The row of `layer_choice` made by the default rule."""
     audit: Row | None
     """The row of `audit` that belongs to `choice`."""
+    probe: Row | None
+    """The row of `probe` of the chosen layer, of the protocol that is drawn."""
     baselines: Mapping[str, Row]
     """Rows of `baseline` by name: `text`, where there are texts, and `majority`; empty for runs of older versions."""
     together: Row | None
@@ -143,6 +145,7 @@ def _curves(tables: Tables, run: Row, pooling: str, norm_state: str) -> LayerCur
     choices = rows_where(tables, "layer_choice", **where, is_default=True).to_dicts()
     choice = choices[0] if choices else None
     audits = rows_where(tables, "audit", **where, rule=choice["rule"]).to_dicts() if choice else []
+    probes = rows_where(tables, "probe", **where, layer=choice["layer"]).to_dicts() if choice else []
     return LayerCurves(
         run=run,
         pooling=pooling,
@@ -155,6 +158,7 @@ def _curves(tables: Tables, run: Row, pooling: str, norm_state: str) -> LayerCur
         ),
         choice=choice,
         audit=audits[0] if audits else None,
+        probe=min(probes, key=lambda row: str(row["protocol"]), default=None),
         baselines={
             row["name"]: row for row in rows_where(tables, "baseline", run_id=run["run_id"]).to_dicts()
         },

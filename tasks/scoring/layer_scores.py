@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -183,7 +184,7 @@ def score_with_probe(layer: LayerOfRun, train: Features, test: SplitRows, protoc
         return
     started = time.perf_counter()
     found = fit_probe_on(train, test.X, test.y, protocol=protocol, seed=layer.seed)
-    row = {
+    row: dict[str, Any] = {
         "protocol": protocol.value,
         "accuracy": found.accuracy,
         "accuracy_low": found.accuracy_low,
@@ -200,8 +201,15 @@ def score_with_probe(layer: LayerOfRun, train: Features, test: SplitRows, protoc
         "converged": found.converged,
         "n_train": found.n_train,
         "n_test": found.n_test,
+        "positive_class": None,
+        "auroc": None,
+        "tpr_at_1_percent_fpr": None,
         "seconds": time.perf_counter() - started,
     }
+    if found.detection is not None:
+        row["positive_class"] = layer.dataset.classes[found.detection.positive]
+        row["auroc"] = found.detection.auroc
+        row["tpr_at_1_percent_fpr"] = found.detection.true_positive_rate
     predictions = {"row_id": test.row_id, "label": test.y, "predicted": found.predictions}
     _stage(layer, "prediction", pl.DataFrame(predictions))
     _stage(layer, "probe", pl.DataFrame([row]))

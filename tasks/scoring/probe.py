@@ -27,10 +27,24 @@ FITTED_VALUES = 2**21
 # Up to so many train rows, and rows × classes, every fold is held out once; beyond, one fold is enough rows to tell
 # penalties apart, and five would take five times as long.
 CROSS_VALIDATED_ROWS, CROSS_VALIDATED_VALUES = 2_000, 2**16
+# That a detector may have of rows that are none.
+FALSE_POSITIVES = 0.01
 # Of the protocol `sgd`.
 SGD_EPOCHS = 20
 SGD_BATCH = 64
 SGD_RATE = 1e-3
+
+
+@dataclass(frozen=True)
+class Detection:
+    """How well the rarer of two classes is found, whatever threshold is set. Fractions 0–1."""
+
+    positive: int
+    """Its label; of equally many train rows the larger one."""
+    auroc: float
+    """Area under the ROC curve (Fawcett 2006, doi 10.1016/j.patrec.2005.10.010), 0.5 by chance."""
+    true_positive_rate: float
+    """The highest with a false positive rate of at most FALSE_POSITIVES."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +76,8 @@ class Probe:
     majority_accuracy: float
     """Accuracy of always naming the most frequent train label: the floor."""
     recall_by_class: dict[int, float]
+    detection: "Detection | None"
+    """Where there are two classes, and both have test rows."""
     predictions: np.ndarray
     """int32 [n_test] labels."""
     coefficients: np.ndarray
@@ -287,12 +303,30 @@ def _evaluate(
         n_test=m,
         majority_accuracy=float((y_test == majority).mean()),
         recall_by_class=recalls,
+        detection=_detection(logits, classes, codes, y_test),
         predictions=predicted.astype(np.int32),
         coefficients=fit.weights.cpu().numpy(),
         intercepts=fit.intercepts.cpu().numpy(),
         mean=mean.cpu().numpy(),
         scale=scale.cpu().numpy(),
         classes=classes.astype(np.int64),
+    )
+
+
+def _detection(
+    logits: np.ndarray, classes: np.ndarray, codes: np.ndarray, y_test: np.ndarray
+) -> Detection | None:
+    if len(classes) != 2 or set(np.unique(y_test)) != set(classes):
+        return None
+    from sklearn.metrics import roc_auc_score, roc_curve  # slow to import
+
+    rarer = int(np.bincount(codes)[1] <= np.bincount(codes)[0])
+    truly, score = y_test == classes[rarer], logits[:, rarer] - logits[:, 1 - rarer]
+    false, true, _ = roc_curve(truly, score, drop_intermediate=False)
+    return Detection(
+        positive=int(classes[rarer]),
+        auroc=float(roc_auc_score(truly, score)),
+        true_positive_rate=float(true[false <= FALSE_POSITIVES].max()),
     )
 
 

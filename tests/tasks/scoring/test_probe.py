@@ -103,6 +103,37 @@ def test_measures_agree_with_scikit_learn():
     np.testing.assert_allclose(got.scale, X.std(0, dtype=np.float64), rtol=1e-5)
 
 
+@pytest.mark.parametrize(("share", "positive"), [(0.2, 7), (0.8, 3), (0.5, 7)])
+@pytest.mark.parametrize("seed", range(3))
+def test_detection_is_what_its_definitions_say(share, positive, seed):
+    rng = np.random.default_rng(seed)
+    codes = (np.arange(700) < round(share * 700)).astype(int)
+    X = (rng.standard_normal((700, 4)) + 0.8 * codes[:, None]).round(1).astype(np.float32)  # with ties
+    y = np.array([3, 7])[codes]
+    order = np.concatenate(
+        [np.arange(0, 700, 2), np.arange(1, 700, 2)]
+    )  # as many of each class in both halves
+    X, y = X[order], y[order]
+    found = fit_probe(X[:350], y[:350], X[350:], y[350:])
+    score = ((X[350:] - found.mean) / found.scale) @ (found.coefficients[1] - found.coefficients[0])
+    score = score if positive == 7 else -score
+    ours, others = (score[(y[350:] == positive) == which] for which in (True, False))
+    wins = (ours[:, None] > others).mean() + 0.5 * (ours[:, None] == others).mean()
+    assert found.detection.positive == positive
+    assert found.detection.auroc == pytest.approx(wins, abs=1e-3)
+    allowed = [t for t in np.unique(score) if (others >= t).mean() <= 0.01]
+    best = max(((ours >= t).mean() for t in allowed), default=0.0)
+    assert found.detection.true_positive_rate == pytest.approx(best, abs=2.1 / len(ours))
+
+
+def test_detection_is_of_two_classes_that_both_have_test_rows():
+    X, y = clouds(200, 4, 3)
+    assert fit_probe(X[:100], y[:100], X[100:], y[100:]).detection is None
+    X, y = clouds(200, 4, 2)
+    one = np.flatnonzero(y[100:] == 1) + 100
+    assert fit_probe(X[:100], y[:100], X[one], y[one]).detection is None
+
+
 def test_penalty_is_chosen_without_the_test_rows():
     """Many useless features: a weak penalty overfits, and the held-out rows must notice."""
     rng = np.random.default_rng(0)
