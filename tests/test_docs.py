@@ -17,6 +17,7 @@ How a page is read:
 import io
 import os
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -172,7 +173,9 @@ def test_what_is_printed_runs(fence: Fence, folder: tuple[Path, dict[str, str]])
     if fence.language == "python":
         program = place / "program.py"
         program.write_text("\n".join(fence.lines))
-        shell("python program.py", place, env)
+        # In this process, which has imported already what a new one would spend its time on.
+        with chdir(place), redirect_stdout(io.StringIO()):
+            runpy.run_path(str(program), run_name="__main__")
     for command, shown in fence.commands():
         printed = shell(command, place, env).splitlines()
         if command.startswith("layerscout sql") and shown:

@@ -66,7 +66,7 @@ def test_auto_falls_back_to_float32_where_a_model_needs_it_and_a_named_dtype_is_
     planned: Planned, fnet: ModelFolder, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     layout, _, dataset, _ = planned
-    monkeypatch.setattr(embedding_set, "choose_dtype", lambda device: torch.bfloat16)
+    monkeypatch.setattr("tasks.embedding.settings.choose_dtype", lambda device: torch.bfloat16)
     with caplog.at_level("WARNING"):
         settings, settled = settle_plan(layout, dataset, fnet, replace(SETTINGS, dtype="auto"))
     assert settings.dtype == "float32"
@@ -79,7 +79,7 @@ def test_auto_falls_back_to_float32_where_a_model_needs_it_and_a_named_dtype_is_
 def test_a_model_that_chooses_experts_is_float32_unless_another_dtype_is_named(
     planned: Planned, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(embedding_set, "choose_dtype", lambda device: torch.bfloat16)
+    monkeypatch.setattr("tasks.embedding.settings.choose_dtype", lambda device: torch.bfloat16)
     _, _, _, model = planned
     for experts, asked, found in [
         (False, "auto", "bfloat16"),
