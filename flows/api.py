@@ -109,6 +109,8 @@ def choose(
     Raises:
         UserError: states that are no layers of one model, or not of as many rows as there are labels.
     """
+    import polars as pl
+
     from tasks.data.in_memory import keep_columns
     from tasks.embedding.in_memory import keep_states
 
@@ -121,8 +123,9 @@ def choose(
         rows["test"] = tuple(test)
     columns = ("label",) if texts is None else ("label", "text")
     dataset = keep_columns(given, name, {split: each[1:] for split, each in rows.items()}, columns)
+    labelled = {split: pl.read_parquet(dataset / f"{split}.parquet").height for split in rows}
     parts = {split: each[0] for split, each in rows.items()}
-    kept = keep_states(given, name, parts, last_is_normed=last_is_normed)
+    kept = keep_states(given, name, parts, labelled, last_is_normed=last_is_normed)
     return sweep(f"states:{kept}", f"path:{dataset}", record=record, pooling=pooling, **options)
 
 

@@ -43,16 +43,25 @@ def keep_model(folder: Path, given: Any) -> Path:
     return keep_given(folder, str(model.config.model_type), write)
 
 
-def keep_states(folder: Path, name: str, splits: Mapping[str, Any], *, last_is_normed: bool) -> Path:
+def keep_states(
+    folder: Path, name: str, splits: Mapping[str, Any], labels: Mapping[str, int], *, last_is_normed: bool
+) -> Path:
     """Keep hidden states of each split (`train`, and perhaps `test`) below `folder`, rows after rows; where they lie.
 
-    splits: arrays or tensors [N, L, D], or mappings of layer → [N, D], in any floating type. last_is_normed: the last
-    layer alone has passed the model's final norm.
+    splits: arrays or tensors [N, L, D], or mappings of layer → [N, D], in any floating type. labels: how many there are
+    of each split. last_is_normed: the last layer alone has passed the model's final norm.
 
     Raises:
-        UserError: they are neither, or those of the splits are not of the same layers.
+        UserError: they are neither, not of as many rows as there are labels, or those of the splits are not of the same
+            layers.
     """
     parts = [_by_layer(given, split) for split, given in splits.items()]
+    for (split, rows), part in zip(labels.items(), parts, strict=True):
+        for key, array in part.items():
+            if len(array) != rows:
+                raise UserError(
+                    f"There are {len(array):,} rows of {key} and {rows:,} labels of {split}: every row needs one."
+                )
     shapes = [{key: (array.shape[1:], array.dtype) for key, array in part.items()} for part in parts]
     if shapes[0] != shapes[-1]:
         raise UserError("The states of train and of test have not the same layers, features and type.")

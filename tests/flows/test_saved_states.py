@@ -219,3 +219,13 @@ def test_states_of_fewer_rows_than_the_data_set_has_are_refused(saved: Path) -> 
 def test_what_is_no_states_is_said(states: Any, message: str, tmp_path: Path) -> None:
     with pytest.raises(layerscout.UserError, match=message):
         layerscout.choose(states, ["a", "b", "a", "b"], storage=tmp_path / "out")
+
+
+def test_rows_and_labels_are_counted_in_each_split(tmp_path: Path) -> None:
+    """Together they may be as many, and each state would get another row's label."""
+    states, test = np.zeros((40, 2, 3)), np.zeros((10, 2, 3))
+    with pytest.raises(layerscout.UserError, match="40 rows of states and 41 labels of train"):
+        layerscout.choose(states, [0, 1] * 20 + [0], test=(test, [0, 1] * 4 + [0]), storage=tmp_path / "out")
+    uneven = {0: np.zeros((40, 3)), 1: np.zeros((39, 3))}
+    with pytest.raises(layerscout.UserError, match="39 rows of layer_1 and 40 labels of train"):
+        layerscout.choose(uneven, [0, 1] * 20, storage=tmp_path / "out")
