@@ -329,8 +329,7 @@ def with_prompts_of(parameters: SearchParameters, file: Path) -> SearchParameter
                 ) from error
     if not prompts:
         raise UserError(f"{file} (--prompt-file) holds no prompt. Write one a line, with {TEXT} in it.")
-    default = parameters.prompt == SearchParameters.model_fields["prompt"].default
-    asked = (NO_PROMPT,) if default else parameters.prompt
+    asked = parameters.prompt if "prompt" in parameters.model_fields_set else (NO_PROMPT,)
     return SearchParameters.model_validate(parameters.model_dump() | {"prompt": (*asked, *prompts)})
 
 

@@ -94,17 +94,19 @@ def prepare_dataset(
         of_saved_states=of_saved_states,
         seed=seed,
     )
-    table = read.drop("place")
-    if found.places is not None and not exists(found.places):
-        write_atomically(
-            found.places, partial(read.select("place").write_parquet, row_group_size=ROWS_PER_GROUP)
-        )
-    there = stored_table(found.uri)
-    if there is None or not there.equals(table):
-        if exists(found.uri):
-            log.warning("The data set's table %s is damaged, and is written anew", found.uri)
-        write_atomically(found.uri, partial(table.write_parquet, row_group_size=ROWS_PER_GROUP))
+    _store(found.uri, read.drop("place"))
+    if found.places is not None:
+        _store(found.places, read.select("place"))
     return found
+
+
+def _store(uri: str, table: pl.DataFrame) -> None:
+    """Write a table, unless it lies there already, whole."""
+    there = stored_table(uri)
+    if there is None or not there.equals(table):
+        if exists(uri):
+            log.warning("The data set's table %s is damaged, and is written anew", uri)
+        write_atomically(uri, partial(table.write_parquet, row_group_size=ROWS_PER_GROUP))
 
 
 def read_dataset(

@@ -8,6 +8,7 @@ import polars as pl
 import pytest
 from pydantic import ValidationError
 
+from flows.cli import app
 from flows.layer_sweep import describe_run, scoring_of
 from flows.parameters import SearchParameters, SweepParameters, with_prompts_of
 from storage.errors import UserError
@@ -92,6 +93,19 @@ def test_prompts_come_from_a_file_beside_those_asked_for(tmp_path: Path) -> None
         "task",
         ours[0],
     )
+    # Those that are the default are asked for as well, where they are named.
+    named = with_prompts_of(searched(prompt=("none", "one-word", "task")), file).prompt
+    assert named == ("none", "one-word", "task", ours[0])
+
+
+def test_the_command_line_says_which_prompts_were_asked_for() -> None:
+    plain = ["search", "--model", "path:model", "--dataset", "path:data"]
+    for flags, asked in (
+        ([], False),
+        (["--prompt", "none", "--prompt", "one-word", "--prompt", "task"], True),
+    ):
+        _, bound, _ = app.parse_args([*plain, *flags], exit_on_error=False, print_error=False)
+        assert ("prompt" in bound.arguments["parameters"].model_fields_set) == asked
 
 
 @pytest.mark.parametrize(

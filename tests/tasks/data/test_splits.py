@@ -60,7 +60,7 @@ def write(rows: pl.DataFrame, folder: Path) -> Path:
 def test_a_column_that_says_something_else_is_refused(
     part: list[str | None], message: str, tmp_path: Path
 ) -> None:
-    with pytest.raises(UserError, match=f"(?s)split-column part.*{message}|{message}"):
+    with pytest.raises(UserError, match=message):
         read(ROWS.with_columns(part=pl.Series(part)), tmp_path, split_column="part")
 
 

@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 from storage.layout import Layout
-from tasks.data.dataset import prepare_dataset, read_table, stored_table
+from tasks.data.dataset import prepare_dataset, read_places, read_table, stored_table
 from tests.conftest import labelled_text
 
 
@@ -55,3 +55,15 @@ def test_a_table_that_cannot_be_read_is_none(tmp_path: Path) -> None:
         assert stored_table(str(tmp_path / "junk.parquet")) is None
     pl.DataFrame({"row_id": [1]}).write_parquet(tmp_path / "junk.parquet")
     assert stored_table(str(tmp_path / "junk.parquet")) is not None
+
+
+def test_damaged_places_are_written_anew(tmp_path: Path) -> None:
+    rows = tmp_path / "rows.csv"
+    labelled_text(30).write_csv(rows)
+    layout = Layout(str(tmp_path / "out"))
+    found = prepare_dataset(f"path:{rows}", layout, of_saved_states=True)
+    assert found.places is not None
+    kept = read_places(found).tolist()
+    Path(found.places).write_bytes(b"damaged")
+    assert prepare_dataset(f"path:{rows}", layout, of_saved_states=True) == found
+    assert read_places(found).tolist() == kept
