@@ -3,20 +3,22 @@
 DuckDB locks a whole file for one writing process. So a merge works on a copy under an OS file lock, which the kernel
 frees when its holder dies, and replaces the file atomically: a reader keeps the file that it opened, blocks nobody, and
 is blocked by nobody. What other programs have written to the file, tables of their own too, is in the copy, also what
-still lies in DuckDB's write-ahead log beside it.
+still lies in DuckDB's write-ahead log beside it. An object store has no locks: there the copy takes its place only
+while the object is the one that was copied, and else the merge is done again.
 """
 
 import glob
 import itertools
 import logging
 import os
+import random
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 import duckdb
 from filelock import FileLock, Timeout
@@ -25,18 +27,24 @@ from storage.errors import UserError
 from storage.files import exists, read_bytes, write_atomically
 from storage.layout import writer_lock
 from storage.migrations import migrate
+from storage.shared_object import SharedObject, is_shared
 
 log = logging.getLogger(__name__)
 
+_R = TypeVar("_R")
+
 # A merge takes seconds; a writer that is stopped must not stop every later run for ever, without a word.
 WRITER_SECONDS = 600
+# A merge that lost against another machine waits up to so long, times the number of times that it lost.
+LOST_SECONDS = 0.25
 # How long a merge waits for another program that has the file open for writing.
 CLIENT_SECONDS = 20
 
 
-@contextmanager
-def copy_to_write(database: str) -> Iterator[duckdb.DuckDBPyConnection]:
-    """One transaction on a migrated copy of the database, which takes the database's place when the block ends well.
+def write_by_copy(database: str, work: Callable[[duckdb.DuckDBPyConnection], _R]) -> _R:
+    """Let `work` change a migrated copy of the database in one transaction; then the copy takes the database's place.
+
+    On an object store `work` may be asked again, of a newer copy, when another machine was faster.
 
     Raises:
         UserError: another merge does not end, a newer version wrote it, or it is no database.
@@ -47,24 +55,62 @@ def copy_to_write(database: str) -> Iterator[duckdb.DuckDBPyConnection]:
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir()
         try:
-            copy = scratch / "results.duckdb"
-            with _no_other_writer(database) as is_written:
-                merged_log = _copy_with_log(database, copy)
-                with closing(duckdb.connect(str(copy))) as connection:
-                    migrate(connection)
-                    connection.begin()
-                    yield connection
-                    connection.commit()
-                    connection.execute("CHECKPOINT")
-                kept = _keep_for_its_writer(database) if is_written else None
-                write_atomically(database, lambda sink: _copy(copy, sink))
-                # What it held is in the new file, which it does not fit: nobody could open the two together.
-                if merged_log is not None and kept is None:
-                    merged_log.unlink(missing_ok=True)
-                elif merged_log is not None:
-                    os.replace(merged_log, f"{kept}.wal")
+            if is_shared(database):
+                return _write_shared(database, scratch / "results.duckdb", work)
+            return _write_here(database, scratch / "results.duckdb", work)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _write_here(database: str, copy: Path, work: Callable[[duckdb.DuckDBPyConnection], _R]) -> _R:
+    """Of a file that the lock keeps from everybody else."""
+    with _no_other_writer(database) as is_written:
+        merged_log = _copy_with_log(database, copy)
+        done = _changed(copy, work)
+        kept = _keep_for_its_writer(database) if is_written else None
+        write_atomically(database, lambda sink: _copy(copy, sink))
+        # What it held is in the new file, which it does not fit: nobody could open the two together.
+        if merged_log is not None and kept is None:
+            merged_log.unlink(missing_ok=True)
+        elif merged_log is not None:
+            os.replace(merged_log, f"{kept}.wal")
+    return done
+
+
+def _write_shared(database: str, copy: Path, work: Callable[[duckdb.DuckDBPyConnection], _R]) -> _R:
+    """Of an object that other machines replace too: the first is in, the others work on what it wrote."""
+    shared = SharedObject(database)
+    deadline = time.monotonic() + WRITER_SECONDS
+    for attempt in itertools.count(1):
+        copy.unlink(missing_ok=True)
+        content, version = shared.read()
+        if content is not None:
+            copy.write_bytes(content)
+            _check_opens(database, copy)
+        done = _changed(copy, work)
+        if shared.replace(copy, version):
+            return done
+        if time.monotonic() > deadline:
+            break
+        log.info(
+            "Another machine has merged into %s meanwhile: merging again, for time %s", database, attempt
+        )
+        # At random, so that those who lost together do not meet again; a merge takes about as long.
+        time.sleep(random.uniform(0, LOST_SECONDS * min(attempt, 8)))
+    raise UserError(
+        f"Other machines have been faster to merge into {database} for {WRITER_SECONDS} s. Give the same command again "
+        "when fewer of them finish: the scores are staged, and only the merge is repeated."
+    )
+
+
+def _changed(copy: Path, work: Callable[[duckdb.DuckDBPyConnection], _R]) -> _R:
+    with closing(duckdb.connect(str(copy))) as connection:
+        migrate(connection)
+        connection.begin()
+        done = work(connection)
+        connection.commit()
+        connection.execute("CHECKPOINT")
+    return done
 
 
 def open_to_read(database: str, copy: Path) -> duckdb.DuckDBPyConnection:
@@ -133,15 +179,15 @@ def _copy_with_log(database: str, copy: Path) -> Path | None:
     beside = _log_of(database)
     if beside is not None:
         shutil.copyfile(beside, f"{copy}.wal")
+    if beside is None:
+        _check_opens(database, copy)
+        return None
     try:
         duckdb.connect(str(copy)).close()
         return beside
     except duckdb.Error as error:
-        if beside is None or not _is_about_the_log(error, str(copy)):
-            raise UserError(
-                f"{database} is not a database that DuckDB can open ({str(error).splitlines()[0]}). `layerscout "
-                "rebuild` sets it aside and writes a new one from the staged rows."
-            ) from error
+        if not _is_about_the_log(error, str(copy)):
+            raise _not_opened(database, error) from error
     # Of a file that was replaced under the program which wrote it: it is kept, with that file where there is one.
     kept = [name for name in glob.glob(f"{glob.escape(database)}.kept-*[0-9]") if not exists(f"{name}.wal")]
     stale = f"{max(kept)}.wal" if kept else _free_name(f"{beside}.stale")
@@ -150,6 +196,20 @@ def _copy_with_log(database: str, copy: Path) -> Path | None:
     Path(f"{copy}.wal").unlink()
     copy.write_bytes(read_bytes(database))
     return None
+
+
+def _check_opens(database: str, copy: Path) -> None:
+    try:
+        duckdb.connect(str(copy)).close()
+    except duckdb.Error as error:
+        raise _not_opened(database, error) from error
+
+
+def _not_opened(database: str, error: duckdb.Error) -> UserError:
+    return UserError(
+        f"{database} is not a database that DuckDB can open ({str(error).splitlines()[0]}). `layerscout rebuild` sets "
+        "it aside and writes a new one from the staged rows."
+    )
 
 
 def _keep_for_its_writer(database: str) -> str:

@@ -2,7 +2,7 @@
 
 import re
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import closing
 from dataclasses import dataclass
@@ -14,10 +14,11 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from storage.database_file import copy_to_write, is_damage, open_to_read, set_aside_damaged
+from storage.database_file import is_damage, open_to_read, set_aside_damaged, write_by_copy
 from storage.errors import UserError
 from storage.files import exists
 from storage.migrations import check_known, migrate, result_tables
+from storage.shared_object import SharedObject, is_shared
 
 # How soon a long query ends after Ctrl-C.
 INTERRUPT_SECONDS = 0.2
@@ -47,8 +48,7 @@ def merge(database: str, run_id: str, rows: Mapping[str, pl.DataFrame]) -> None:
         ImpossibleRowError: a row that another row contradicts, such as a layer that the model does not have.
     """
     try:
-        with copy_to_write(database) as connection:
-            _replace_run(connection, run_id, rows)
+        write_by_copy(database, lambda connection: _replace_run(connection, run_id, rows))
     except duckdb.Error as error:
         if is_damage(error):
             raise UserError(f"{database} is damaged ({error}). {_REBUILD}") from error
@@ -65,36 +65,43 @@ class Rebuild:
     """run_id → why its rows cannot be."""
 
 
-def rebuild(database: str, runs: Iterable[tuple[str, Mapping[str, pl.DataFrame]]]) -> Rebuild:
+def rebuild(database: str, runs: Callable[[], Iterable[tuple[str, Mapping[str, pl.DataFrame]]]]) -> Rebuild:
     """Replace all rows of ours by those of these runs, each as `merge` takes it, in their order.
 
-    `runs` is read while the writer's lock is held, so that no run is merged between its being read and written. Tables
-    that others made are kept; a run that cannot be merged does not keep the others from it.
+    `runs` is asked while the writer's lock is held, so that no run is merged between its being read and written; on an
+    object store it is asked again when another machine merged meanwhile. Tables that others made are kept; a run that
+    cannot be merged does not keep the others from it.
     """
     aside = set_aside_damaged(database)
-    refused: dict[str, str] = {}
-    with copy_to_write(database) as connection, duckdb.connect() as trial:
-        migrate(trial)
-        for table in result_tables():
-            connection.execute(f"DELETE FROM {table}")
-        for run_id, rows in runs:
-            trial.begin()
-            try:
-                _replace_run(trial, run_id, rows)
-            except (duckdb.Error, ImpossibleRowError) as error:
-                refused[run_id] = str(error)
-            else:
-                _replace_run(connection, run_id, rows)
-            trial.rollback()
-    return Rebuild(aside, refused)
+
+    def replace_all(connection: duckdb.DuckDBPyConnection) -> dict[str, str]:
+        refused: dict[str, str] = {}
+        with duckdb.connect() as trial:
+            migrate(trial)
+            for table in result_tables():
+                connection.execute(f"DELETE FROM {table}")
+            for run_id, rows in runs():
+                trial.begin()
+                try:
+                    _replace_run(trial, run_id, rows)
+                except (duckdb.Error, ImpossibleRowError) as error:
+                    refused[run_id] = str(error)
+                else:
+                    _replace_run(connection, run_id, rows)
+                trial.rollback()
+        return refused
+
+    return Rebuild(aside, write_by_copy(database, replace_all))
 
 
 def check_database(database: str) -> None:
     """Find out before any work that a run can be merged; nothing is changed.
 
     Raises:
-        UserError: what lies there is no database, or a newer version wrote it.
+        UserError: what lies there is no database, a newer version wrote it, or a store's keys cannot be read.
     """
+    if is_shared(database):
+        SharedObject(database)
     if not exists(database):
         return
     try:

@@ -119,3 +119,37 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         temporary_settings({"PREFECT_API_AUTH_STRING": server.auth}),
     ):
         yield f"{server.url}/api"
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, dict[str, str]]]:
+    """An empty bucket of a real S3 API on 127.0.0.1: its URI, and the variables that lead there."""
+    # Slow to import, for the few that ask.
+    import httpx
+    from moto.server import ThreadedMotoServer
+    from pyarrow import fs
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    # What earlier tests of this process have stored is in its memory.
+    httpx.post(f"http://{host}:{port}/moto-api/reset").raise_for_status()
+    variables = {
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_REGION": "us-east-1",
+    }
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    system = fs.S3FileSystem(
+        access_key="test",
+        secret_key="test",
+        region="us-east-1",
+        scheme="http",
+        endpoint_override=f"{host}:{port}",
+        allow_bucket_creation=True,
+    )
+    system.create_dir("layers")
+    yield "s3://layers/study", variables
+    server.stop()

@@ -196,9 +196,11 @@ def rebuild_database(layout: Layout) -> Rebuilt:
     """Write the results database anew from the staged rows of every run that has come to its end."""
     ended: list[tuple[str, str]] = []
     left_out: dict[str, str] = {}
-    tables: dict[str, Tables] = {}
 
     def runs() -> Iterator[tuple[str, Tables]]:
+        tables: dict[str, Tables] = {}
+        ended.clear()
+        left_out.clear()
         for run_id in list_folders(layout.staged_runs):
             try:
                 collected = collect(layout, run_id)
@@ -221,7 +223,7 @@ def rebuild_database(layout: Layout) -> Rebuilt:
 
     if not list_folders(layout.staged_runs):
         return Rebuilt((), left_out, None)
-    done = rebuild(layout.results, runs())
+    done = rebuild(layout.results, runs)
     left_out |= {run_id: f"Its rows cannot be: {why}" for run_id, why in done.refused.items()}
     merged = tuple(run_id for _, run_id in sorted(ended) if run_id not in done.refused)
     return Rebuilt(merged, left_out, done.aside)

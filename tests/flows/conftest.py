@@ -4,15 +4,13 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx
 import polars as pl
 import pytest
-from moto.server import ThreadedMotoServer
-from pyarrow import fs
 
 from storage.migrations import result_tables
 from storage.results import query
@@ -98,30 +96,3 @@ def wait_for(what: Callable[[], Any], seconds: float = 240) -> Any:
 def served(prefect_server: str) -> dict[str, str]:
     """The environment of a command that finds a running Prefect server."""
     return environment(PREFECT_API_URL=prefect_server)
-
-
-@pytest.fixture
-def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, dict[str, str]]]:
-    """An empty bucket of a real S3 API on 127.0.0.1: its URI, and the variables that lead there."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    variables = {
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_REGION": "us-east-1",
-    }
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
-    system = fs.S3FileSystem(
-        access_key="test",
-        secret_key="test",
-        region="us-east-1",
-        scheme="http",
-        endpoint_override=f"{host}:{port}",
-        allow_bucket_creation=True,
-    )
-    system.create_dir("layers")
-    yield "s3://layers/study", variables
-    server.stop()

@@ -14,7 +14,7 @@ from storage.results import check_database, merge, query, rebuild
 def database(tmp_path: Path) -> Path:
     """An empty database of ours, with a table of somebody's that takes most of its bytes."""
     place = tmp_path / "results.duckdb"
-    rebuild(str(place), [])
+    rebuild(str(place), list)
     with closing(duckdb.connect(str(place))) as connection:
         connection.execute("CREATE TABLE mine AS SELECT random() AS x FROM range(300_000)")
         connection.execute("CHECKPOINT")
@@ -35,7 +35,7 @@ def test_a_block_that_is_not_what_was_written_is_found_by_whoever_reads_it(datab
     with pytest.raises(UserError, match=r"results\.duckdb is damaged \(.*Corrupt.*layerscout rebuild"):
         query(str(database), "SELECT sum(x) FROM mine")
     damaged = database.read_bytes()
-    done = rebuild(str(database), [])
+    done = rebuild(str(database), list)
     assert done.aside == f"{database}.damaged-1"
     assert Path(done.aside).read_bytes() == damaged
     assert query(str(database), "SELECT count(*) FROM run").item() == 0
@@ -52,7 +52,7 @@ def test_a_merge_that_meets_one_says_so(database: Path, monkeypatch: pytest.Monk
 
 
 def test_a_sound_one_is_not_set_aside_and_keeps_what_others_made(database: Path) -> None:
-    assert rebuild(str(database), []).aside is None
+    assert rebuild(str(database), list).aside is None
     assert query(str(database), "SELECT count(*) FROM mine").item() == 300_000
 
 
@@ -62,7 +62,7 @@ def test_a_folder_in_its_place_is_refused_before_the_work_and_set_aside(tmp_path
     (place / "notes.txt").write_text("mine")
     with pytest.raises(UserError, match=r"is damaged.*layerscout rebuild"):
         check_database(str(place))
-    done = rebuild(str(place), [])
+    done = rebuild(str(place), list)
     assert done.aside is not None
     assert (Path(done.aside) / "notes.txt").read_text() == "mine"
     check_database(str(place))

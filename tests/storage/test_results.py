@@ -210,7 +210,7 @@ def test_tables_of_others_are_kept_by_merge_and_rebuild_also_from_the_log_of_a_k
     merge(str(database), "b", {"probe": probe_rows("b")})
     assert query(str(database), "SELECT count(*) FROM mine").item() == 5
     assert not (tmp_path / "results.duckdb.wal").exists()
-    assert rebuild(str(database), [("c", {"probe": probe_rows("c")})]) == Rebuild(None, {})
+    assert rebuild(str(database), lambda: [("c", {"probe": probe_rows("c")})]) == Rebuild(None, {})
     assert query(str(database), "SELECT count(*) FROM mine").item() == 5
     assert query(str(database), "SELECT DISTINCT run_id FROM probe").item() == "c"
 
@@ -290,7 +290,7 @@ def test_a_file_that_is_no_database_is_told_before_the_work_and_rebuild_sets_it_
             check_database(str(database))
         with pytest.raises(UserError, match="rebuild` sets it aside"):
             merge(str(database), "b", {"probe": probe_rows("b")})
-    aside = rebuild(str(database), [("b", {"probe": probe_rows("b")})]).aside
+    aside = rebuild(str(database), lambda: [("b", {"probe": probe_rows("b")})]).aside
     assert query(str(database), "SELECT DISTINCT run_id FROM probe").item() == "b"
     if content:
         assert aside is not None
@@ -379,7 +379,7 @@ def test_a_run_that_cannot_be_merged_does_not_keep_the_others_from_a_rebuild(tmp
         ("b", {"probe": probe_rows("b", accuracy=7.0)}),
         ("c", {"probe": probe_rows("c")}),
     ]
-    done = rebuild(database, runs)
+    done = rebuild(database, lambda: runs)
     assert list(done.refused) == ["b"]
     assert "accuracy" in done.refused["b"]
     assert query(database, "SELECT DISTINCT run_id FROM probe ORDER BY 1")["run_id"].to_list() == ["a", "c"]
