@@ -69,6 +69,17 @@ RECORDED_VERSIONS = (
     "pyarrow",
 )
 
+# Parameters that change where and how a run is computed, and no number of it.
+CHANGE_NO_NUMBER = {
+    "storage",
+    "device",
+    "trust_remote_code",
+    "stream_blocks",
+    "keep_embeddings",
+    "runner",
+    "runner_address",
+}
+
 THREADS: Any = ThreadPoolTaskRunner(max_workers=CORES)
 
 
@@ -256,6 +267,7 @@ def settings_of(
         token_budget=parameters.token_budget,
         storage_dtype=parameters.storage_dtype,
         prompt=prompt,
+        stream_blocks=parameters.stream_blocks,
     )
 
 
@@ -287,7 +299,7 @@ def asked_of(parameters: SweepParameters) -> dict[str, Any]:
     """The parameters that make a run another one, as it keeps them."""
     asked = parameters.model_dump(
         mode="json",
-        exclude={"storage", "device", "trust_remote_code", "keep_embeddings", "runner", "runner_address"},
+        exclude=CHANGE_NO_NUMBER,
     )
     if parameters.together == SweepParameters.model_fields["together"].default:
         del asked["together"]  # every score is the same, whatever stands side by side

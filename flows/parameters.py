@@ -93,7 +93,7 @@ class AskedOfAll(BaseModel):
         "mini-batches without a penalty, which is nearer to papers that train a linear layer.",
     )
     silhouette_rows: int = Field(
-        50_000,
+        20_000,
         ge=100,
         le=LARGEST_BIGINT,
         title="Silhouette rows",
@@ -131,6 +131,12 @@ class AskedOfAll(BaseModel):
     )
     device: str = Field(
         "auto", title="Device", description="auto: a GPU where there is one; or cpu, cuda, cuda:1 …"
+    )
+    stream_blocks: bool | None = Field(
+        None,
+        title="Stream blocks",
+        description="Read the model's blocks from disk one after the other, each for all texts of a shard: a model may "
+        "then be larger than memory. When left out, where its weights do not fit.",
     )
     max_train_rows: int | None = Field(
         None,

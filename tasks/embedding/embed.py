@@ -5,7 +5,6 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -16,8 +15,8 @@ from torch import Tensor
 from storage.errors import UserError
 from tasks.embedding.cpu_weights import packs_bfloat16
 from tasks.embedding.forward import Backbone, capturing, forward_layers
-from tasks.embedding.packed_attention import LengthGroup
-from tasks.embedding.pooling import pool
+from tasks.embedding.pooled_batch import Key, Pooled, PooledBatch, arrived
+from tasks.embedding.streaming import stream_blocks
 from tasks.embedding.tokens import Tokens, tokenise
 from tasks.numerics.cores import keep_freed_memory
 from tasks.numerics.matrix_rows import all_finite
@@ -25,9 +24,6 @@ from tasks.vocabulary import NormState, Pooling
 
 EMBED_VERSION = 3
 """Raised by hand whenever a change in this room changes a number."""
-
-Key = tuple[NormState, Pooling]
-_Pooled = tuple[dict[Key, Tensor], torch.cuda.Event | None]
 
 _MOST_WORKERS = 4
 
@@ -201,17 +197,6 @@ def _distinct(tokens: Tokens) -> tuple[NDArray[np.int64], list[list[int]]]:
     return np.array([rows[0] for rows in rows_of.values()], dtype=np.int64), list(rows_of.values())
 
 
-def _length_groups(counts: NDArray[np.int32]) -> list[LengthGroup]:
-    """Neighbours of one length make a group."""
-    groups: list[LengthGroup] = []
-    for count in counts.tolist():
-        if groups and groups[-1].length == count:
-            groups[-1] = LengthGroup(groups[-1].start, groups[-1].texts + 1, count)
-        else:
-            groups.append(LengthGroup(groups[-1].stop if groups else 0, 1, count))
-    return groups
-
-
 def pooled_batches(
     backbone: Backbone,
     tokens: Tokens,
@@ -223,97 +208,52 @@ def pooled_batches(
     """Each batch with its embeddings on the CPU, float32 [layers, texts of the batch, D] for each key.
 
     A GPU gets the next batch before the last one's embeddings are waited for. On a CPU each of a few threads has a
-    batch of its own: threads that split every operation among them wait for each other at each.
+    batch of its own: threads that split every operation among them wait for each other at each. Where the model's
+    blocks are read one after the other, all batches go through a block before the next is read.
     """
 
-    def compute(members: NDArray[np.int64]) -> _Pooled:
-        return _pool_batch(backbone, [tokens.ids[row] for row in distinct[members]], keys, layers)
+    def ids_of(members: NDArray[np.int64]) -> list[NDArray[np.int32]]:
+        return [tokens.ids[row] for row in distinct[members]]
 
     keep_freed_memory()
     threads = torch.get_num_threads()
     workers = workers_of(backbone)
     executor = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(threads // workers,))
     torch.set_num_threads(threads // workers)
-    waiting: deque[tuple[NDArray[np.int64], Future[_Pooled]]] = deque()
-    with capturing(backbone), executor:
+    waiting: deque[tuple[NDArray[np.int64], Future[Pooled]]] = deque()
+    with executor:
         try:
-            for members in batches:
-                waiting.append((members, executor.submit(compute, members)))
-                if len(waiting) > 2 * workers:
-                    yield _arrived(*waiting.popleft())
-            while waiting:
-                yield _arrived(*waiting.popleft())
+            if backbone.read_block is not None:
+                begun = [PooledBatch(backbone, ids_of(members), keys, layers) for members in batches]
+                pooled = stream_blocks(backbone, begun, executor, layers - 1)
+                yield from zip(batches, map(arrived, pooled), strict=True)
+                return
+            with capturing(backbone):
+                for members in batches:
+                    computing = executor.submit(_pool_batch, backbone, ids_of(members), keys, layers)
+                    waiting.append((members, computing))
+                    if len(waiting) > 2 * workers:
+                        yield _first_of(waiting)
+                while waiting:
+                    yield _first_of(waiting)
         finally:
             executor.shutdown(cancel_futures=True)
             torch.set_num_threads(threads)
 
 
-def _arrived(
-    members: NDArray[np.int64], future: "Future[_Pooled]"
-) -> tuple[NDArray[np.int64], dict[Key, Tensor]]:
-    pooled, copied = future.result()
-    if copied is not None:
-        copied.synchronize()
-    return members, pooled
-
-
 def _pool_batch(
     backbone: Backbone, ids: Sequence[NDArray[np.int32]], keys: Sequence[Key], layers: int
-) -> _Pooled:
-    groups = _length_groups(np.array([len(each) for each in ids], dtype=np.int32))
-    pooled = {
-        key: torch.empty(layers, len(ids), backbone.hidden_size, device=backbone.device) for key in keys
-    }
-    norm_states = list(dict.fromkeys(norm_state for norm_state, _ in keys))
-
-    def take(layer: int, states: Tensor) -> None:
-        for norm_state in norm_states:
-            has_passed = layer == backbone.layers and backbone.last_is_normed
-            again = norm_state is NormState.FINAL_NORM and not has_passed
-            of_state = backbone.final_norm(states) if again and backbone.final_norm else states
-            for key, into in pooled.items():
-                if key[0] is norm_state:
-                    _pool_groups(of_state, groups, key[1], into[layer])
-
-    packed = torch.from_numpy(np.concatenate(ids).astype(np.int64))
-    if backbone.device.type == "cuda":
-        packed = packed.pin_memory().to(backbone.device, non_blocking=True)
-    forward_layers(backbone, packed.to(backbone.device), groups, take, layers - 1)
-    return _start_copy(pooled, backbone.device)
+) -> Pooled:
+    batch = PooledBatch(backbone, ids, keys, layers)
+    forward_layers(backbone, batch.tokens, batch.groups, batch.take, layers - 1)
+    return batch.start_copy()
 
 
-def _pool_groups(states: Tensor, groups: Sequence[LengthGroup], pooling: Pooling, into: Tensor) -> None:
-    """states: [T, D] → into: [B, D]."""
-    row = 0
-    for group in groups:
-        texts = states[group.start : group.stop].unflatten(0, (group.texts, group.length))
-        into[row : row + group.texts] = pool(texts, None, pooling)
-        row += group.texts
-
-
-def _start_copy(pooled: dict[Key, Tensor], device: torch.device) -> _Pooled:
-    """Embeddings on their way to the CPU, and the event that says they have arrived.
-
-    The copy runs on a stream of its own, beside the next batch.
-    """
-    if device.type != "cuda":
-        return {key: values.cpu() for key, values in pooled.items()}, None
-    stream = _copy_stream(device)
-    stream.wait_stream(torch.cuda.current_stream(device))
-    pinned = {key: torch.empty(values.shape, pin_memory=True) for key, values in pooled.items()}
-    with torch.cuda.stream(stream):
-        for key, values in pooled.items():
-            pinned[key].copy_(values, non_blocking=True)
-            # Its memory must not be used again before the other stream has read it.
-            values.record_stream(stream)
-        copied = torch.cuda.Event()
-        copied.record()
-    return pinned, copied
-
-
-@cache
-def _copy_stream(device: torch.device) -> torch.cuda.Stream:
-    return torch.cuda.Stream(device)
+def _first_of(
+    waiting: "deque[tuple[NDArray[np.int64], Future[Pooled]]]",
+) -> tuple[NDArray[np.int64], dict[Key, Tensor]]:
+    members, computing = waiting.popleft()
+    return members, arrived(computing.result())
 
 
 def _scatter(values: Tensor, rows_of: Sequence[Sequence[int]], into: NDArray[np.float32], key: Key) -> None:

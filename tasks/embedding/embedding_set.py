@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 
 import polars as pl
+import psutil
 import torch
 from prefect import get_run_logger, task
 
@@ -19,6 +20,7 @@ from tasks.data.dataset import Dataset, read_table
 from tasks.embedding.calibration import Calibration, budgets_of, calibrate
 from tasks.embedding.comparison import NarrowDtypeError
 from tasks.embedding.embed import EmbeddedTexts, check_layers, embed_tokens
+from tasks.embedding.forward import Backbone
 from tasks.embedding.model import LoadedModel, ModelFolder, folder_here, load_model
 from tasks.embedding.prompts import with_prompt
 from tasks.embedding.set_records import (
@@ -40,6 +42,11 @@ from tasks.retries import LONG_S, RETRIED
 SECONDS_PER_SHARD = 5.0
 # A machine that is busy while it is calibrated looks slow; a shard is this many full batches at the least.
 BATCHES_PER_SHARD = 8
+# Of a shard whose weights are read block by block, on a CPU and on a GPU: reading them then is a small share of the
+# work, if a core multiplies at 0.3 TFLOP/s (a GPU at 300) and the disk gives 1 GB/s.
+STREAMED_TOKENS = (2**14, 2**20)
+# Of the free memory that such a shard's states and embeddings may take.
+STREAMED_SHARE = 0.25
 # Of a set's tokens a calibration may compute as many in addition.
 CALIBRATED_SHARE = 0.1
 
@@ -87,6 +94,8 @@ def plan_embedding_set(
         found = _calibrate_once(set_id, loaded, texts, settings, CALIBRATED_SHARE * int(tokens.counts.sum()))
         token_budget = settings.token_budget or found.token_budget
         least = max(int(found.tokens_per_second * SECONDS_PER_SHARD), token_budget * BATCHES_PER_SHARD)
+        if backbone.read_block is not None:
+            least = max(least, _streamed_tokens(backbone, tokens, settings))
         planned = EmbeddingSet(
             id=set_id,
             token_budget=token_budget,
@@ -98,6 +107,15 @@ def plan_embedding_set(
             shards=tuple(plan_shards(tokens.counts, least)),
         )
         return _record_plan(layout, planned, dataset, model, settings)
+
+
+def _streamed_tokens(backbone: Backbone, tokens: Tokens, settings: Settings) -> int:
+    """Tokens of a shard for which all weights are read: many, as far as states and embeddings leave memory free."""
+    keys = len(settings.poolings) * len(settings.norm_states)
+    a_text = 4 * backbone.hidden_size * (backbone.layers + 1) * keys  # bytes
+    a_token = backbone.dtype.itemsize * backbone.hidden_size + a_text / max(float(tokens.counts.mean()), 1.0)
+    room = STREAMED_SHARE * psutil.virtual_memory().available
+    return min(STREAMED_TOKENS[backbone.device.type != "cpu"], int(room / a_token))
 
 
 def _record_plan(
@@ -136,6 +154,9 @@ def _calibrate_once(
     """
     if known := kept_calibration(set_id):
         return known
+    if loaded.backbone.read_block is not None:
+        # Its weights would be read once more for every budget that is tried.
+        return Calibration(budgets_of(loaded.backbone.device)[0], 0.0)
     with device_lock(settings.device):
         found = calibrate(loaded.backbone, loaded.tokenizer, texts, settings.max_length, most_tokens)
     if found is None:
@@ -289,7 +310,13 @@ def _load(model: ModelFolder, settings: Settings) -> LoadedModel:
     """The model in this process's memory; a worker on another machine brings it there first."""
     use_all_cores()
     folder = folder_here(model, trust_remote_code=settings.trust_remote_code)
-    loaded = load_model(folder, settings.dtype, settings.device, trust_remote_code=settings.trust_remote_code)
+    loaded = load_model(
+        folder,
+        settings.dtype,
+        settings.device,
+        trust_remote_code=settings.trust_remote_code,
+        stream=settings.stream_blocks,
+    )
     return replace(loaded, tokenizer=with_prompt(loaded.tokenizer, settings.prompt))
 
 

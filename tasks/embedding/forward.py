@@ -33,6 +33,8 @@ class Backbone:
     `restore` puts back what a forward pass leaves on the model's modules (a recurrent state, frequencies that grow
     with the longest text seen), so that an embedding does not depend on earlier batches; one batch runs at a time
     then. None where nothing is left.
+
+    `read_block(i)` gives block i with its weights, of a model whose blocks are not in memory; None where they are.
     """
 
     model: PreTrainedModel
@@ -49,6 +51,7 @@ class Backbone:
     positions: int | None
     vocabulary: int | None
     restore: Callable[[], object] | None = None
+    read_block: Callable[[int], nn.Module] | None = None
 
     @property
     def last_is_normed(self) -> bool:
@@ -106,7 +109,7 @@ def forward_layers(
     token = current_pass.set(current)
     try:
         with torch.inference_mode():
-            output = backbone.model(**_inputs(backbone, ids, groups))
+            output = backbone.model(**model_inputs(backbone, ids, groups))
             current.reached(backbone.layers, output.last_hidden_state)
     except LastLayerReached:
         pass
@@ -122,7 +125,8 @@ def forward_layers(
         current_pass.reset(token)
 
 
-def _inputs(backbone: Backbone, ids: Tensor, groups: Sequence[LengthGroup]) -> dict[str, Any]:
+def model_inputs(backbone: Backbone, ids: Tensor, groups: Sequence[LengthGroup]) -> dict[str, Any]:
+    """What the model is called with for the texts of `groups`, whose tokens `ids`, int64 [T], lie end to end."""
     row, config = backbone.row, backbone.model.config
     inputs: dict[str, Any] = {}
     if row.takes_use_cache and getattr(config, "use_cache", None) is not None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import os
 import re
 import struct
@@ -35,9 +36,12 @@ from tasks.embedding.description import headless, load_tokenizer, text_config, w
 from tasks.embedding.families import chooses_experts, family_row
 from tasks.embedding.forward import Backbone
 from tasks.embedding.saved_states import open_states, prepare_states
+from tasks.embedding.stored_blocks import can_stream, fits, open_backbone
 from tasks.embedding.weights import load_whole
 from tasks.numerics.cores import hand_back_freed_memory
 from tasks.retries import LONG_S, RETRIED
+
+log = logging.getLogger(__name__)
 
 # What a model folder needs to run; the rest of a repository (training state, other formats) stays there.
 WEIGHT_FILES = ["*.safetensors"]
@@ -171,7 +175,9 @@ def brings_code(folder: Path) -> bool:
 _loading = threading.Lock()
 
 
-def load_model(folder: str, dtype: str, device: str, *, trust_remote_code: bool = False) -> LoadedModel:
+def load_model(
+    folder: str, dtype: str, device: str, *, trust_remote_code: bool = False, stream: bool | None = False
+) -> LoadedModel:
     """The model of a folder, in evaluation mode without gradients; the last one asked for stays in memory.
 
     Args:
@@ -179,12 +185,14 @@ def load_model(folder: str, dtype: str, device: str, *, trust_remote_code: bool 
         dtype: `float32`, `bfloat16` or `float16`.
         device: a torch device, such as `cpu` or `cuda:0`.
         trust_remote_code: allow the folder's own Python code.
+        stream: leave the blocks in their files and read each when it is run; None: where they do not fit into the
+            memory that is free now, and the family allows it.
 
     Raises:
-        UserError: the weights do not load, or the family is not known.
+        UserError: the weights do not load, or the family is not known or, with `stream`, cannot be streamed.
     """
     with _loading:  # two threads that ask at once must not load it twice
-        return _load(folder, dtype, device, trust_remote_code)
+        return _load(folder, dtype, device, trust_remote_code, stream)
 
 
 def describe_whole(folder: str, *, trust_remote_code: bool = False) -> PreTrainedModel:
@@ -223,11 +231,20 @@ def _headless(folder: str, trust_remote_code: bool, **options: Any) -> Any:
 
 
 @lru_cache(maxsize=1)
-def _load(folder: str, dtype: str, device: str, trust_remote_code: bool) -> LoadedModel:
+def _load(folder: str, dtype: str, device: str, trust_remote_code: bool, stream: bool | None) -> LoadedModel:
     text_config(Path(folder), folder, trust_remote_code=trust_remote_code)
-    model = _headless(folder, trust_remote_code, dtype=getattr(torch, dtype))
-    tokenizer = load_tokenizer(Path(folder), trust_remote_code=trust_remote_code)
-    loaded = LoadedModel(find_backbone(model.to(device)), tokenizer)
+    if stream is None:
+        stream = not fits(folder, dtype, device) and can_stream(folder, trust_remote_code=trust_remote_code)
+        if stream:
+            log.warning(
+                "The weights in %s do not fit into %s: its blocks are read one by one", folder, device
+            )
+    if stream:
+        backbone = open_backbone(folder, dtype, device, trust_remote_code=trust_remote_code)
+    else:
+        model = _headless(folder, trust_remote_code, dtype=getattr(torch, dtype))
+        backbone = find_backbone(model.to(device))
+    loaded = LoadedModel(backbone, load_tokenizer(Path(folder), trust_remote_code=trust_remote_code))
     hand_back_freed_memory()
     return loaded
 

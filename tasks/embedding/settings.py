@@ -36,6 +36,8 @@ class Settings:
     storage_dtype: ValueType = "float32"
     prompt: str | None = None
     """The template around every text, with `{text}` in it; None: nothing is."""
+    stream_blocks: bool | None = None
+    """Read blocks one by one; None: where the weights do not fit. The numbers are the same."""
 
 
 def resolve_settings(asked: Settings, model: ModelFolder | None = None) -> Settings:

@@ -1,0 +1,136 @@
+"""A model whose blocks stay in their files: everything else is loaded, and each block when it is asked for."""
+
+import copy
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from accelerate import init_empty_weights
+from accelerate.utils import set_module_tensor_to_device
+from safetensors import safe_open
+from torch import Tensor, nn
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
+
+from storage.errors import UserError
+from tasks.embedding.backbone import find_backbone, find_blocks
+from tasks.embedding.cpu_weights import pack_weights, packs_bfloat16
+from tasks.embedding.description import headless, whole_config
+from tasks.embedding.families import FAMILIES, family_row
+from tasks.embedding.forward import Backbone
+
+# Of the free memory that weights may take: the rest is for what is computed with them.
+WEIGHTS_SHARE = 0.8
+
+
+class StoredTensors:
+    """The tensors of a model folder's safetensors by name, mapped into memory and read when they are used."""
+
+    def __init__(self, folder: Path) -> None:
+        self._file_of: dict[str, Any] = {}
+        for name in _weight_files(folder):
+            opened: Any = safe_open(folder / name, framework="pt")
+            self._file_of |= dict.fromkeys(opened.keys(), opened)
+
+    def bytes_in(self, dtype: torch.dtype) -> int:
+        """Of all tensors, once they are in this dtype."""
+        shapes = [file.get_slice(key).get_shape() for key, file in self._file_of.items()]
+        return sum(torch.Size(shape).numel() for shape in shapes) * dtype.itemsize
+
+    def name_of(self, tensor: str, prefix: str) -> str | None:
+        """What a model's tensor is called here: with or without the name of the model that has a head; None where it
+        is not here."""
+        return next((name for name in (tensor, f"{prefix}.{tensor}") if name in self._file_of), None)
+
+    def read(self, name: str) -> Tensor:
+        """One tensor, in the dtype that it is stored in."""
+        found: Tensor = self._file_of[name].get_tensor(name)
+        return found
+
+
+def _weight_files(folder: Path) -> list[str]:
+    """Those that transformers loads: a repository may hold the same weights in another cut too."""
+    whole, index = folder / SAFE_WEIGHTS_NAME, folder / SAFE_WEIGHTS_INDEX_NAME
+    if whole.exists():
+        return [whole.name]
+    if index.exists():
+        return sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    return sorted(file.name for file in folder.glob("*.safetensors"))
+
+
+def fits(folder: str, dtype: str, device: str) -> bool:
+    """Whether the whole model leaves room in the memory that the device has free now."""
+    place = torch.device(device)
+    free = torch.cuda.mem_get_info(place)[0] if place.type == "cuda" else psutil.virtual_memory().available
+    return StoredTensors(Path(folder)).bytes_in(getattr(torch, dtype)) <= WEIGHTS_SHARE * free
+
+
+def can_stream(folder: str, *, trust_remote_code: bool = False) -> bool:
+    """Whether the folder's model is of a family whose blocks can be run one after the other."""
+    config = whole_config(Path(folder), folder, trust_remote_code=trust_remote_code)
+    return family_row(config).packed and getattr(config, "quantization_config", None) is None
+
+
+def open_backbone(folder: str, dtype: str, device: str, *, trust_remote_code: bool = False) -> Backbone:
+    """The backbone of a folder, its blocks read by `read_block` whenever they are asked for.
+
+    Raises:
+        UserError: blocks of this family cannot be run one after the other, or tensors are not in the folder.
+    """
+    if not can_stream(folder, trust_remote_code=trust_remote_code):
+        families = ", ".join(sorted(name for name, row in FAMILIES.items() if row.packed))
+        raise UserError(
+            f"The blocks of the model in {folder} cannot be read one after the other: that is known for plain weights "
+            f"of the families {families}. Leave out --stream-blocks, or choose another model."
+        )
+    config = whole_config(Path(folder), folder, trust_remote_code=trust_remote_code)
+    number, place = getattr(torch, dtype), torch.device(device)
+    # Shapes alone; what is computed and not stored, such as rotary frequencies, is there.
+    with init_empty_weights(include_buffers=False):
+        model = headless(config).from_config(config, dtype=number, trust_remote_code=trust_remote_code)
+    backbone = find_backbone(model)
+    body, _, blocks = find_blocks(model)
+    path = next(name for name, module in body.named_modules() if module is blocks)
+    stored = StoredTensors(Path(folder))
+    names = _stored_names(stored, model, body, folder)
+    for module in body.modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            setattr(module, name, buffer.to(place))
+    for name, _ in body.named_parameters():
+        if not name.startswith(f"{path}."):
+            set_module_tensor_to_device(body, name, place, value=stored.read(names[name]), dtype=number)
+
+    def read_block(index: int) -> nn.Module:
+        block = copy.deepcopy(blocks[index])
+        within = f"{path}.{index}."
+        state = {
+            name: stored.read(names[within + name]).to(device=place, dtype=number)
+            for name, _ in block.named_parameters()
+        }
+        # Buffers that are computed stay as they are.
+        block.load_state_dict(state, strict=False, assign=True)
+        block.eval().requires_grad_(False)
+        if place.type == "cpu" and number == torch.bfloat16 and packs_bfloat16():
+            pack_weights(nn.ModuleList([block]))
+        return block
+
+    return replace(backbone, device=place, dtype=number, read_block=read_block)
+
+
+def _stored_names(stored: StoredTensors, model: Any, body: nn.Module, folder: str) -> dict[str, str]:
+    """What each parameter of the model's body, by its name there, is called in the files."""
+    path = next(name for name, module in model.named_modules() if module is body)
+    within = f"{path}." if path else ""
+    found = {
+        name: stored.name_of(within + name, model.base_model_prefix) for name, _ in body.named_parameters()
+    }
+    missing = sorted(name for name, there in found.items() if there is None)
+    if missing:
+        raise UserError(
+            f"{len(missing)} tensors of the model are not in {folder} under their names ({', '.join(missing[:3])}), so "
+            "that its blocks cannot be read one after the other. Save it again with `model.save_pretrained(FOLDER)` on "
+            "a machine that holds it whole, or leave out --stream-blocks."
+        )
+    return {name: there for name, there in found.items() if there is not None}

@@ -1,0 +1,131 @@
+"""Blocks read one after the other give the whole model's embeddings to the bit, and only a block or two are held."""
+
+import json
+import weakref
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from storage.errors import UserError
+from tasks.embedding import model as model_room
+from tasks.embedding.embed import embed_texts
+from tasks.embedding.families import FAMILIES
+from tasks.embedding.model import load_model
+from tasks.embedding.stored_blocks import StoredTensors, fits, open_backbone
+from tasks.vocabulary import NormState, Pooling
+from tests.tasks.embedding.test_backbone import MODELS, WITHOUT_FINAL_NORM, small_model
+from tests.tasks.embedding.test_embed import TEXTS, word_tokenizer
+
+PACKED = [name for name in MODELS if not name.startswith("t5")]
+
+
+def embedded(backbone, **options):
+    norm_states = list(NormState) if backbone.final_norm is not None else [NormState.AS_RETURNED]
+    settings = {"poolings": list(Pooling), "norm_states": norm_states, "max_length": 16, "token_budget": 20}
+    return embed_texts(backbone, word_tokenizer(), TEXTS, **settings | options).states
+
+
+def assert_equal(found, expected):
+    assert found.keys() == expected.keys()
+    for key, values in expected.items():
+        assert (found[key] == values).all(), key
+
+
+@pytest.fixture
+def folder_of(tmp_path):
+    def save(name: str, dtype: torch.dtype = torch.float32):
+        small_model(name).to(dtype).save_pretrained(tmp_path)
+        word_tokenizer().save_pretrained(tmp_path)
+        return str(tmp_path)
+
+    return save
+
+
+def test_every_packed_family_is_tried():
+    tried = {small_model(name).config.model_type for name in PACKED}
+    assert tried == {name for name, row in FAMILIES.items() if row.packed}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", PACKED)
+def test_streamed_blocks_give_the_whole_models_embeddings(folder_of, name, dtype):
+    folder = folder_of(name)
+    whole = load_model(folder, dtype, "cpu").backbone
+    streamed = open_backbone(folder, dtype, "cpu")
+    assert (streamed.layers, streamed.hidden_size) == (whole.layers, whole.hidden_size)
+    assert (streamed.final_norm is None) == (name.partition("_c")[0] in WITHOUT_FINAL_NORM)
+    assert_equal(embedded(streamed), embedded(whole))
+    # A second shard reads them again.
+    assert_equal(embedded(streamed, max_layer=2), embedded(whole, max_layer=2))
+
+
+def test_layer_0_alone_reads_no_block(folder_of, monkeypatch):
+    folder = folder_of("llama")
+    streamed = open_backbone(folder, "float32", "cpu")
+    whole = embedded(load_model(folder, "float32", "cpu").backbone, max_layer=0)
+    monkeypatch.setattr(StoredTensors, "read", lambda self, name: pytest.fail(f"{name} is read"))
+    assert_equal(embedded(streamed, max_layer=0), whole)
+
+
+def test_no_more_than_two_blocks_are_held(folder_of):
+    held: list[weakref.ref] = []
+    most = 0
+    streamed = open_backbone(folder_of("gpt2"), "float32", "cpu")
+    read = streamed.read_block
+
+    def watched(index: int):
+        nonlocal most
+        block = read(index)
+        held.append(weakref.ref(block))
+        most = max(most, sum(each() is not None for each in held))
+        return block
+
+    object.__setattr__(streamed, "read_block", watched)
+    embedded(streamed)
+    assert len(held) == 3
+    assert most == 2
+    assert all(parameter.is_meta for block in streamed.blocks for parameter in block.parameters())
+
+
+def test_weights_in_several_files_and_in_another_dtype_are_read(folder_of, tmp_path):
+    folder = folder_of("qwen2", torch.bfloat16)
+    model = small_model("qwen2").to(torch.bfloat16)
+    for file in tmp_path.glob("*.safetensors"):
+        file.unlink()
+    model.save_pretrained(tmp_path, max_shard_size="2KB")
+    assert len(list(tmp_path.glob("*.safetensors"))) > 2
+    # The same weights in another cut, as some repositories hold them, are not counted twice.
+    save_file(dict(model.state_dict()), tmp_path / "consolidated.safetensors")
+    numbers = sum(parameter.numel() for parameter in model.parameters())
+    assert StoredTensors(tmp_path).bytes_in(torch.float32) == 4 * numbers
+    whole = load_model(folder, "float32", "cpu").backbone
+    assert_equal(embedded(open_backbone(folder, "float32", "cpu")), embedded(whole))
+
+
+def test_a_model_that_does_not_fit_is_streamed_unasked(folder_of, monkeypatch, caplog):
+    folder = folder_of("llama")
+    assert fits(folder, "float32", "cpu")
+    assert load_model(folder, "float32", "cpu", stream=None).backbone.read_block is None
+    monkeypatch.setattr(model_room, "fits", lambda *_: False)
+    model_room._load.cache_clear()
+    assert load_model(folder, "float32", "cpu", stream=None).backbone.read_block is not None
+    assert "do not fit" in caplog.text
+    model_room._load.cache_clear()
+
+
+def test_what_cannot_be_streamed_says_so(folder_of, tmp_path):
+    with pytest.raises(UserError, match=r"Leave out --stream-blocks"):
+        open_backbone(folder_of("t5"), "float32", "cpu")
+    folder = folder_of("llama")
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(
+        json.dumps(config | {"quantization_config": {"quant_method": "fp8"}})
+    )
+    with pytest.raises(UserError, match=r"plain weights"):
+        open_backbone(folder, "float32", "cpu")
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    tensors = load_file(tmp_path / "model.safetensors")
+    save_file({f"other.{name}": tensor for name, tensor in tensors.items()}, tmp_path / "model.safetensors")
+    with pytest.raises(UserError, match=r"not in .* under their names \(embed_tokens"):
+        open_backbone(folder, "float32", "cpu")
