@@ -16,6 +16,7 @@ from storage.errors import UserError
 from tasks.embedding.cpu_weights import packs_bfloat16
 from tasks.embedding.forward import Backbone, capturing, forward_layers
 from tasks.embedding.pooled_batch import Key, Pooled, PooledBatch, arrived
+from tasks.embedding.product_speed import bfloat16_speed_up
 from tasks.embedding.streaming import stream_blocks
 from tasks.embedding.tokens import Tokens, tokenise
 from tasks.numerics.cores import keep_freed_memory
@@ -26,6 +27,8 @@ EMBED_VERSION = 3
 """Raised by hand whenever a change in this room changes a number."""
 
 _MOST_WORKERS = 4
+# Times as fast as float32 that bfloat16 has to be on a CPU: it costs digits.
+WORTH_BFLOAT16 = 1.2
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ class EmbeddedTexts:
 
 
 def choose_dtype(device: torch.device) -> torch.dtype:
-    """What `auto` means: bfloat16 where the device multiplies it natively and torch lets it, else float32.
+    """What `auto` means: bfloat16 where the device multiplies it natively and faster, and torch lets it, else float32.
 
     Never float16: it overflows inside Gemma and Qwen2.
     """
@@ -50,7 +53,7 @@ def choose_dtype(device: torch.device) -> torch.dtype:
         native = torch.cuda.is_bf16_supported(including_emulation=False)
     elif device.type == "cpu":
         has_products = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-        native = has_products and packs_bfloat16()
+        native = has_products and packs_bfloat16() and bfloat16_speed_up() >= WORTH_BFLOAT16
     else:
         native = True
     return torch.bfloat16 if native else torch.float32

@@ -294,6 +294,7 @@ def test_bfloat16_states_are_close_and_pooled_in_float32():
 
 def test_auto_dtype_is_bfloat16_only_where_it_is_native(monkeypatch):
     monkeypatch.setattr("tasks.embedding.embed.packs_bfloat16", lambda: True)
+    monkeypatch.setattr("tasks.embedding.embed.bfloat16_speed_up", lambda: 2.0)
     device = torch.device("cpu")
     for bf16, amx in [
         (True, False),

@@ -1,0 +1,74 @@
+"""Which of two number formats this CPU multiplies faster, by trying: what it says of itself does not tell.
+
+A Xeon of the fifth generation whose host hides its AMX has AVX512-BF16, and multiplies in it at half the speed of
+float32; a Zen 5 core does so at twice that speed.
+"""
+
+import hashlib
+import platform
+import time
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import torch
+from pydantic import TypeAdapter, ValidationError
+
+from storage.cache import cache_folder
+from storage.manifest import DamagedManifestError, read_manifest, write_manifest
+from tasks.numerics.cores import one_thread
+
+# A batch's rows, inputs and outputs of a product that is tried, and how often: a tenth of a second in all.
+SHAPE = (256, 1_024, 1_024)
+REPEATS = 7
+# What sets one processor apart from another, as Linux tells it.
+_TOLD = ("vendor_id", "cpu family", "model", "model name", "stepping", "flags", "CPU part", "Features")
+_KEPT = TypeAdapter(dict[str, float])
+
+
+@cache
+def bfloat16_speed_up() -> float:
+    """How many times as fast a bfloat16 product is, its weights laid out for it, as one in float32.
+
+    Tried once a processor and version of torch, and kept in the cache: all sweeps of a machine choose alike. Only where
+    `packs_bfloat16`.
+    """
+    place = cache_folder() / "products" / f"{_processor()}.json"
+    try:
+        return _KEPT.validate_python(read_manifest(str(place)))["bfloat16_speed_up"]
+    except (FileNotFoundError, DamagedManifestError, ValidationError, KeyError):
+        found = _measured()
+    write_manifest(str(place), {"bfloat16_speed_up": found})
+    return found
+
+
+def _measured() -> float:
+    rows, inputs, outputs = SHAPE
+    x, weight = torch.randn(rows, inputs), torch.randn(outputs, inputs)
+    narrow, packed = x.bfloat16(), torch.ops.mkldnn._reorder_linear_weight(weight.bfloat16())
+    with one_thread():
+        # In turns, so that a busy moment does not hit one of them alone; the first of each is a rehearsal.
+        pairs = [
+            (
+                _seconds(lambda: torch.nn.functional.linear(x, weight)),
+                _seconds(lambda: torch.ops.mkldnn._linear_pointwise(narrow, packed, None, "none", [], "")),
+            )
+            for _ in range(REPEATS)
+        ][1:]
+    return min(wide for wide, _ in pairs) / min(narrow for _, narrow in pairs)
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def _processor() -> str:
+    """16 hex digits that stand for this processor and this torch."""
+    told = [torch.__version__, platform.machine(), platform.processor()]
+    described = Path("/proc/cpuinfo")
+    if described.exists():
+        first = described.read_text(encoding="utf-8", errors="replace").partition("\n\n")[0]
+        told += [line for line in first.splitlines() if line.partition(":")[0].strip() in _TOLD]
+    return hashlib.sha256("\n".join(told).encode()).hexdigest()[:16]

@@ -1,0 +1,48 @@
+"""Which dtype a CPU computes in is found by trying, once, and stays what it was."""
+
+import json
+
+import pytest
+import torch
+
+from tasks.embedding import embed, product_speed
+from tasks.embedding.cpu_weights import packs_bfloat16
+from tasks.embedding.embed import choose_dtype
+from tasks.embedding.product_speed import bfloat16_speed_up
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("LAYERSCOUT_CACHE", str(tmp_path))
+    bfloat16_speed_up.cache_clear()
+    yield
+    bfloat16_speed_up.cache_clear()
+
+
+@pytest.mark.parametrize(("speed_up", "chosen"), [(2.0, torch.bfloat16), (0.6, torch.float32)])
+def test_auto_is_the_faster_dtype(monkeypatch, speed_up, chosen):
+    monkeypatch.setattr(embed, "packs_bfloat16", lambda: True)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    monkeypatch.setattr(product_speed, "_measured", lambda: speed_up)
+    assert choose_dtype(torch.device("cpu")) is chosen
+
+
+def test_it_is_measured_once_a_machine_and_torch(monkeypatch, tmp_path):
+    found = iter([1.5, 0.5, 0.7])
+    monkeypatch.setattr(product_speed, "_measured", lambda: next(found))
+    assert bfloat16_speed_up() == 1.5
+    bfloat16_speed_up.cache_clear()  # as in another process
+    assert bfloat16_speed_up() == 1.5
+    (kept,) = (tmp_path / "products").iterdir()
+    bfloat16_speed_up.cache_clear()
+    kept.write_text("{")
+    assert bfloat16_speed_up() == 0.5
+    bfloat16_speed_up.cache_clear()
+    monkeypatch.setattr(torch, "__version__", "99.0")
+    assert bfloat16_speed_up() == 0.7
+    assert json.loads(kept.read_text()) == {"bfloat16_speed_up": 0.5}
+
+
+@pytest.mark.skipif(not packs_bfloat16(), reason="this processor has no bfloat16 products to try")
+def test_what_is_measured_is_a_ratio():
+    assert 0.01 < product_speed._measured() < 100
