@@ -1,6 +1,5 @@
 """As large as it gets: `run()` measures what more rows, a model larger than memory, and a dtype cost.
 
-
 - A million rows of 384 features, 7 layers, all scores of a sweep, against a tenth of them: seconds a row.
 - Qwen2.5-Coder-1.5B (`python -m benchmarks.qwen`) read block by block in a process that may hold 1.5 GB of its own,
   against the whole model in a process without a limit: the same texts, equal embeddings, seconds.

@@ -119,6 +119,10 @@ def grid(
     ] = None,
     dry_run: Annotated[bool, Parameter(negative=(), help="Check every pair and run none.")] = False,
     storage: Annotated[str | None, Parameter(help="Folder of embeddings, results and reports.")] = None,
+    deployment: Annotated[
+        str | None,
+        Parameter(help="FLOW/DEPLOYMENT whose workers sweep the pairs, such as layer-sweep/sweep."),
+    ] = None,
     debug: Annotated[bool, Parameter(negative=(), help="Show the flow's log, and tracebacks.")] = False,
 ) -> None:
     """Sweep every model × data set of a YAML file, and compare them. The same command goes on where it was ended.
@@ -132,7 +136,7 @@ def grid(
         from flows.running.local_run import run_on_server
         from flows.terminal.show_grid import show_grid, show_pairs
 
-    parameters = read_grid(file, data_root=data_root, storage=storage)
+    parameters = read_grid(file, data_root=data_root, storage=storage, deployment=deployment)
     if dry_run:
         show_pairs(examine_pairs(parameters))
         return

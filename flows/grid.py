@@ -1,18 +1,21 @@
 """Many models × many data sets: one sweep a pair, then one comparison."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from uuid import UUID
 
 from prefect import flow, get_run_logger
 
 from flows.grid_parameters import GridParameters, pair_name
-from flows.layer_sweep import SweepOutcome, layer_sweep
+from flows.layer_sweep import layer_sweep
 from flows.parameters import SweepParameters
 from flows.running.failure import failing_in_words
+from flows.running.on_workers import run_on_workers
 from flows.running.progress import tell, working
 from flows.running.tags import tag_flow_run
 from storage.errors import UserError
 from storage.layout import Layout
+from storage.results import query
 from storage.sources.grammar import parse_source
 from tasks.data.dataset import read_dataset
 from tasks.embedding.model import resolve_model
@@ -33,7 +36,7 @@ class GridOutcome:
 @flow(name="grid", flow_run_name="{parameters.title}")
 @failing_in_words
 def grid(parameters: GridParameters) -> GridOutcome:
-    """Sweep every pair, one after the other, and compare them.
+    """Sweep every pair, here one after the other or on a deployment's workers, and compare them.
 
     A pair is a sub-flow run of its own. What an earlier execution finished, shards and scores, is not computed again,
     so the same grid goes on where it was ended. A pair that fails does not keep the others from running.
@@ -43,30 +46,68 @@ def grid(parameters: GridParameters) -> GridOutcome:
     """
     tag_flow_run()
     pairs = parameters.pairs()
-    done: list[SweepOutcome] = []
-    failed: dict[str, BaseException] = {}
-    for number, pair in enumerate(pairs, start=1):
-        name = pair_name(pair)
-        tell(f"{number} of {len(pairs)}: {name}")
-        try:
-            done.append(layer_sweep(pair))
-        except Exception as error:
+    swept = _swept_here(pairs) if parameters.deployment is None else _swept_by_workers(parameters, pairs)
+    run_ids: dict[int, str] = {}
+    failed: dict[int, str] = {}
+    for place, outcome in swept:
+        if isinstance(outcome, str):
+            run_ids[place] = outcome
+        else:
             # Whatever ended one pair must not cost the others their turn. The grid's own error names it, and the
             # sub-flow's record keeps its traceback.
-            get_run_logger().error("%s failed: %s", name, error)
-            failed[name] = error
+            get_run_logger().error("%s failed: %s", pair_name(pairs[place]), outcome.why)
+            failed[place] = outcome.why
     if failed:
-        reasons = "; ".join(f"{name}: {type(error).__name__}: {error}" for name, error in failed.items())
+        reasons = "; ".join(f"{pair_name(pairs[place])}: {why}" for place, why in sorted(failed.items()))
         raise UserError(
             f"{len(failed)} of {len(pairs)} pairs failed ({reasons}). The others are in the database; the same "
             "command goes on with what is missing."
         )
-    layout = done[0].layout
-    run_ids = tuple(outcome.run_id for outcome in done)
+    layout = Layout.at(parameters.storage)
+    ordered = tuple(run_ids[place] for place in range(len(pairs)))
     with working("Comparing the pairs"):
-        comparing = compare_runs_task.submit(layout, run_ids)
+        comparing = compare_runs_task.submit(layout, ordered)
         files = comparing.result()
-    return GridOutcome(run_ids, layout, files, (comparing.task_run_id,))
+    return GridOutcome(ordered, layout, files, (comparing.task_run_id,))
+
+
+@dataclass(frozen=True)
+class _Failed:
+    """Why a pair has no run."""
+
+    why: str
+
+
+def _swept_here(pairs: list[SweepParameters]) -> Iterator[tuple[int, str | _Failed]]:
+    """The place of each pair and the id of its run, one after the other in this process."""
+    for place, pair in enumerate(pairs):
+        tell(f"{place + 1} of {len(pairs)}: {pair_name(pair)}")
+        try:
+            yield place, layer_sweep(pair).run_id
+        except Exception as error:  # of any kind: it is the pair's own, and told as that
+            yield place, _Failed(f"{type(error).__name__}: {error}")
+
+
+def _swept_by_workers(
+    parameters: GridParameters, pairs: list[SweepParameters]
+) -> Iterator[tuple[int, str | _Failed]]:
+    """The same, as they end on the workers, which store where this process reads."""
+    assert parameters.deployment is not None
+    layout = Layout.at(parameters.storage)
+    asked = [{"parameters": pair.model_dump(mode="json") | {"storage": layout.root}} for pair in pairs]
+    tell(f"{len(pairs)} pairs are handed to the workers of {parameters.deployment}")
+    for number, (place, run) in enumerate(run_on_workers(parameters.deployment, asked), start=1):
+        tell(f"{number} of {len(pairs)}: {pair_name(pairs[place])}")
+        state = run.state
+        if state is None or not state.is_completed():
+            named = "no state" if state is None else f"{state.name}: {state.message}"
+            yield place, _Failed(f"flow run {run.name}, {named}")
+            continue
+        found = query(layout.results, f"SELECT run_id FROM execution WHERE flow_run_id = '{run.id}'")
+        if found.is_empty():
+            yield place, _Failed(f"flow run {run.name} has ended, and left no run in {layout.results}")
+        else:
+            yield place, found["run_id"].item()
 
 
 def examine_pairs(parameters: GridParameters) -> list[tuple[SweepParameters, str, str]]:

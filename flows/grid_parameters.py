@@ -59,6 +59,12 @@ class GridParameters(BaseModel):
         description="Folder or URI for embeddings, the results database and reports of all pairs.",
         min_length=1,
     )
+    deployment: str | None = Field(
+        None,
+        title="Deployment",
+        description="FLOW/DEPLOYMENT of layer-sweep, such as layer-sweep/sweep: its workers sweep the pairs, each on a "
+        "machine that reaches the storage. When left out, this process does, one after the other.",
+    )
 
     @property
     def title(self) -> str:
@@ -111,7 +117,9 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def read_grid(file: str, *, data_root: str | None = None, storage: str | None = None) -> GridParameters:
+def read_grid(
+    file: str, *, data_root: str | None = None, storage: str | None = None, deployment: str | None = None
+) -> GridParameters:
     """A grid from a YAML file of `blocks` and `sweep`; the arguments, where given, over what it says.
 
     Raises:
@@ -133,7 +141,7 @@ def read_grid(file: str, *, data_root: str | None = None, storage: str | None = 
         raise UserError(f"{file} holds no grid: `blocks` with `models` and `datasets` are needed.")
     if odd := [key for key in content if not isinstance(key, str)]:
         raise UserError(f"{file} is not a grid: {odd[0]!r} is a key that is no word.")
-    given = {"data_root": data_root, "storage": storage}
+    given = {"data_root": data_root, "storage": storage, "deployment": deployment}
     try:
         grid = GridParameters(
             **{**content, **{key: value for key, value in given.items() if value is not None}}

@@ -210,9 +210,7 @@ def check_before_work(parameters: SweepParameters) -> Layout:
         UserError: there is no such criterion or device, or storage, cache or database cannot be written.
     """
     check_criteria(parameters.criterion)
-    layout = Layout(
-        parameters.storage if "://" in parameters.storage else os.path.abspath(parameters.storage)
-    )
+    layout = Layout.at(parameters.storage)
     check_folder(layout.root, "--storage")
     check_folder(str(cache_folder()), "LAYERSCOUT_CACHE")
     check_database(layout.results)

@@ -53,6 +53,11 @@ class Layout:
 
     root: str
 
+    @classmethod
+    def at(cls, storage: str) -> "Layout":
+        """Of a folder as somebody named it, who may have been in another one, or of a URI."""
+        return cls(storage if "://" in storage else str(Path(storage).absolute()))
+
     def _join(self, *parts: str) -> str:
         return "/".join([self.root.rstrip("/"), *parts])
 

@@ -12,6 +12,7 @@ from accelerate import init_empty_weights
 from accelerate.utils import set_module_tensor_to_device
 from safetensors import safe_open
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from storage.errors import UserError
@@ -88,7 +89,7 @@ def open_backbone(folder: str, dtype: str, device: str, *, trust_remote_code: bo
     config = whole_config(Path(folder), folder, trust_remote_code=trust_remote_code)
     number, place = getattr(torch, dtype), torch.device(device)
     # Shapes alone; what is computed and not stored, such as rotary frequencies, is there.
-    with init_empty_weights(include_buffers=False):
+    with init_empty_weights(include_buffers=False), _WeightsWithoutMemory():
         model = headless(config).from_config(config, dtype=number, trust_remote_code=trust_remote_code)
     backbone = find_backbone(model)
     body, _, blocks = find_blocks(model)
@@ -117,6 +118,17 @@ def open_backbone(folder: str, dtype: str, device: str, *, trust_remote_code: bo
         return block
 
     return replace(backbone, device=place, dtype=number, read_block=read_block)
+
+
+class _WeightsWithoutMemory(TorchFunctionMode):
+    """Tensors that are made to be filled later are made on the meta device at once; accelerate moves them there only
+    when they have become a parameter, and would first take the memory of each."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        options = kwargs or {}
+        if func is torch.empty and options.get("device") is None:
+            options = options | {"device": "meta"}
+        return func(*args, **options)
 
 
 def _stored_names(stored: StoredTensors, model: Any, body: nn.Module, folder: str) -> dict[str, str]:

@@ -25,6 +25,7 @@ from selenium.webdriver.support.ui import WebDriverWait
 from flows.running.deploy import CONCURRENCY_LIMITS
 from flows.running.server import LocalServer, local_server
 from storage.layout import Layout
+from storage.results import query
 from tests.browser import chromium
 from tests.flows.conftest import ask, environment, layerscout
 
@@ -206,6 +207,26 @@ def test_a_worker_finishes_a_run_in_the_deployments_storage(service: Service, ru
         assert f" {unit}, " in progress["description"]
     assert "360 of 360 rows" in artifact(service, good["id"], "progress-embedding")["description"]
     assert "tokens/s" in artifact(service, good["id"], "progress-embedding")["description"]
+
+
+def test_workers_sweep_a_grids_pairs_and_one_that_fails_does_not_keep_the_others(
+    service: Service, runs: dict[str, Any], tmp_path: Path
+) -> None:
+    sources = runs["good"]["parameters"]["parameters"]
+    block = {"models": [sources["model"]], "datasets": [sources["dataset"]]}
+    missing = block | {"datasets": ["path:missing"]}
+    file = tmp_path / "grid.yaml"
+    file.write_text(json.dumps({"blocks": [missing, block]}))  # JSON is YAML
+    command = ("grid", str(file), "--storage", str(service.storage), "--deployment", "layer-sweep/sweep")
+    failed = layerscout(*command, env=service.env)
+    assert failed.returncode == 1
+    assert "1 of 2 pairs failed" in failed.stderr
+    assert "There is no file or folder" in failed.stderr
+    swept = query(str(service.storage / "results.duckdb"), "SELECT run_id, flow_run_id FROM execution")
+    assert swept.height == 2
+    assert swept["run_id"].n_unique() == 1  # the pair's scores were there, from the run before
+    deployed = service.deployment("layer-sweep/sweep")["id"]
+    assert {service.ask(f"flow_runs/{each}")["deployment_id"] for each in swept["flow_run_id"]} == {deployed}
 
 
 def test_a_run_shows_its_tasks_answer_and_figure(
