@@ -118,6 +118,33 @@ def test_a_set_is_calibrated_once_it_is_worth_it(
     assert plan_embedding_set(Layout(str(tmp_path / "second")), dataset, model, SETTINGS) == measured
 
 
+def test_a_set_whose_blocks_are_streamed_is_the_same_set_in_fewer_shards(
+    planned: Planned, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same id, since no number differs; nothing is calibrated, and a shard is as large as may be."""
+    layout, whole, dataset, model = planned
+    asked = replace(SETTINGS, stream_blocks=True)
+    monkeypatch.setattr(embedding_set, "calibrate", None)
+    elsewhere = Layout(str(tmp_path / "streamed"))
+    streamed = plan_embedding_set(elsewhere, dataset, model, asked)
+    assert streamed.id == whole.id
+    assert len(streamed.shards) == max(1, streamed.tokens // embedding_set.STREAMED_TOKENS[0])
+    monkeypatch.setattr(embedding_set, "STREAMED_SHARE", 0.0)
+    cut = plan_embedding_set(Layout(str(tmp_path / "little")), dataset, model, asked)
+    assert len(cut.shards) == max(
+        1, cut.tokens // (cut.token_budget * embedding_set.BATCHES_PER_SHARD)
+    )  # as without streaming, where memory has no room for more
+    found = [
+        [embed_shard(place, plan, shard, dataset, model, settings).uri for shard in plan.shards]
+        for place, plan, settings in ((layout, whole, SETTINGS), (elsewhere, streamed, asked))
+    ]
+    for layer in range(model.layers + 1):
+        first, second = (
+            read_layer(uris, layer=layer, norm_state="as_returned", pooling="mean") for uris in found
+        )
+        assert np.array_equal(first.embeddings, second.embeddings)
+
+
 @pytest.mark.parametrize(
     "device", ["meta", "garbage", "cuda:x", "cuda:99", "hpu", "privateuseone", "", " cpu"]
 )
