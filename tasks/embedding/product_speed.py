@@ -5,6 +5,7 @@ float32; a Zen 5 core does so at twice that speed.
 """
 
 import hashlib
+import logging
 import platform
 import time
 from collections.abc import Callable
@@ -17,6 +18,8 @@ from pydantic import TypeAdapter, ValidationError
 from storage.cache import cache_folder
 from storage.manifest import DamagedManifestError, read_manifest, write_manifest
 from tasks.numerics.cores import one_thread
+
+log = logging.getLogger(__name__)
 
 # A batch's rows, inputs and outputs of a product that is tried, and how often: a tenth of a second in all.
 SHAPE = (256, 1_024, 1_024)
@@ -36,9 +39,13 @@ def bfloat16_speed_up() -> float:
     place = cache_folder() / "products" / f"{_processor()}.json"
     try:
         return _KEPT.validate_python(read_manifest(str(place)))["bfloat16_speed_up"]
-    except (FileNotFoundError, DamagedManifestError, ValidationError, KeyError):
+    except (OSError, DamagedManifestError, ValidationError, KeyError):
         found = _measured()
-    write_manifest(str(place), {"bfloat16_speed_up": found})
+    try:
+        write_manifest(str(place), {"bfloat16_speed_up": found})
+    except OSError as error:
+        # `doctor` is asked what is wrong with a cache, and answers; a sweep has found it out before.
+        log.warning("What was measured of this processor is not kept in %s: %s", place, error)
     return found
 
 

@@ -43,6 +43,13 @@ def test_it_is_measured_once_a_machine_and_torch(monkeypatch, tmp_path):
     assert json.loads(kept.read_text()) == {"bfloat16_speed_up": 0.5}
 
 
+def test_a_cache_that_takes_nothing_keeps_nobody_from_an_answer(monkeypatch, tmp_path, caplog):
+    (tmp_path / "products").write_text("a file where a folder should be")
+    monkeypatch.setattr(product_speed, "_measured", lambda: 1.5)
+    assert bfloat16_speed_up() == 1.5
+    assert "is not kept in" in caplog.text
+
+
 @pytest.mark.skipif(not packs_bfloat16(), reason="this processor has no bfloat16 products to try")
 def test_what_is_measured_is_a_ratio():
     assert 0.01 < product_speed._measured() < 100
