@@ -72,7 +72,7 @@ def dtypes() -> list[Bar]:
 def streaming() -> Bar:
     """A model block by block in little memory against the whole model."""
     folder = resolve_model(f"gguf:{join(MODEL)}").folder
-    dtype = str(choose_dtype(torch.device("cpu"))).removeprefix("torch.")
+    dtype = "bfloat16"
     whole = _in_own_process(folder, dtype, "whole")
     streamed = _in_own_process(folder, dtype, "streamed")
     ratio = streamed["seconds"] / whole["seconds"]

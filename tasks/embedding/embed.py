@@ -218,7 +218,8 @@ def pooled_batches(
     def ids_of(members: NDArray[np.int64]) -> list[NDArray[np.int32]]:
         return [tokens.ids[row] for row in distinct[members]]
 
-    keep_freed_memory()
+    if backbone.read_block is None:
+        keep_freed_memory()  # where blocks come and go, it is the next block's
     threads = torch.get_num_threads()
     workers = workers_of(backbone)
     executor = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(threads // workers,))

@@ -22,6 +22,8 @@ from tasks.embedding.description import headless, whole_config
 from tasks.embedding.families import FAMILIES, family_row
 from tasks.embedding.forward import Backbone
 
+# Values of a tensor that are read at a time.
+PIECE_VALUES = 2**24
 # Of the free memory that weights may take: the rest is for what is computed with them.
 WEIGHTS_SHARE = 0.8
 
@@ -45,9 +47,18 @@ class StoredTensors:
         is not here."""
         return next((name for name in (tensor, f"{prefix}.{tensor}") if name in self._file_of), None)
 
-    def read(self, name: str) -> Tensor:
-        """One tensor, in the dtype that it is stored in."""
-        found: Tensor = self._file_of[name].get_tensor(name)
+    def read(self, name: str, dtype: torch.dtype, device: torch.device) -> Tensor:
+        """One tensor, piece by piece: a table of embeddings in two dtypes at once may be most of a small memory."""
+        file = self._file_of[name]
+        stored = file.get_slice(name)
+        shape = stored.get_shape()
+        if not shape:
+            number: Tensor = file.get_tensor(name)
+            return number.to(device=device, dtype=dtype)
+        found = torch.empty(shape, dtype=dtype, device=device)
+        step = max(1, PIECE_VALUES * shape[0] // max(found.numel(), 1))
+        for start in range(0, shape[0], step):
+            found[start : start + step] = stored[start : start + step]
         return found
 
 
@@ -101,14 +112,14 @@ def open_backbone(folder: str, dtype: str, device: str, *, trust_remote_code: bo
             setattr(module, name, buffer.to(place))
     for name, _ in body.named_parameters():
         if not name.startswith(f"{path}."):
-            set_module_tensor_to_device(body, name, place, value=stored.read(names[name]), dtype=number)
+            value = stored.read(names[name], number, place)
+            set_module_tensor_to_device(body, name, place, value=value)
 
     def read_block(index: int) -> nn.Module:
         block = copy.deepcopy(blocks[index])
         within = f"{path}.{index}."
         state = {
-            name: stored.read(names[within + name]).to(device=place, dtype=number)
-            for name, _ in block.named_parameters()
+            name: stored.read(names[within + name], number, place) for name, _ in block.named_parameters()
         }
         # Buffers that are computed stay as they are.
         block.load_state_dict(state, strict=False, assign=True)

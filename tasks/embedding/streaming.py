@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from tasks.embedding.forward import Backbone, model_inputs
 from tasks.embedding.packed_attention import ForwardPass, current_pass
 from tasks.embedding.pooled_batch import Pooled, PooledBatch
+from tasks.numerics.cores import hand_back_freed_memory
 
 
 def stream_blocks(
@@ -34,6 +35,7 @@ def stream_blocks(
             for _ in executor.map(partial(_Pass.advance, number=number, block=block), passes):
                 pass
             del block  # before the one after the next is read
+            hand_back_freed_memory()
     while passes:
         yield passes.pop(0).batch.start_copy()
 

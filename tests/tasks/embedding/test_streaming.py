@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from storage.errors import UserError
 from tasks.embedding import model as model_room
+from tasks.embedding import stored_blocks
 from tasks.embedding.embed import embed_texts
 from tasks.embedding.families import FAMILIES
 from tasks.embedding.model import load_model
@@ -64,7 +65,7 @@ def test_layer_0_alone_reads_no_block(folder_of, monkeypatch):
     folder = folder_of("llama")
     streamed = open_backbone(folder, "float32", "cpu")
     whole = embedded(load_model(folder, "float32", "cpu").backbone, max_layer=0)
-    monkeypatch.setattr(StoredTensors, "read", lambda self, name: pytest.fail(f"{name} is read"))
+    monkeypatch.setattr(StoredTensors, "read", lambda self, name, *_: pytest.fail(f"{name} is read"))
     assert_equal(embedded(streamed, max_layer=0), whole)
 
 
@@ -101,6 +102,20 @@ def test_weights_in_several_files_and_in_another_dtype_are_read(folder_of, tmp_p
     assert StoredTensors(tmp_path).bytes_in(torch.float32) == 4 * numbers
     whole = load_model(folder, "float32", "cpu").backbone
     assert_equal(embedded(open_backbone(folder, "float32", "cpu")), embedded(whole))
+
+
+def test_a_tensor_is_read_in_pieces_that_make_it_up(tmp_path, monkeypatch):
+    monkeypatch.setattr(stored_blocks, "PIECE_VALUES", 7)
+    torch.manual_seed(0)
+    tensors = {"table": torch.randn(10, 3), "wide": torch.randn(2, 40), "bias": torch.randn(9)}
+    tensors |= {"one": torch.tensor(1.5), "none": torch.empty(0, 4)}
+    save_file(tensors, tmp_path / "model.safetensors")
+    stored = StoredTensors(tmp_path)
+    for name, tensor in tensors.items():
+        for dtype in (torch.float32, torch.bfloat16):
+            found = stored.read(name, dtype, torch.device("cpu"))
+            assert found.dtype == dtype
+            assert torch.equal(found, tensor.to(dtype)), name
 
 
 def test_a_model_that_does_not_fit_is_streamed_unasked(folder_of, monkeypatch, caplog):
