@@ -240,6 +240,8 @@ def _load(folder: str, dtype: str, device: str, trust_remote_code: bool, stream:
                 "The weights in %s do not fit into %s: its blocks are read one by one", folder, device
             )
     if stream:
+        # Names and shapes alone, as the whole model's are looked at when it is loaded.
+        describe_whole(folder, trust_remote_code=trust_remote_code)
         backbone = open_backbone(folder, dtype, device, trust_remote_code=trust_remote_code)
     else:
         model = _headless(folder, trust_remote_code, dtype=getattr(torch, dtype))

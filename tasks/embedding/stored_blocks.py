@@ -23,7 +23,7 @@ from tasks.embedding.families import FAMILIES, family_row
 from tasks.embedding.forward import Backbone
 
 # Values of a tensor that are read at a time.
-PIECE_VALUES = 2**24
+PIECE_VALUES = 2**22
 # Of the free memory that weights may take: the rest is for what is computed with them.
 WEIGHTS_SHARE = 0.8
 

@@ -129,6 +129,23 @@ def test_a_model_that_does_not_fit_is_streamed_unasked(folder_of, monkeypatch, c
     model_room._load.cache_clear()
 
 
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"num_hidden_layers": 2}, "num_hidden_layers is too small"),
+        ({"intermediate_size": 32}, "other shapes"),
+    ],
+)
+def test_weights_that_are_not_the_configurations_are_refused_before_a_block_is_read(
+    folder_of, tmp_path, changed, said
+):
+    folder = folder_of("llama")
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | changed))
+    with pytest.raises(UserError, match=said):
+        load_model(folder, "float32", "cpu", stream=True)
+
+
 def test_what_cannot_be_streamed_says_so(folder_of, tmp_path):
     with pytest.raises(UserError, match=r"Leave out --stream-blocks"):
         open_backbone(folder_of("t5"), "float32", "cpu")
