@@ -120,6 +120,15 @@ def check_vocabulary(folder: Path, tokenizer: Any) -> None:
         )
 
 
+def not_loaded(folder: str, error: BaseException) -> UserError:
+    """What to say of a model folder that does not load."""
+    return UserError(
+        f"The model in {folder} does not load: {words(error)}. It must hold config.json and *.safetensors of a "
+        f"model that transformers {transformers.__version__} knows. Copy it again, or save it with "
+        "`model.save_pretrained(FOLDER)`."
+    )
+
+
 def words(error: BaseException) -> str:
     """What a foreign error says, on one line."""
     said = " ".join(str(error).split())[:_SHOWN].rstrip(".")

@@ -32,7 +32,14 @@ from storage.errors import UserError
 from storage.sources.grammar import parse_source
 from storage.sources.states import StatesSource, are_saved_states
 from tasks.embedding.backbone import find_backbone
-from tasks.embedding.description import headless, load_tokenizer, text_config, whole_config, words
+from tasks.embedding.description import (
+    headless,
+    load_tokenizer,
+    not_loaded,
+    text_config,
+    whole_config,
+    words,
+)
 from tasks.embedding.families import chooses_experts, family_row
 from tasks.embedding.forward import Backbone
 from tasks.embedding.saved_states import open_states, prepare_states
@@ -223,11 +230,7 @@ def _headless(folder: str, trust_remote_code: bool, **options: Any) -> Any:
     except (UserError, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # a stranger's files, which may fail in any way
-        raise UserError(
-            f"The model in {folder} does not load: {words(error)}. It must hold config.json and *.safetensors of a "
-            f"model that transformers {transformers.__version__} knows. Copy it again, or save it with "
-            "`model.save_pretrained(FOLDER)`."
-        ) from error
+        raise not_loaded(folder, error) from error
 
 
 @lru_cache(maxsize=1)

@@ -10,7 +10,7 @@ import psutil
 import torch
 from accelerate import init_empty_weights
 from accelerate.utils import set_module_tensor_to_device
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
@@ -18,7 +18,7 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 from storage.errors import UserError
 from tasks.embedding.backbone import find_backbone, find_blocks
 from tasks.embedding.cpu_weights import pack_weights, packs_bfloat16
-from tasks.embedding.description import headless, whole_config
+from tasks.embedding.description import headless, not_loaded, whole_config
 from tasks.embedding.families import FAMILIES, family_row
 from tasks.embedding.forward import Backbone
 
@@ -32,10 +32,14 @@ class StoredTensors:
     """The tensors of a model folder's safetensors by name, mapped into memory and read when they are used."""
 
     def __init__(self, folder: Path) -> None:
+        """Raises UserError where a file is not there, or is none."""
         self._file_of: dict[str, Any] = {}
-        for name in _weight_files(folder):
-            opened: Any = safe_open(folder / name, framework="pt")
-            self._file_of |= dict.fromkeys(opened.keys(), opened)
+        try:
+            for name in _weight_files(folder):
+                opened: Any = safe_open(folder / name, framework="pt")
+                self._file_of |= dict.fromkeys(opened.keys(), opened)
+        except (OSError, ValueError, KeyError, SafetensorError) as error:
+            raise not_loaded(str(folder), error) from error
 
     def bytes_in(self, dtype: torch.dtype) -> int:
         """Of all tensors, once they are in this dtype."""

@@ -146,6 +146,19 @@ def test_weights_that_are_not_the_configurations_are_refused_before_a_block_is_r
         load_model(folder, "float32", "cpu", stream=True)
 
 
+@pytest.mark.parametrize("stream", [None, True])
+def test_damaged_weights_are_told_as_a_whole_models_are(folder_of, tmp_path, stream):
+    folder = folder_of("llama")
+    (tmp_path / "model.safetensors").write_bytes(b"damaged")
+    with pytest.raises(UserError, match=r"does not load: .*Copy it again"):
+        load_model(folder, "float32", "cpu", stream=stream)
+    (tmp_path / "model.safetensors").unlink()
+    index = {"weight_map": {"embed_tokens.weight": "model-00001-of-00002.safetensors"}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(UserError, match="does not load"):
+        load_model(folder, "float32", "cpu", stream=stream)
+
+
 def test_what_cannot_be_streamed_says_so(folder_of, tmp_path):
     with pytest.raises(UserError, match=r"Leave out --stream-blocks"):
         open_backbone(folder_of("t5"), "float32", "cpu")
