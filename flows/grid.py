@@ -46,7 +46,9 @@ def grid(parameters: GridParameters) -> GridOutcome:
     """
     tag_flow_run()
     pairs = parameters.pairs()
-    swept = _swept_here(pairs) if parameters.deployment is None else _swept_by_workers(parameters, pairs)
+    layout = Layout.at(parameters.storage)
+    workers = parameters.deployment
+    swept = _swept_here(pairs) if workers is None else _swept_by_workers(workers, layout, pairs)
     run_ids: dict[int, str] = {}
     failed: dict[int, str] = {}
     for place, outcome in swept:
@@ -63,7 +65,6 @@ def grid(parameters: GridParameters) -> GridOutcome:
             f"{len(failed)} of {len(pairs)} pairs failed ({reasons}). The others are in the database; the same "
             "command goes on with what is missing."
         )
-    layout = Layout.at(parameters.storage)
     ordered = tuple(run_ids[place] for place in range(len(pairs)))
     with working("Comparing the pairs"):
         comparing = compare_runs_task.submit(layout, ordered)
@@ -82,21 +83,21 @@ def _swept_here(pairs: list[SweepParameters]) -> Iterator[tuple[int, str | _Fail
     """The place of each pair and the id of its run, one after the other in this process."""
     for place, pair in enumerate(pairs):
         tell(f"{place + 1} of {len(pairs)}: {pair_name(pair)}")
+        outcome: str | _Failed
         try:
-            yield place, layer_sweep(pair).run_id
+            outcome = layer_sweep(pair).run_id
         except Exception as error:  # of any kind: it is the pair's own, and told as that
-            yield place, _Failed(f"{type(error).__name__}: {error}")
+            outcome = _Failed(f"{type(error).__name__}: {error}")
+        yield place, outcome
 
 
 def _swept_by_workers(
-    parameters: GridParameters, pairs: list[SweepParameters]
+    deployment: str, layout: Layout, pairs: list[SweepParameters]
 ) -> Iterator[tuple[int, str | _Failed]]:
     """The same, as they end on the workers, which store where this process reads."""
-    assert parameters.deployment is not None
-    layout = Layout.at(parameters.storage)
     asked = [{"parameters": pair.model_dump(mode="json") | {"storage": layout.root}} for pair in pairs]
-    tell(f"{len(pairs)} pairs are handed to the workers of {parameters.deployment}")
-    for number, (place, run) in enumerate(run_on_workers(parameters.deployment, asked), start=1):
+    tell(f"{len(pairs)} pairs are handed to the workers of {deployment}")
+    for number, (place, run) in enumerate(run_on_workers(deployment, asked), start=1):
         tell(f"{number} of {len(pairs)}: {pair_name(pairs[place])}")
         state = run.state
         if state is None or not state.is_completed():

@@ -12,7 +12,6 @@ ROOT = Path(__file__).parents[1]
 ROOMS = ("flows", "tasks", "storage")
 # Declared, and imported by somebody else for us.
 THROUGH_TRANSFORMERS = {
-    "accelerate",  # puts weights on a device while they load
     "gguf",  # reads GGUF files
     "sentencepiece",  # reads the tokenizers of older families
 }
