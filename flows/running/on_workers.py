@@ -27,16 +27,11 @@ def run_on_workers(deployment: str, runs: Sequence[Mapping[str, Any]]) -> Iterat
     Raises:
         UserError: this server has no such deployment.
     """
-    try:
-        handed: list[Any] = [run_deployment(deployment, parameters=dict(each), timeout=0) for each in runs]
-    except ObjectNotFound as error:
-        raise UserError(
-            f"The Prefect server has no deployment {deployment} (--deployment). `make deploy` registers those of "
-            "deployments/prefect.yaml; `prefect deployment ls` names them as FLOW/DEPLOYMENT."
-        ) from error
-    waiting = {run.id: place for place, run in enumerate(handed)}
+    waiting: dict[UUID, int] = {}
     with get_client(sync_client=True) as client:
         try:
+            for place, parameters in enumerate(runs):
+                waiting[_handed_over(deployment, parameters)] = place
             while waiting:
                 for run in _ended(client, list(waiting)):
                     yield waiting.pop(run.id), run
@@ -45,6 +40,18 @@ def run_on_workers(deployment: str, runs: Sequence[Mapping[str, Any]]) -> Iterat
         finally:
             for each in waiting:
                 client.set_flow_run_state(each, Cancelling())
+
+
+def _handed_over(deployment: str, parameters: Mapping[str, Any]) -> UUID:
+    try:
+        run: Any = run_deployment(deployment, parameters=dict(parameters), timeout=0)
+    except ObjectNotFound as error:
+        raise UserError(
+            f"The Prefect server has no deployment {deployment} (--deployment). `make deploy` registers those of "
+            "deployments/prefect.yaml; `prefect deployment ls` names them as FLOW/DEPLOYMENT."
+        ) from error
+    found: UUID = run.id
+    return found
 
 
 def _ended(client: SyncPrefectClient, ids: list[UUID]) -> list[FlowRun]:
