@@ -32,6 +32,11 @@ KEYS = {
 }
 
 
+# A container may be forbidden to make one. The command then runs as it is, and the keys are looked for all the same.
+ISOLATED = ["unshare", "--map-root-user", "--net"]
+MAKES_NAMESPACES = not subprocess.run([*ISOLATED, "true"], capture_output=True, check=False).returncode
+
+
 def alone(folder: Path, *arguments: str) -> str:
     """What the command prints and logs, run in a network namespace of its own."""
     env = environment(
@@ -41,12 +46,12 @@ def alone(folder: Path, *arguments: str) -> str:
         LAYERSCOUT_CACHE=str(folder / "cache"),
         PREFECT_LOGGING_LEVEL="DEBUG",
     )
-    command = ["unshare", "--map-root-user", "--net", sys.executable, "-c", ALONE, "-m", "flows.cli"]
+    command = [sys.executable, "-m", "flows.cli"]
+    if MAKES_NAMESPACES:
+        command = [*ISOLATED, sys.executable, "-c", ALONE, "-m", "flows.cli"]
     done = subprocess.run(
         [*command, *arguments], env=env, capture_output=True, text=True, timeout=400, check=False
     )
-    if "unshare:" in done.stderr:
-        pytest.skip(f"This machine makes no network namespace, so that nothing can be shown: {done.stderr}")
     assert done.returncode == 0, done.stderr
     return done.stdout + done.stderr
 
@@ -68,3 +73,6 @@ def test_a_sweep_and_an_export_need_no_way_out_and_leave_no_key(
     for name, key in KEYS.items():
         assert key not in said, name
         assert [each for each in files if key.encode() in each.read_bytes()] == [], name
+    if not MAKES_NAMESPACES:
+        # All that could be looked at here holds; a pass would say more.
+        pytest.skip("No key is kept, but this machine makes no network namespace: a way out was not closed.")

@@ -1,7 +1,7 @@
 """Which of two number formats this CPU multiplies faster, by trying: what it says of itself does not tell.
 
-A Xeon of the fifth generation whose host hides its AMX has AVX512-BF16, and multiplies in it at half the speed of
-float32; a Zen 5 core does so at twice that speed.
+A Xeon whose host hides its AMX says that it has AVX512-BF16, and multiplies in it at 0.6 of the speed of float32
+(docs/performance.md, Scale).
 """
 
 import hashlib

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from tasks.embedding.backbone import find_backbone
-from tasks.embedding.families import FAMILIES
 from tasks.embedding.forward import capturing, forward_layers
 from tasks.embedding.pooled_batch import PooledBatch
 from tasks.vocabulary import NormState, Pooling
@@ -40,7 +39,6 @@ def test_a_pass_stays_on_its_device_and_never_waits_for_a_value(name):
     with capturing(backbone):
         forward_layers(backbone, batch.tokens, batch.groups, take, backbone.layers)
     assert taken == list(range(backbone.layers + 1))
-    assert small_model(name).config.model_type in FAMILIES
 
 
 def test_a_value_that_is_read_back_would_be_seen():

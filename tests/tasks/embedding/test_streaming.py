@@ -2,6 +2,7 @@
 
 import json
 import weakref
+from dataclasses import replace
 
 import pytest
 import torch
@@ -82,8 +83,7 @@ def test_no_more_than_two_blocks_are_held(folder_of):
         most = max(most, sum(each() is not None for each in held))
         return block
 
-    object.__setattr__(streamed, "read_block", watched)
-    embedded(streamed)
+    embedded(replace(streamed, read_block=watched))
     assert len(held) == 3
     assert most == 2
     assert all(parameter.is_meta for block in streamed.blocks for parameter in block.parameters())
