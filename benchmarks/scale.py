@@ -51,7 +51,7 @@ BUDGET = 1_024
 
 
 def run() -> list[Bar]:
-    """All bars of scale; about half an hour on two cores."""
+    """All bars of scale."""
     return [*dtypes(), streaming(), rows()]
 
 

@@ -12,10 +12,16 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import obstore
-from obstore.exceptions import AlreadyExistsError, BaseError, NotFoundError, PreconditionError
+from obstore.exceptions import (
+    AlreadyExistsError,
+    BaseError,
+    GenericError,
+    NotFoundError,
+    PreconditionError,
+)
 from obstore.store import ObjectStore, S3Store, from_url
 
-from storage.errors import UserError
+from storage.errors import UnreachableError, UserError
 from storage.files import filesystem
 
 # Stores whose objects have a version that a write can name.
@@ -71,10 +77,12 @@ class SharedObject:
             raise self._refused("written", error) from error
 
     def _refused(self, what: str, error: BaseError) -> UserError:
-        return UserError(
+        # obstore has one class for a network that fails and a store that is starting: these may pass.
+        kind = UnreachableError if isinstance(error, GenericError) else UserError
+        return kind(
             f"{self.uri} could not be {what}: {str(error).splitlines()[0]}. Are its credentials and AWS_ENDPOINT_URL "
-            "those of this store, and does it know If-Match (S3 itself, GCS, Azure, MinIO and Ceph do)? The scores are "
-            "staged: the same command goes on from them."
+            "those of this store, and does it know If-Match, as S3 itself does? The scores are staged: the same command "
+            "goes on from them."
         )
 
 

