@@ -81,8 +81,8 @@ class SharedObject:
         kind = UnreachableError if isinstance(error, GenericError) else UserError
         return kind(
             f"{self.uri} could not be {what}: {str(error).splitlines()[0]}. Are its credentials and AWS_ENDPOINT_URL "
-            "those of this store, and does it know If-Match, as S3 itself does? The scores are staged: the same command "
-            "goes on from them."
+            "those of this store, and does it know If-Match, as S3 does? The scores are staged: the same command goes "
+            "on from them."
         )
 
 
