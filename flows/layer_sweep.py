@@ -3,10 +3,11 @@
 import hashlib
 import json
 import os
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
-from typing import Any
+from typing import Any, ClassVar
 from uuid import UUID
 
 from prefect import flow, get_run_logger
@@ -16,31 +17,34 @@ from prefect.runtime import flow_run
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.parameters import SweepParameters
+from flows.race import Raced, delete_raced, race
 from flows.running.engines import Engine
 from flows.running.failure import failing_in_words
 from flows.running.limits import DATABASE, limited, on_device
 from flows.running.progress import stage_progress, working
 from flows.running.tags import tag_flow_run
+from flows.settled import scoring_of, settings_of, settle_settings
 from storage.cache import cache_folder
 from storage.errors import UserError
 from storage.layout import Layout
 from storage.places import check_folder
 from storage.results import check_database
 from tasks.choosing.curve_choice import audit_task, choose_layer_task
+from tasks.choosing.race import judge_step, judge_step_task, stage_race
 from tasks.choosing.together import audit_together_task, choose_together_task, is_found_together
 from tasks.curves import curves_of, drawn_layers, layers_of
-from tasks.data.dataset import Dataset, prepare_dataset_task
+from tasks.data.dataset import prepare_dataset_task
 from tasks.embedding.embedding_set import (
     ShardOutcome,
+    embed_shard,
     embed_shard_task,
     plan_embedding_set_task,
     recorded_shards,
+    settle_plan,
     using_embeddings,
 )
-from tasks.embedding.lengths import STEPS, resolve_length
-from tasks.embedding.model import ModelFolder, resolve_model_task
-from tasks.embedding.prompts import resolve_prompt
-from tasks.embedding.settings import Settings, resolve_settings
+from tasks.embedding.model import resolve_model_task
+from tasks.embedding.settings import resolve_settings
 from tasks.machine import CORES
 from tasks.reporting.artifacts import ReportFiles, report_task
 from tasks.reporting.layer_curves import Tables
@@ -48,11 +52,11 @@ from tasks.reporting.run_record import Execution, Run, SweepRecord, summarise_ta
 from tasks.scoring.criteria import check_criteria
 from tasks.scoring.layer_scores import (
     SCORING_VERSION,
-    ScoringSettings,
     is_scored,
     on_idle_cores,
     score_layer_task,
 )
+from tasks.scoring.left_out import leave_out, leave_out_task
 from tasks.scoring.projection import project_task
 from tasks.scoring.text_baseline import score_text_task
 from tasks.vocabulary import NO_PROMPT
@@ -78,6 +82,10 @@ CHANGE_NO_NUMBER = {
     "keep_embeddings",
     "runner",
     "runner_address",
+    # How many rows were read is said by the rows.
+    "until_confident",
+    "within",
+    "budget",
 }
 
 THREADS: Any = ThreadPoolTaskRunner(max_workers=CORES)
@@ -93,6 +101,8 @@ class SweepOutcome:
     layout: Layout
     files: ReportFiles
     task_run_ids: tuple[UUID, ...]
+    raced: Raced | None = None
+    """How many rows it took, of a sweep until it is confident; None where all were read, and of an earlier run."""
 
 
 @flow(
@@ -103,12 +113,18 @@ class SweepOutcome:
 @failing_in_words
 def layer_sweep(parameters: SweepParameters) -> SweepOutcome:
     """Find the layer of a frozen language model that separates the labels best, before training anything."""
-    with Engine(parameters.runner, parameters.runner_address, workers=CORES) as engine:
-        outcome = _sweep(parameters, engine)
+    return sweep_on_engine(parameters)
+
+
+def sweep_on_engine(*sweeps: SweepParameters) -> SweepOutcome:
+    """What `layer_sweep` does, inside a flow; of several sweeps until one is confident, with the prompt that won."""
+    with Engine(sweeps[0].runner, sweeps[0].runner_address, workers=CORES) as engine:
+        outcome = _sweep(sweeps, engine)
         return replace(outcome, task_run_ids=engine.recorded(outcome.task_run_ids))
 
 
-def _sweep(parameters: SweepParameters, engine: Engine) -> SweepOutcome:
+def _sweep(sweeps: Sequence[SweepParameters], engine: Engine) -> SweepOutcome:
+    parameters = sweeps[0]
     started_at = datetime.now(UTC)
     layout = check_before_work(parameters)
     futures: list[PrefectFuture[Any]] = []
@@ -121,8 +137,17 @@ def _sweep(parameters: SweepParameters, engine: Engine) -> SweepOutcome:
     futures += [preparing, resolving]
     with working("Reading the data set and the model"):
         dataset, model = preparing.result(), resolving.result()
+    raced = None
+    if parameters.until_confident is not None:
+        raced = race(sweeps, dataset, model, layout, _Work(engine, futures))
+        parameters = raced.parameters
+        preparing = prepare_dataset_task.submit(parameters.dataset, layout, **parameters.rows_asked)
+        futures.append(preparing)
+        with working("Taking the rows that were read"):
+            dataset = preparing.result()
+    begun = None if raced is None else raced.begun
     asked = settle_settings(parameters, dataset, model)
-    planning = engine.submit(plan_embedding_set_task, layout, dataset, model, asked)
+    planning = engine.submit(plan_embedding_set_task, layout, dataset, model, asked, (), begun)
     futures.append(planning)
     with working("Planning the shards"):
         ((_, (settings, planned)),) = engine.results([planning])
@@ -138,7 +163,8 @@ def _sweep(parameters: SweepParameters, engine: Engine) -> SweepOutcome:
     if shards is None:
         embed = on_device(embed_shard_task, settings.device)
         embedding = [
-            engine.submit(embed, layout, planned, shard, dataset, model, settings) for shard in planned.shards
+            engine.submit(embed, layout, planned, shard, dataset, model, settings, begun)
+            for shard in planned.shards
         ]
         futures += embedding
         shards = _finish(
@@ -182,13 +208,16 @@ def _sweep(parameters: SweepParameters, engine: Engine) -> SweepOutcome:
     futures += auditing
     _finish(engine, "Auditing", auditing)
 
+    stage_race(layout, run.id, None if raced is None else raced.course)
     execution = Execution(str(flow_run.id), started_at, datetime.now(UTC), settings.device)
     record = SweepRecord(run, execution, dataset, model, settings, planned, tuple(shards))
     summarising = limited(summarise_task, DATABASE).submit(layout, record)
     with working("Merging the results"):
         tables = summarising.result()
-    if not parameters.keep_embeddings and not delete_embeddings(shards):
+    if not parameters.keep_embeddings and not delete_embeddings([shard.uri for shard in shards]):
         get_run_logger().warning("The embeddings of set %s are kept: another run is reading them", planned.id)
+    if raced is not None and not parameters.keep_embeddings:
+        delete_raced(layout, raced)
     reporting = report_task.submit(layout, tables)
     futures += [summarising, reporting]
     with working("Writing the report"):
@@ -200,7 +229,40 @@ def _sweep(parameters: SweepParameters, engine: Engine) -> SweepOutcome:
         layout=layout,
         files=files,
         task_run_ids=tuple(future.task_run_id for future in futures),
+        raced=raced,
     )
+
+
+class _Work:
+    """Has an engine's workers carry out what a race asks for."""
+
+    _TASKS: ClassVar[Mapping[Any, Any]] = {
+        settle_plan: plan_embedding_set_task,
+        embed_shard: embed_shard_task,
+        leave_out: leave_out_task,
+        judge_step: judge_step_task,
+    }
+
+    def __init__(self, engine: Engine, futures: list[PrefectFuture[Any]]) -> None:
+        self._engine = engine
+        self._futures = futures
+
+    def __call__(
+        self,
+        label: str,
+        function: Callable[..., Any],
+        calls: Sequence[tuple[Any, ...]],
+        unit: str | None = None,
+        weights: list[int] | None = None,
+    ) -> list[Any]:
+        """See `flows.race.Work`."""
+        work = self._TASKS[function]
+        if function is embed_shard:
+            *_, settings = calls[0]
+            work = on_device(work, settings.device)
+        futures = [self._engine.submit(work, *call) for call in calls]
+        self._futures += futures
+        return _finish(self._engine, label, futures, unit, weights)
 
 
 def check_before_work(parameters: SweepParameters) -> Layout:
@@ -238,48 +300,6 @@ def _finish(
     return outcomes
 
 
-def settle_settings(parameters: SweepParameters, dataset: Dataset, model: ModelFolder) -> Settings:
-    """How embeddings are to be made, with what prompt and length come to once model and texts are known.
-
-    Raises:
-        UserError: the model brings no prompt of its own, or its tokenizer takes none.
-    """
-    trust = parameters.trust_remote_code
-    prompt = resolve_prompt(parameters.prompt, dataset, model)
-    length = resolve_length(parameters.length_asked, dataset, model, prompt, trust_remote_code=trust)
-    return settings_of(parameters, prompt, length)
-
-
-def settings_of(
-    parameters: SweepParameters, prompt: str | None = None, max_length: int | None = None
-) -> Settings:
-    """How embeddings are to be made; device and dtype are resolved where the work will run."""
-    return Settings(
-        poolings=parameters.pooling,
-        norm_states=parameters.norm_state,
-        max_length=max_length or parameters.length_asked or STEPS[-1],
-        dtype=parameters.dtype,
-        device=parameters.device,
-        trust_remote_code=parameters.trust_remote_code,
-        max_layer=parameters.max_layer,
-        token_budget=parameters.token_budget,
-        storage_dtype=parameters.storage_dtype,
-        prompt=prompt,
-        stream_blocks=parameters.stream_blocks,
-    )
-
-
-def scoring_of(parameters: SweepParameters) -> ScoringSettings:
-    """How every layer is to be scored."""
-    return ScoringSettings(
-        metrics=parameters.metric,
-        criteria=parameters.criterion,
-        protocol=parameters.probe_protocol,
-        silhouette_rows=parameters.silhouette_rows,
-        silhouette_precision=parameters.silhouette_precision,
-    )
-
-
 def describe_run(parameters: SweepParameters, embedding_set_id: str) -> Run:
     """The run's content id: where it is stored and on which device it ran change no number that it stands for."""
     asked = asked_of(parameters)
@@ -301,6 +321,8 @@ def asked_of(parameters: SweepParameters) -> dict[str, Any]:
     )
     if parameters.together == SweepParameters.model_fields["together"].default:
         del asked["together"]  # every score is the same, whatever stands side by side
+    if parameters.row_order == "source":
+        del asked["row_order"]  # as before there was a choice
     if parameters.prompt == NO_PROMPT:
         del asked["prompt"]  # a run without one is what it was before there were any
     # A set of scores, whichever was asked for first.

@@ -145,12 +145,39 @@ class AskedOfAll(BaseModel):
         title="Most train rows",
         description="A stratified part of the train rows; all when left out.",
     )
+    row_order: Literal["source", "sampled"] = Field(
+        "source",
+        title="Row order",
+        description="Of the train rows. sampled: as a stratified sample takes them, so that fewer rows are the first "
+        "of more.",
+    )
     max_test_rows: int | None = Field(
         None,
         ge=2,
         le=LARGEST_BIGINT,
         title="Most test rows",
         description="A stratified part of the test rows; all when left out.",
+    )
+    until_confident: float | None = Field(
+        None,
+        ge=0.5,
+        lt=1,
+        title="Until confident",
+        description="Embed more and more train rows, and no more than it takes until the chosen layer is within reach "
+        "of the best one with this confidence, such as 0.85. Beyond 0.93 it takes all rows, as when this is left out.",
+    )
+    within: float = Field(
+        0.5,
+        gt=0,
+        le=100,
+        title="Within",
+        description="Points of accuracy that until_confident means by within reach.",
+    )
+    budget: float | None = Field(
+        None,
+        gt=0,
+        title="Budget",
+        description="Minutes after which until_confident begins no further step.",
     )
     max_length: Annotated[int, Field(ge=1, le=131_072)] | Literal["auto"] = Field(
         "auto",
@@ -238,6 +265,22 @@ class AskedOfAll(BaseModel):
                 )
         return self
 
+    @model_validator(mode="after")
+    def _of_a_race(self) -> Self:
+        if self.until_confident is None:
+            for name in ("within", "budget"):
+                if getattr(self, name) != type(self).model_fields[name].default:
+                    raise ValueError(
+                        f"{name} {getattr(self, name)} says how long rows are added, and they are only with "
+                        "until_confident: give that too, or leave it out"
+                    )
+        elif are_saved_states(self.model):
+            raise ValueError(
+                f"until_confident {self.until_confident}: {self.model} are saved states, so that no row is left to "
+                "embed. Leave it out"
+            )
+        return self
+
     @property
     def length_asked(self) -> int | None:
         """None where the texts decide it."""
@@ -258,7 +301,9 @@ class AskedOfAll(BaseModel):
                 "seed",
             }
         )
-        return asked | {"of_saved_states": are_saved_states(self.model)}
+        states = are_saved_states(self.model)
+        in_turn = self.row_order == "sampled" or self.until_confident is not None
+        return asked | {"in_turn": in_turn, "of_saved_states": states}
 
     @field_validator("criterion")
     @classmethod

@@ -6,13 +6,13 @@ from uuid import UUID
 
 from prefect import flow
 
-from flows.layer_sweep import SweepOutcome, layer_sweep
+from flows.layer_sweep import SweepOutcome, layer_sweep, sweep_on_engine
 from flows.parameters import SearchParameters, SweepParameters
 from flows.running.failure import failing_in_words
 from flows.running.progress import tell, working
 from flows.running.tags import tag_flow_run
 from storage.errors import UserError
-from tasks.choosing.prompt_choice import PromptAnswer, compare_prompts_task
+from tasks.choosing.prompt_choice import PromptAnswer, compare_prompts, compare_prompts_task
 from tasks.scoring.criteria import check_criteria
 
 
@@ -38,6 +38,8 @@ def search(parameters: SearchParameters) -> SearchOutcome:
     """
     check_criteria(parameters.criterion)  # before anything is paid for
     tag_flow_run(f"model:{parameters.model}", f"dataset:{parameters.dataset}")
+    if parameters.until_confident is not None:
+        return raced_search(parameters, sweep_on_engine)
     swept, failed = sweep_each(parameters, layer_sweep)
     layout = next(iter(swept.values())).layout
     tables = {prompt: outcome.tables for prompt, outcome in swept.items()}
@@ -46,6 +48,18 @@ def search(parameters: SearchParameters) -> SearchOutcome:
         answers = comparing.result()
     best = next(each.prompt for each in answers if each.is_answer)
     return SearchOutcome(answers, failed, swept[best], (comparing.task_run_id,))
+
+
+def raced_search(parameters: SearchParameters, sweep: Callable[..., SweepOutcome]) -> SearchOutcome:
+    """All prompts at once over more and more rows, and a sweep with the one that is left or leads in the end.
+
+    sweep: takes the sweeps of all prompts.
+    """
+    chosen = sweep(*parameters.sweeps())
+    assert chosen.raced is not None
+    prompt = chosen.raced.parameters.prompt
+    answers = compare_prompts(chosen.layout, {prompt: chosen.tables}, seed=parameters.seed)
+    return SearchOutcome(answers, chosen.raced.failed, chosen, chosen.task_run_ids)
 
 
 def sweep_each(

@@ -5,22 +5,23 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from datetime import UTC, datetime
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from flows.layer_sweep import (
     SweepOutcome,
     check_before_work,
     describe_run,
     nothing_told_apart,
-    scoring_of,
-    settle_settings,
 )
 from flows.parameters import SweepParameters
+from flows.race import Raced, delete_raced, race
 from flows.running.progress import Pace, progress_bar, working
+from flows.settled import scoring_of, settle_settings
 from storage.errors import UserError
 from storage.layout import Layout
 from storage.results import merge
 from tasks.choosing.curve_choice import audit, choose
+from tasks.choosing.race import stage_race
 from tasks.choosing.together import audit_together, choose_together, is_found_together
 from tasks.curves import curves_of, drawn_layers, layers_of
 from tasks.data.dataset import prepare_dataset
@@ -47,18 +48,24 @@ def unrecorded_sweep(parameters: SweepParameters) -> SweepOutcome:
     Raises:
         UserError: as `layer_sweep` does, and for an engine beyond this process.
     """
-    run_id, layout = run_sweep(parameters, execution_id := str(uuid.uuid4()))
+    return sweep_in_threads(parameters)
+
+
+def sweep_in_threads(*sweeps: SweepParameters) -> SweepOutcome:
+    """See `unrecorded_sweep`; of several sweeps until one is confident, with the prompt that won."""
+    run_id, layout, raced = run_sweep(sweeps, execution_id := str(uuid.uuid4()))
     tables = collect(layout, run_id)
     with working("Writing the report"):
         files = write_report(layout, run_id, tables)
-    return SweepOutcome(run_id, execution_id, tables, layout, files, task_run_ids=())
+    return SweepOutcome(run_id, execution_id, tables, layout, files, task_run_ids=(), raced=raced)
 
 
-def run_sweep(parameters: SweepParameters, execution_id: str) -> tuple[str, Layout]:
-    """A sweep up to the merged database, without its report; see `unrecorded_sweep`.
+def run_sweep(sweeps: Sequence[SweepParameters], execution_id: str) -> tuple[str, Layout, Raced | None]:
+    """A sweep up to the merged database, without its report; see `sweep_in_threads`.
 
     execution_id: of the table `execution`, in the place of a flow run's.
     """
+    parameters = sweeps[0]
     if parameters.runner != "threads":
         raise UserError(
             f"A sweep without a record runs on threads of this process, not on {parameters.runner} (runner): ask for "
@@ -69,9 +76,15 @@ def run_sweep(parameters: SweepParameters, execution_id: str) -> tuple[str, Layo
     with working("Reading the data set and the model"):
         dataset = prepare_dataset(parameters.dataset, layout, **parameters.rows_asked)
         model = resolve_model(parameters.model, trust_remote_code=parameters.trust_remote_code)
-        asked = settle_settings(parameters, dataset, model)
+    raced = None
+    if parameters.until_confident is not None:
+        raced = race(sweeps, dataset, model, layout, _work)
+        parameters = raced.parameters
+        dataset = prepare_dataset(parameters.dataset, layout, **parameters.rows_asked)
+    begun = None if raced is None else raced.begun
     with working("Planning the shards"):
-        settings, planned = settle_plan(layout, dataset, model, asked)
+        asked = settle_settings(parameters, dataset, model)
+        settings, planned = settle_plan(layout, dataset, model, asked, begun=begun)
     run = describe_run(parameters, planned.id)
     with using_embeddings(planned.id) as delete_embeddings:
         curves = curves_of(
@@ -86,7 +99,7 @@ def run_sweep(parameters: SweepParameters, execution_id: str) -> tuple[str, Layo
         if shards is None:
             shards = in_threads(
                 [
-                    partial(embed_shard, layout, planned, shard, dataset, model, settings)
+                    partial(embed_shard, layout, planned, shard, dataset, model, settings, begun)
                     for shard in planned.shards
                 ],
                 Pace("Embedding", "rows", dataset.train_rows + dataset.test_rows),
@@ -113,13 +126,28 @@ def run_sweep(parameters: SweepParameters, execution_id: str) -> tuple[str, Layo
         with working("Auditing"):
             audits = [partial(audit, curve, choice) for curve, choice in zip(curves, chosen, strict=True)]
             in_threads([*audits, partial(audit_together, together, parameters.probe_protocol)])
+        stage_race(layout, run.id, None if raced is None else raced.course)
         execution = Execution(execution_id, started_at, datetime.now(UTC), settings.device)
         stage_run(layout, SweepRecord(run, execution, dataset, model, settings, planned, tuple(shards)))
         with working("Merging the results"):
             merge(layout.results, run.id, collect(layout, run.id))
         if not parameters.keep_embeddings:
-            delete_embeddings(shards)
-    return run.id, layout
+            delete_embeddings([shard.uri for shard in shards])
+    if raced is not None and not parameters.keep_embeddings:
+        delete_raced(layout, raced)
+    return run.id, layout, raced
+
+
+def _work(
+    label: str,
+    function: Callable[..., Any],
+    calls: Sequence[tuple[Any, ...]],
+    unit: str | None = None,
+    weights: list[int] | None = None,
+) -> list[Any]:
+    """See `flows.race.Work`."""
+    pace = Pace(label, unit, sum(weights) if weights else len(calls))
+    return in_threads([partial(function, *call) for call in calls], pace, weights)
 
 
 def in_threads(

@@ -85,6 +85,10 @@ class Layout:
         """What computing one shard cost; kept when the embeddings are not."""
         return self._join("embeddings", embedding_set_id, f"shard_{index:05d}.json")
 
+    def left_out(self, embedding_set_id: str, part: str) -> str:
+        """What ridge regression said of left-out rows of one layer, seeing the first rows of the set alone."""
+        return self._join("embeddings", embedding_set_id, "left_out", f"{part}.parquet")
+
     @staticmethod
     def part(pooling: str, norm_state: str, layer: int | None = None) -> str:
         """The name of the staged rows of a curve, or of one layer of it; a layer's digits keep the order."""

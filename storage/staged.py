@@ -28,9 +28,14 @@ class DamagedPartError(UserError):
 
 def stage(layout: Layout, run_id: str, table: str, part: str, rows: pl.DataFrame) -> None:
     """Write the rows of one part of a table; they appear whole or not at all, and replace the part's old rows."""
+    write_sealed(layout.staged(run_id, table, part), rows)
+
+
+def write_sealed(uri: str, rows: pl.DataFrame) -> None:
+    """Write rows as a part is written, in any place."""
     buffer = BytesIO()
     rows.write_parquet(buffer, metadata={_SEAL: _OPEN.decode()})
-    write_file(layout.staged(run_id, table, part), _sealed(buffer.getvalue()))
+    write_file(uri, _sealed(buffer.getvalue()))
 
 
 def keyed(key: pl.DataFrame, rows: pl.DataFrame) -> pl.DataFrame:
@@ -60,8 +65,13 @@ def is_staged(layout: Layout, run_id: str, table: str, part: str) -> bool:
 
 def read_part(layout: Layout, run_id: str, table: str, part: str) -> pl.DataFrame | None:
     """The rows of one part; None where they are not there, or damaged."""
+    return read_sealed(layout.staged(run_id, table, part))
+
+
+def read_sealed(uri: str) -> pl.DataFrame | None:
+    """What `write_sealed` wrote; None where it is not there, or damaged."""
     try:
-        return pl.read_parquet(BytesIO(_read(layout.staged(run_id, table, part))))
+        return pl.read_parquet(BytesIO(_read(uri)))
     except (FileNotFoundError, DamagedPartError, pl.exceptions.PolarsError):
         return None
 

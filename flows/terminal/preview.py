@@ -8,14 +8,15 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from flows.layer_sweep import scoring_of, settings_of
 from flows.parameters import SweepParameters
 from flows.running.progress import duration, working
+from flows.settled import scoring_of, settings_of
 from flows.terminal.query_rows import printable
 from storage.errors import UserError
 from storage.layout import Layout
 from storage.results import check_database
 from storage.sources.states import are_saved_states
+from tasks.choosing.race import step_sizes
 from tasks.data.dataset import Dataset, read_dataset
 from tasks.embedding.embed import check_layers
 from tasks.embedding.lengths import STEPS, counted_rows, covering, positions_of
@@ -135,10 +136,24 @@ def show_plan(parameters: SweepParameters) -> None:
             ("embedding", f"about {duration(plan.seconds)} ({plan.basis})"),
             ("scoring", f"about {duration(scoring)} ({scored:,} layers, each as long as a made-up one)"),
             ("bytes", f"{plan.bytes:,} of embeddings{_free(parameters.storage, plan.bytes)}"),
+            *_steps(parameters, dataset),
         ],
     )
     _show_warnings(console, dataset, seen)
     console.print("Nothing was run: leave out --dry-run to sweep.")
+
+
+def _steps(parameters: SweepParameters, dataset: Dataset) -> list[tuple[str, str]]:
+    """How far a race may go; the rest of the plan is that of its last step."""
+    if parameters.until_confident is None:
+        return []
+    sizes = ", ".join(f"{size:,}" for size in step_sizes(dataset.train_rows, len(dataset.classes)))
+    return [
+        (
+            "at most",
+            f"all of that: in steps of {sizes} train rows, until {parameters.until_confident:.0%} sure",
+        )
+    ]
 
 
 def _plan_of_states(

@@ -16,7 +16,23 @@ from tasks.vocabulary import NO_PROMPT, PROMPTS
 
 
 def show_search(outcome: SearchOutcome, storage: str) -> None:
-    """What each prompt was worth; then the sweep of the one to take, as a sweep alone is shown."""
+    """What each prompt was worth; then the sweep of the one to take, as a sweep alone is shown.
+
+    Of a race that sweep alone, with the steps that led to it.
+    """
+    console = Console(highlight=False)
+    if outcome.chosen.raced is None:
+        console.print(_worth(outcome))
+    for prompt, error in outcome.failed.items():
+        console.print(Text(printable(f"{one_line(prompt)} is left out: {error}")), soft_wrap=True)
+    console.print()
+    if outcome.chosen.raced is None:
+        console.print(Text(printable(prompt_sentence(outcome.answers))), soft_wrap=True)
+        console.print()
+    show_outcome(outcome.chosen, storage)
+
+
+def _worth(outcome: SearchOutcome) -> Table:
     table = Table(box=None, header_style="bold", pad_edge=False)
     for heading in ("prompt", "pooling", "layer", "train score", "test accuracy", "over no prompt"):
         table.add_column(
@@ -34,14 +50,7 @@ def show_search(outcome: SearchOutcome, storage: str) -> None:
         )
         style = "bold green" if each.is_answer else ""
         table.add_row(*(Text(printable(cell)) for cell in cells), style=style)
-    console = Console(highlight=False)
-    console.print(table)
-    for prompt, error in outcome.failed.items():
-        console.print(Text(printable(f"{one_line(prompt)} is left out: {error}")), soft_wrap=True)
-    console.print()
-    console.print(Text(printable(prompt_sentence(outcome.answers))), soft_wrap=True)
-    console.print()
-    show_outcome(outcome.chosen, storage)
+    return table
 
 
 def prompt_sentence(answers: list[PromptAnswer]) -> str:

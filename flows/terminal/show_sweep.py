@@ -9,12 +9,17 @@ from rich.text import Text
 
 from flows.layer_sweep import SweepOutcome
 from flows.terminal.query_rows import printable
-from tasks.reporting.answer import answer_sentence, layer_table
+from tasks.reporting.answer import answer_sentence, layer_table, percent
+from tasks.reporting.layer_curves import answer_curves
+from tasks.reporting.report_parts import race_steps
 
 
 def show_outcome(outcome: SweepOutcome, storage: str) -> None:
-    """The layer curve, the answer, and where everything is."""
+    """How many rows it took, if a race said so; the layer curve, the answer, and where everything is."""
     console = Console(highlight=False)
+    if steps := race_steps(answer_curves(outcome.tables)):
+        console.print(_race(steps))
+        console.print()
     console.print(_curve(layer_table(outcome.tables)))
     console.print()
     console.print(Text(printable(answer_sentence(outcome.tables))), soft_wrap=True)
@@ -31,6 +36,25 @@ def show_outcome(outcome: SweepOutcome, storage: str) -> None:
         ("Prefect UI", f"layerscout ui{flag}"),
     ):
         console.print(Text.assemble((f"{name:<11}", "bold"), printable(place)), soft_wrap=True)
+
+
+def _race(steps: list[dict[str, Any]]) -> Table:
+    """A line a step: its rows, who led, how surely, and who was left behind."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for heading in ("train rows", "layer", "expected", "near the best"):
+        table.add_column(heading, justify="right")
+    table.add_column("leader", overflow="fold")
+    table.add_column("left behind", overflow="fold")
+    for step in steps:
+        words = (step["leader"], "; ".join(step["left_behind"]))
+        numbers = (
+            f"{step['rows']:,}",
+            f"{step['layer']}",
+            percent(step["expected"]),
+            f"{step['chance']:.0%}",
+        )
+        table.add_row(*numbers, *(Text(printable(each)) for each in words))
+    return table
 
 
 def _curve(rows: list[dict[str, Any]]) -> Table:
@@ -70,6 +94,7 @@ def outcome_as_json(outcome: SweepOutcome) -> dict[str, Any]:
         **answer,
         "truncated_share": outcome.tables["embedding_set"]["truncated_share"][0],
         "layer_curve": layer_table(outcome.tables),
+        "race": outcome.tables["race_step"].drop("run_id").to_dicts(),
         "database": outcome.layout.results,
         "report": outcome.files.html,
         "figure": outcome.files.png,

@@ -64,13 +64,13 @@ class Expectation:
         best = int(losses.argmin())
         return cls(hits[best] - worth * (losses - losses[best]), worth**2 * loss_noise, seed)
 
-    def confidence(self, layer: int) -> float:
-        """0–1: how likely the layer's accuracy is within NEAR of the best layer's."""
-        return float(sureness(self.chance(layer), self.regret(layer)))
+    def confidence(self, layer: int, near: float = NEAR) -> float:
+        """0–1: how likely the layer's accuracy falls short of the best layer's by no more than `near`."""
+        return float(sureness(self.chance(layer, near), self.regret(layer)))
 
-    def chance(self, layer: int) -> float:
+    def chance(self, layer: int, near: float = NEAR) -> float:
         """0–1: the same by what the rows alone allow, were they drawn anew."""
-        return float((self._shortfalls[:, layer] <= NEAR).mean())
+        return float((self._shortfalls[:, layer] <= near).mean())
 
     def regret(self, layer: int) -> float:
         """By how much the layer's accuracy is expected to fall short of the best layer's, a fraction ≥ 0."""

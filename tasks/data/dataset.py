@@ -73,6 +73,7 @@ def prepare_dataset(
     encoding: str | None = None,
     max_train_rows: int | None = None,
     max_test_rows: int | None = None,
+    in_turn: bool = False,
     of_saved_states: bool = False,
     seed: int = 0,
 ) -> Dataset:
@@ -91,6 +92,7 @@ def prepare_dataset(
         encoding=encoding,
         max_train_rows=max_train_rows,
         max_test_rows=max_test_rows,
+        in_turn=in_turn,
         of_saved_states=of_saved_states,
         seed=seed,
     )
@@ -120,6 +122,7 @@ def read_dataset(
     encoding: str | None = None,
     max_train_rows: int | None = None,
     max_test_rows: int | None = None,
+    in_turn: bool = False,
     of_saved_states: bool = False,
     seed: int = 0,
 ) -> tuple[Dataset, pl.DataFrame]:
@@ -139,6 +142,7 @@ def read_dataset(
         encoding: of text files; None is that of the mark they begin with, or UTF-8.
         max_train_rows: a stratified part of the train rows, at least 2 of every class; None takes all.
         max_test_rows: a stratified part of the test rows; None takes all.
+        in_turn: train rows in the order of `stratified_sample`, so that fewer of them are the first ones.
         of_saved_states: somebody has embedded the rows already, so that they need no text, and their places are kept.
         seed: of the split and the samples.
 
@@ -170,7 +174,7 @@ def read_dataset(
         cleaned = by_split_column(pl.concat(cleaned.values()), f"{spec} (--split-column {split_column})")
     cleaned = _labelled(cleaned, label, spec)
     train, test = split_rows(cleaned, seed, f"{spec} (--group-column {group_column})")
-    train = stratified_sample(train, max_train_rows, seed)
+    train = stratified_sample(train, max_train_rows, seed, in_turn=in_turn)
     test = stratified_sample(test, max_test_rows, seed)
     values = _check_classes(train, test, spec, label, read.label_names.get(label))
     classes = _class_names(values, train)
@@ -386,6 +390,7 @@ def prepare_dataset_task(
     encoding: str | None,
     max_train_rows: int | None,
     max_test_rows: int | None,
+    in_turn: bool,
     of_saved_states: bool,
     seed: int,
 ) -> Dataset:
@@ -400,6 +405,7 @@ def prepare_dataset_task(
         encoding=encoding,
         max_train_rows=max_train_rows,
         max_test_rows=max_test_rows,
+        in_turn=in_turn,
         of_saved_states=of_saved_states,
         seed=seed,
     )

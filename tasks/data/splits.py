@@ -79,25 +79,33 @@ def _by_groups(rows: pl.DataFrame, seed: int) -> tuple[pl.DataFrame, pl.DataFram
     return rows[train], rows[test]
 
 
-def stratified_sample(rows: pl.DataFrame, most: int | None, seed: int) -> pl.DataFrame:
-    """At most `most` rows, in their old order, each class in proportion and at least 2 rows of it.
+def stratified_sample(
+    rows: pl.DataFrame, most: int | None, seed: int, *, in_turn: bool = False
+) -> pl.DataFrame:
+    """At most `most` rows, each class in proportion and at least 2 rows of it, in their old order.
 
     Every row gets its quantile within its class after a seeded shuffle; the smallest quantiles are taken.
+
+    in_turn: in the order in which they are taken instead, so that the first n of them are the sample of n.
 
     Raises:
         UserError: `most` is too small for 2 rows of every class.
     """
-    if most is None or rows.height <= most:
+    if most is not None and most < rows.height:
+        least = int(rows.group_by("value").len()["len"].clip(upper_bound=LEAST_ROWS_PER_CLASS).sum())
+        if most < least:
+            raise UserError(
+                f"{most:,} rows are too few for {rows['value'].n_unique():,} classes: {least:,} are the least that "
+                f"keep {LEAST_ROWS_PER_CLASS} rows of each. Raise --max-train-rows and --max-test-rows, or leave them "
+                "out."
+            )
+    elif not in_turn:
         return rows
-    least = int(rows.group_by("value").len()["len"].clip(upper_bound=LEAST_ROWS_PER_CLASS).sum())
-    if most < least:
-        raise UserError(
-            f"{most:,} rows are too few for {rows['value'].n_unique():,} classes: {least:,} are the least that keep "
-            f"{LEAST_ROWS_PER_CLASS} rows of each. Raise --max-train-rows and --max-test-rows, or leave them out."
-        )
     order = _quantiles(rows, seed).with_row_index("position")
-    taken = order.sort(pl.col("rank") >= LEAST_ROWS_PER_CLASS, "quantile", "position").head(most)
-    return taken.sort("position").select(rows.columns)
+    taken = order.sort(pl.col("rank") >= LEAST_ROWS_PER_CLASS, "quantile", "position").head(
+        most or rows.height
+    )
+    return (taken if in_turn else taken.sort("position")).select(rows.columns)
 
 
 def _quantiles(rows: pl.DataFrame, seed: int) -> pl.DataFrame:

@@ -2,7 +2,7 @@
 
 import fcntl
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 
@@ -13,7 +13,7 @@ from prefect import get_run_logger, task
 
 from storage.embeddings import verify_shard, write_shard
 from storage.errors import UserError
-from storage.files import remove_file
+from storage.files import read_bytes, remove_file, write_file
 from storage.layout import Layout
 from storage.manifest import write_manifest
 from tasks.data.dataset import Dataset, read_table
@@ -66,12 +66,20 @@ class ShardOutcome:
 
 
 def plan_embedding_set(
-    layout: Layout, dataset: Dataset, model: ModelFolder, settings: Settings
+    layout: Layout,
+    dataset: Dataset,
+    model: ModelFolder,
+    settings: Settings,
+    cuts: Sequence[int] = (),
+    begun: EmbeddingSet | None = None,
 ) -> EmbeddingSet:
     """The set's plan: read from its manifest, or made and written there before the first shard.
 
     Token budget and shards are found by a short calibration on this machine, once: every worker and every resume
     reads them from the manifest, so that the same rows meet in the same batches.
+
+    cuts: rows before which a shard ends. begun: a set of the same model and settings that begins with the same train
+    rows, of which the last ends a shard; the new one has its token budget and its shards of them.
     """
     set_id = embedding_set_id(dataset, model, settings)
     with machine_lock(f"plan-{set_id}"):
@@ -91,11 +99,17 @@ def plan_embedding_set(
         check_room(loaded.tokenizer, settings.max_length)
         tokens = tokenise(loaded.tokenizer, texts, settings.max_length)
         check_known(tokens, loaded.tokenizer, model.id)
-        found = _calibrate_once(set_id, loaded, texts, settings, CALIBRATED_SHARE * int(tokens.counts.sum()))
-        token_budget = settings.token_budget or found.token_budget
-        least = max(int(found.tokens_per_second * SECONDS_PER_SHARD), token_budget * BATCHES_PER_SHARD)
-        if backbone.read_block is not None:
-            least = max(least, _streamed_tokens(backbone, tokens, settings))
+        if begun is None:
+            found = _calibrate_once(
+                set_id, loaded, texts, settings, CALIBRATED_SHARE * int(tokens.counts.sum())
+            )
+            token_budget = settings.token_budget or found.token_budget
+            least = max(int(found.tokens_per_second * SECONDS_PER_SHARD), token_budget * BATCHES_PER_SHARD)
+            if backbone.read_block is not None:
+                least = max(least, _streamed_tokens(backbone, tokens, settings))
+        else:
+            token_budget, least = begun.token_budget, max(shard.tokens for shard in begun.shards)
+            cuts = [shard.stop for shard in begun.shards if shard.stop <= dataset.train_rows]
         planned = EmbeddingSet(
             id=set_id,
             token_budget=token_budget,
@@ -104,7 +118,7 @@ def plan_embedding_set(
             truncated_share=float(tokens.truncated.mean()),
             last_is_normed=loaded.backbone.last_is_normed
             and settings.max_layer in (None, loaded.backbone.layers),
-            shards=tuple(plan_shards(tokens.counts, least)),
+            shards=tuple(plan_shards(tokens.counts, least, cuts)),
         )
         return _record_plan(layout, planned, dataset, model, settings)
 
@@ -127,22 +141,29 @@ def _record_plan(
 
 
 def settle_plan(
-    layout: Layout, dataset: Dataset, model: ModelFolder, asked: Settings
+    layout: Layout,
+    dataset: Dataset,
+    model: ModelFolder,
+    asked: Settings,
+    cuts: Sequence[int] = (),
+    begun: EmbeddingSet | None = None,
 ) -> tuple[Settings, EmbeddingSet]:
     """The plan in the dtype that was asked for; `auto` falls back to float32, with a warning, where a model needs it.
+
+    cuts and begun: as of `plan_embedding_set`.
 
     Raises:
         NarrowDtypeError: a dtype was named, and the model cannot be trusted in it.
     """
     settings = resolve_settings(asked, model)
     try:
-        return settings, plan_embedding_set(layout, dataset, model, settings)
+        return settings, plan_embedding_set(layout, dataset, model, settings, cuts, begun)
     except NarrowDtypeError as error:
         if asked.dtype != "auto":
             raise
         log.warning("%s This is done now, as --dtype auto may.", error)
     settings = replace(settings, dtype="float32")
-    return settings, plan_embedding_set(layout, dataset, model, settings)
+    return settings, plan_embedding_set(layout, dataset, model, settings, cuts, begun)
 
 
 def _calibrate_once(
@@ -172,11 +193,14 @@ def embed_shard(
     dataset: Dataset,
     model: ModelFolder,
     settings: Settings,
+    begun: EmbeddingSet | None = None,
 ) -> ShardOutcome:
     """Compute one shard, unless a whole and undamaged one lies there already.
 
     One forward pass runs on a device at a time (`device_lock`). Writing overlaps the next shard's computing. Where
     memory runs out, the token budget is halved once, for this shard alone, and its record says so.
+
+    begun: as of `plan_embedding_set`; a shard that lies there is copied.
 
     Raises:
         UserError: half a budget does not fit into memory either, or a value is not finite.
@@ -184,7 +208,7 @@ def embed_shard(
     uri = layout.shard(planned.id, shard.index)
     rows = shard.stop - shard.start
     table = read_table(dataset.uri, range(shard.start, shard.stop))
-    if done := finished_shard(layout, planned, shard, table):
+    if done := finished_shard(layout, planned, shard, table) or _copied(layout, planned, shard, table, begun):
         return done
     if model.is_saved_states:
         embedded, token_budget = take_states(dataset, shard, model, settings), planned.token_budget
@@ -204,6 +228,22 @@ def embed_shard(
     record = ShardRecord(embedded.seconds, rows, shard.tokens, token_budget, footer)
     write_manifest(layout.shard_record(planned.id, shard.index), asdict(record))
     return ShardOutcome(shard.index, uri, rows, shard.tokens, embedded.seconds, False)
+
+
+def _copied(
+    layout: Layout, planned: EmbeddingSet, shard: Shard, table: pl.DataFrame, begun: EmbeddingSet | None
+) -> ShardOutcome | None:
+    """The shard out of the set that was begun, in its place here; None where it is not there."""
+    if begun is None or shard not in begun.shards or begun.id == planned.id:
+        return None
+    if (there := finished_shard(layout, begun, shard, table)) is None:
+        return None
+    record = shard_record(layout, begun, shard)
+    assert record is not None
+    uri = layout.shard(planned.id, shard.index)
+    write_file(uri, read_bytes(there.uri))
+    write_manifest(layout.shard_record(planned.id, shard.index), asdict(record))
+    return replace(there, uri=uri)
 
 
 def finished_shard(
@@ -264,29 +304,30 @@ def _out_of_memory(error: Exception) -> bool:
 
 
 @contextmanager
-def using_embeddings(set_id: str) -> Iterator[Callable[[list[ShardOutcome]], bool]]:
+def using_embeddings(set_id: str) -> Iterator[Callable[[Sequence[str]], bool]]:
     """Hold a set's embeddings against deletion by another run on this machine, as long as the block lasts.
 
-    What it yields deletes them (plan and records stay) and says so, or leaves them to the other run that uses them.
+    What it yields deletes these shards (plan and records stay) and says so, or leaves them to the other run that uses
+    them.
     """
     with lock_file(f"use-{set_id}").open("w") as use:
         fcntl.flock(use, fcntl.LOCK_SH)
 
-        def delete(shards: list[ShardOutcome]) -> bool:
+        def delete(uris: Sequence[str]) -> bool:
             try:
                 fcntl.flock(use, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 return False
-            delete_embeddings(shards)
+            delete_embeddings(uris)
             return True
 
         yield delete
 
 
-def delete_embeddings(shards: list[ShardOutcome]) -> None:
-    """Delete the shards' embeddings; plan and records stay."""
-    for shard in shards:
-        remove_file(shard.uri)
+def delete_embeddings(uris: Sequence[str]) -> None:
+    """Delete shards; plan and records stay."""
+    for uri in uris:
+        remove_file(uri)
 
 
 def recorded_shards(layout: Layout, planned: EmbeddingSet) -> list[ShardOutcome] | None:
@@ -322,10 +363,15 @@ def _load(model: ModelFolder, settings: Settings) -> LoadedModel:
 
 @task(name="plan-embedding-set", timeout_seconds=LONG_S, **RETRIED)
 def plan_embedding_set_task(
-    layout: Layout, dataset: Dataset, model: ModelFolder, asked: Settings
+    layout: Layout,
+    dataset: Dataset,
+    model: ModelFolder,
+    asked: Settings,
+    cuts: Sequence[int] = (),
+    begun: EmbeddingSet | None = None,
 ) -> tuple[Settings, EmbeddingSet]:
     """Settle device and dtype where the work will run; calibrate and cut the rows, or read an earlier run's plan."""
-    settings, planned = settle_plan(layout, dataset, model, asked)
+    settings, planned = settle_plan(layout, dataset, model, asked, cuts, begun)
     get_run_logger().info(
         "Embedding set %s: %s rows, %s tokens, %s shards, token budget %s, %.1f %% of texts truncated",
         planned.id,
@@ -346,9 +392,10 @@ def embed_shard_task(
     dataset: Dataset,
     model: ModelFolder,
     settings: Settings,
+    begun: EmbeddingSet | None = None,
 ) -> ShardOutcome:
     """Every layer and pooling of one shard, in one forward pass."""
-    outcome = embed_shard(layout, planned, shard, dataset, model, settings)
+    outcome = embed_shard(layout, planned, shard, dataset, model, settings, begun)
     get_run_logger().info(
         "Shard %s %s: %s rows, %.1f s",
         shard.index,

@@ -18,8 +18,12 @@ class Shard:
     tokens: int
 
 
-def plan_shards(token_counts: Sequence[int] | NDArray[np.int32], tokens_per_shard: int) -> list[Shard]:
+def plan_shards(
+    token_counts: Sequence[int] | NDArray[np.signedinteger], tokens_per_shard: int, cuts: Sequence[int] = ()
+) -> list[Shard]:
     """Cut rows into contiguous ranges of about equal token count, each of at least `tokens_per_shard`.
+
+    cuts: rows before which a shard ends in any case, in order; what lies between two of them is cut for itself.
 
     The number of shards is ⌊total ÷ tokens_per_shard⌋, at least one, so an even cut gives every shard its
     minimum; a boundary lies at the row nearest to the even cut, so a shard may differ from it by up to one row
@@ -28,6 +32,15 @@ def plan_shards(token_counts: Sequence[int] | NDArray[np.int32], tokens_per_shar
     if tokens_per_shard < 1:
         raise ValueError(f"tokens_per_shard is {tokens_per_shard}; it must be at least 1.")
     counts = np.asarray(token_counts, dtype=np.int64)
+    if inner := [cut for cut in cuts if 0 < cut < len(counts)]:
+        planned: list[Shard] = []
+        for start, stop in pairwise([0, *inner, len(counts)]):
+            own = plan_shards(counts[start:stop], tokens_per_shard)
+            planned += [
+                Shard(len(planned) + each.index, start + each.start, start + each.stop, each.tokens)
+                for each in own
+            ]
+        return planned
     rows = len(counts)
     if rows == 0:
         return []

@@ -52,7 +52,7 @@ def fresh_features(
     features = _read(tuple(outcome.uri for outcome in outcomes), cut)
     # Read before they are deleted: on a disk, arrays may still be views of the files.
     features = replace(features, embeddings=features.embeddings.copy())
-    delete_embeddings(outcomes)
+    delete_embeddings([outcome.uri for outcome in outcomes])
     return features
 
 

@@ -19,7 +19,13 @@ def answer_sentence(tables: Tables) -> str:
     curves = answer_curves(tables)
     if curves.choice is None:
         return f"No layer of {curves.run['model_id']} has been chosen for {curves.run['dataset_id']} yet."
-    told = [_choice_sentence(curves), *_sure(curves.choice), *_beside(curves), *_shifted(curves)]
+    told = [
+        _choice_sentence(curves),
+        *_sure(curves.choice),
+        *_read(curves),
+        *_beside(curves),
+        *_shifted(curves),
+    ]
     return " ".join([*_beaten(curves), *told])
 
 
@@ -49,6 +55,19 @@ def _sure(choice: Row) -> list[str]:
     return [
         f"It is within half a point of the best layer with {100 * choice['confidence']:.0f} % confidence."
     ]
+
+
+def _read(curves: LayerCurves) -> list[str]:
+    """How many train rows the answer took, where a race decided it."""
+    if not curves.race:
+        return []
+    last = curves.race[-1]
+    rows, of = f"{last['train_rows']:,}", f"{last['train_rows_in_all']:,}"
+    if last["ended_by"] == "confidence" and last["train_rows"] < last["train_rows_in_all"]:
+        return [f"{rows} of {of} train rows were enough to tell."]
+    if last["ended_by"] == "budget":
+        return [f"The budget was spent after {rows} of {of} train rows."]
+    return [f"It took all {of} train rows."]
 
 
 def _beside(curves: LayerCurves) -> list[str]:

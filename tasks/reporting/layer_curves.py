@@ -66,6 +66,9 @@ class LayerCurves:
     together: Row | None
     """The row of `representation` that is the answer; None where it is one layer, and for runs of older versions."""
 
+    race: list[Row]
+    """Rows of `race_step`, in order; empty where no race said how many rows to read."""
+
     @property
     def name(self) -> str:
         return f"{self.pooling} · {self.norm_state}"
@@ -163,7 +166,14 @@ def _curves(tables: Tables, run: Row, pooling: str, norm_state: str) -> LayerCur
             row["name"]: row for row in rows_where(tables, "baseline", run_id=run["run_id"]).to_dicts()
         },
         together=_together(rows_where(tables, "representation", run_id=run["run_id"], is_answer=True)),
+        race=_race(rows_where(tables, "race_step", run_id=run["run_id"])),
     )
+
+
+def _race(rows: pl.DataFrame) -> list[Row]:
+    if rows.is_empty():
+        return []
+    return rows.sort("step", "expected_accuracy", descending=[False, True], maintain_order=True).to_dicts()
 
 
 def _together(rows: pl.DataFrame) -> Row | None:

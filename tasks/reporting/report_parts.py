@@ -7,8 +7,9 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from tasks.reporting.answer import percent, table_of
+from tasks.reporting.answer import percent, shortened, table_of
 from tasks.reporting.layer_curves import LayerCurves, Row, Tables, rows_where
+from tasks.vocabulary import NO_PROMPT
 
 _ARROWS = {"up": "↗", "down": "↘", "flat": "→"}
 # As many classes as the palette tells apart; the others share a grey.
@@ -109,6 +110,25 @@ def _spark(layers: Sequence[int], values: Sequence[float], highest: int | None, 
         "highest": None if highest is None else place.get(highest),
         "chosen": place.get(curves.chosen) if curves.chosen is not None else None,
     }
+
+
+def race_steps(curves: LayerCurves) -> list[Row]:
+    """One row a step of the race: its rows, its leader, and who was left behind after it."""
+    steps: dict[int, Row] = {}
+    for row in curves.race:
+        step = steps.setdefault(row["step"], {"rows": row["train_rows"], "left_behind": []})
+        if row["is_leader"]:
+            step |= {"leader": _contender(row), "layer": row["layer"], "chance": row["chance"]}
+            step |= {"expected": row["expected_accuracy"], "ended_by": row["ended_by"]}
+        if not row["stays"]:
+            step["left_behind"].append(_contender(row))
+    return list(steps.values())
+
+
+def _contender(row: Row) -> str:
+    prompt = "no prompt" if row["prompt"] == NO_PROMPT else shortened(row["prompt"])
+    states = "" if row["norm_state"] == "as_returned" else f", {row['norm_state']}"
+    return f"{prompt}, {row['pooling']}{states}"
 
 
 def strip(curves: LayerCurves) -> Row | None:

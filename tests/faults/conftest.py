@@ -13,8 +13,8 @@ import polars.testing
 import pytest
 from filelock import FileLock
 
-from flows.layer_sweep import settle_settings
 from flows.parameters import SweepParameters
+from flows.settled import settle_settings
 from storage.layout import Layout
 from storage.manifest import write_manifest
 from tasks.data.dataset import prepare_dataset

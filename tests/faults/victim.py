@@ -41,7 +41,7 @@ def sweep(parameters: dict[str, Any], cache: str, point: str | None, call: int) 
         timer = threading.Timer(call / 1000, os.kill, (os.getpid(), signal.SIGKILL))
         timer.daemon = True
         timer.start()
-    run_sweep(SweepParameters(**parameters), "victim")
+    run_sweep([SweepParameters(**parameters)], "victim")
 
 
 def count_calls(parameters: dict[str, Any], cache: str, counts: str) -> None:
@@ -50,7 +50,7 @@ def count_calls(parameters: dict[str, Any], cache: str, counts: str) -> None:
     seen = dict.fromkeys(POINTS, 0)
     for point in POINTS:
         _replace(point, lambda number, point=point: seen.update({point: number}))
-    run_sweep(SweepParameters(**parameters), "victim")
+    run_sweep([SweepParameters(**parameters)], "victim")
     Path(counts).write_text("".join(f"{number} {point}\n" for point, number in seen.items()))
 
 

@@ -9,8 +9,9 @@ import pytest
 from pydantic import ValidationError
 
 from flows.cli import app
-from flows.layer_sweep import describe_run, scoring_of
+from flows.layer_sweep import describe_run
 from flows.parameters import SearchParameters, SweepParameters, with_prompts_of
+from flows.settled import scoring_of
 from storage.errors import UserError
 from storage.migrations import result_tables
 from tasks.scoring.criteria import CRITERIA

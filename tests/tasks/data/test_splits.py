@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from storage.errors import UserError
 from storage.layout import Layout
 from tasks.data.dataset import read_dataset
-from tasks.data.splits import split_rows
+from tasks.data.splits import split_rows, stratified_sample
 
 ROWS = pl.DataFrame(
     {
@@ -112,3 +112,19 @@ def test_groups_that_do_not_part_the_rows_are_refused(
         splits["test"] = pl.DataFrame({"value": ["a", "b"], "group": test})
     with pytest.raises(UserError, match=message):
         split_rows(splits, 0, "it")
+
+
+@given(
+    labels=st.lists(st.sampled_from("abc"), min_size=8, max_size=60), seed=st.integers(0, 5), data=st.data()
+)
+def test_rows_in_turn_begin_with_every_smaller_sample(
+    labels: list[str], seed: int, data: st.DataObject
+) -> None:
+    rows = pl.DataFrame({"value": labels, "place": range(len(labels))})
+    whole = stratified_sample(rows, None, seed, in_turn=True)
+    assert sorted(whole["place"]) == list(range(len(labels)))
+    most = data.draw(st.integers(6, len(labels)))
+    first = stratified_sample(rows, most, seed, in_turn=True)
+    assert first.equals(whole.head(most))
+    # The same rows as without turns, which are in the order of the source.
+    assert stratified_sample(rows, most, seed).equals(first.sort("place"))

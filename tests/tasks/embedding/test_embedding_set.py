@@ -294,10 +294,10 @@ def test_embeddings_that_another_run_reads_are_left_to_it(planned: Planned, tmp_
     assert reader.stdout is not None
     assert reader.stdout.readline() == "reading\n"
     with using_embeddings(found.id) as delete:
-        assert not delete([shard])
+        assert not delete([shard.uri])
         assert Path(shard.uri).exists()
         reader.communicate("done\n")
-        assert delete([shard])
+        assert delete([shard.uri])
     assert not Path(shard.uri).exists()
 
 
@@ -369,3 +369,33 @@ def test_a_damaged_calibration_is_none(planned: Planned) -> None:
     for junk in ("", "{}", '{"token_budget": 64'):
         place.write_text(junk)
         assert kept_calibration(found.id) is None
+
+
+def test_what_a_set_of_more_rows_has_embedded_is_copied_and_equal_to_what_is_computed(
+    planned: Planned, tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layout, _, _, model = planned
+    asked = {"layout": layout, "in_turn": True, "seed": 0}
+    many = prepare_dataset(f"path:{tiny_dataset}", **asked)
+    few = prepare_dataset(f"path:{tiny_dataset}", max_train_rows=100, **asked)
+    begun = plan_embedding_set(layout, many, model, SETTINGS, cuts=(50, 100))
+    assert [shard.stop for shard in begun.shards if shard.stop <= 100] == [50, 100]
+    then = plan_embedding_set(layout, few, model, SETTINGS, begun=begun)
+    assert then.id != begun.id
+    assert then.shards[:2] == begun.shards[:2]
+    assert (then.token_budget, then.shards[-1].stop) == (begun.token_budget, few.train_rows + few.test_rows)
+    first = embed_shard(layout, begun, begun.shards[0], many, model, SETTINGS)
+    computed = embedding_set.embed_tokens
+    monkeypatch.setattr(embedding_set, "embed_tokens", None)
+    copied = embed_shard(layout, then, then.shards[0], few, model, SETTINGS, begun)
+    assert copied.reused
+    assert Path(copied.uri).read_bytes() == Path(first.uri).read_bytes()
+    # It is a whole shard of its own set, which needs the other no more.
+    Path(first.uri).unlink()
+    assert embed_shard(layout, then, then.shards[0], few, model, SETTINGS).reused
+    # Where there is nothing to copy, it is computed, to the same bytes.
+    monkeypatch.setattr(embedding_set, "embed_tokens", computed)
+    there = Path(copied.uri).read_bytes()
+    Path(copied.uri).unlink()
+    assert not embed_shard(layout, then, then.shards[0], few, model, SETTINGS, begun).reused
+    assert Path(copied.uri).read_bytes() == there

@@ -35,3 +35,19 @@ def test_one_huge_row_leaves_a_row_for_every_other_shard():
 def test_a_shard_of_no_tokens_is_refused():
     with pytest.raises(ValueError, match="at least 1"):
         plan_shards([1], 0)
+
+
+@given(
+    counts=st.lists(st.integers(1, 50), min_size=1, max_size=100),
+    cuts=st.sets(st.integers(-3, 110), max_size=6),
+    tokens_per_shard=st.integers(1, 300),
+)
+def test_a_shard_ends_at_every_cut_and_what_lies_between_is_cut_for_itself(counts, cuts, tokens_per_shard):
+    shards = plan_shards(counts, tokens_per_shard, sorted(cuts))
+    inner = sorted(cut for cut in cuts if 0 < cut < len(counts))
+    expected, tokens = [], np.array(counts)
+    for start, stop in zip([0, *inner], [*inner, len(counts)], strict=True):
+        for each in plan_shards(counts[start:stop], tokens_per_shard):
+            rows = slice(start + each.start, start + each.stop)
+            expected.append(Shard(len(expected), rows.start, rows.stop, int(tokens[rows].sum())))
+    assert shards == expected

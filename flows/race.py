@@ -1,0 +1,188 @@
+"""A race over more and more train rows: which prompt to sweep with, and how many rows the answer takes."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from flows.parameters import SweepParameters
+from flows.running.progress import tell
+from flows.settled import settle_settings
+from storage.errors import UserError
+from storage.layout import Layout
+from tasks.choosing.race import Contender, Course, EndedBy, Step, judge_step, step_sizes
+from tasks.data.dataset import Dataset
+from tasks.embedding.embedding_set import embed_shard, settle_plan, using_embeddings
+from tasks.embedding.model import ModelFolder
+from tasks.embedding.set_records import EmbeddingSet
+from tasks.embedding.settings import Settings
+from tasks.machine import CORES
+from tasks.scoring.left_out import FirstRows, leave_out, read_left_out
+
+
+class Work(Protocol):
+    """Carries out calls of one function side by side; their results in order. The first failure is raised.
+
+    unit and weights: what of each call is counted while they run.
+    """
+
+    def __call__(
+        self,
+        label: str,
+        function: Callable[..., Any],
+        calls: Sequence[tuple[Any, ...]],
+        unit: str | None = None,
+        weights: list[int] | None = None,
+    ) -> list[Any]: ...
+
+
+@dataclass(frozen=True)
+class Raced:
+    """What a race came to."""
+
+    parameters: SweepParameters
+    """Of the sweep that follows: with the prompt that won, over as many train rows as the race took."""
+    course: Course
+    sets: Mapping[str, EmbeddingSet]
+    """Of each prompt; embedded as far as the prompt stayed in the race."""
+    failed: Mapping[str, UserError]
+    """The prompts that could not begin, and why."""
+
+    @property
+    def begun(self) -> EmbeddingSet:
+        """The set of the prompt that won."""
+        return self.sets[self.parameters.prompt]
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """One prompt in the race."""
+
+    settings: Settings
+    planned: EmbeddingSet
+
+
+def race(
+    sweeps: Sequence[SweepParameters], dataset: Dataset, model: ModelFolder, layout: Layout, work: Work
+) -> Raced:
+    """Embed and judge more and more train rows until the leader is near the best with the confidence asked for.
+
+    sweeps: one a prompt, equal in all else. dataset: its train rows in turn.
+
+    Raises:
+        UserError: no prompt can begin; what the first says.
+    """
+    asked = sweeps[0]
+    until, within = asked.until_confident, asked.within / 100
+    assert until is not None
+    started = time.monotonic()
+    sizes = step_sizes(dataset.train_rows, len(dataset.classes))
+    entries, failed = _enter(sweeps, dataset, model, layout, work, sizes)
+    layers = range((asked.max_layer or model.layers) + 1)
+    staying = [
+        Contender(prompt, pooling, state)
+        for prompt in entries
+        for pooling in asked.pooling
+        for state in asked.norm_state
+    ]
+    steps: list[Step] = []
+    ended_by: EndedBy = "rows"
+    for number, rows in enumerate(sizes):
+        seen = {
+            each: [
+                FirstRows(
+                    layout, entries[each.prompt].planned, each.pooling, each.norm_state, tuple(layers), size
+                )
+                for size in sizes[max(number - 1, 0) : number + 1]
+            ]
+            for each in staying
+        }
+        _embed(seen, entries, dataset, model, work)
+        parts = [
+            FirstRows(now.layout, now.planned, now.pooling, now.norm_state, now.layers[part::CORES], rows)
+            for *_, now in seen.values()
+            for part in range(CORES)
+        ]
+        work("Leaving out", leave_out, [(each,) for each in parts if each.layers])
+        (step,) = work("Judging", judge_step, [(rows, seen, dataset.train_rows, until, within, asked.seed)])
+        steps.append(step)
+        leader = step.leader
+        tell(
+            f"After {rows:,} of {dataset.train_rows:,} train rows: layer {leader.layer} "
+            f"({leader.contender.pooling} pooling, prompt {leader.contender.prompt}), near the best with "
+            f"{leader.chance:.0%} confidence"
+        )
+        # One step shows no trend: what gains from rows may lag among the first.
+        if leader.chance >= until and (steps[1:] or rows == dataset.train_rows):
+            ended_by = "confidence"
+            break
+        if asked.budget is not None and time.monotonic() - started >= 60 * asked.budget:
+            ended_by = "budget"
+            break
+        staying = [each.contender for each in step.standings if each.stays] or [leader.contender]
+    leader = steps[-1].leader
+    # An ordinary sweep, which anybody may ask for, race or none.
+    of_winner = {
+        "prompt": leader.contender.prompt,
+        "max_train_rows": steps[-1].rows,
+        "row_order": "sampled",
+        "max_length": entries[leader.contender.prompt].settings.max_length,
+        "until_confident": None,
+        "within": 0.5,
+        "budget": None,
+    }
+    sets = {prompt: each.planned for prompt, each in entries.items()}
+    parameters = SweepParameters.model_validate(asked.model_dump() | of_winner)
+    return Raced(parameters, Course(tuple(steps), dataset.train_rows, ended_by), sets, failed)
+
+
+def delete_raced(layout: Layout, raced: Raced) -> None:
+    """Delete the embeddings that a race made, but those that another run reads; what was left out of them stays."""
+    for planned in raced.sets.values():
+        with using_embeddings(planned.id) as delete:
+            delete([layout.shard(planned.id, shard.index) for shard in planned.shards])
+
+
+def _enter(
+    sweeps: Sequence[SweepParameters],
+    dataset: Dataset,
+    model: ModelFolder,
+    layout: Layout,
+    work: Work,
+    sizes: Sequence[int],
+) -> tuple[dict[str, _Entry], dict[str, UserError]]:
+    """The plan of each prompt's embeddings, whose shards end where steps do, and why others have none."""
+    entries: dict[str, _Entry] = {}
+    failed: dict[str, UserError] = {}
+    for each in sweeps:
+        try:
+            asked = settle_settings(each, dataset, model)
+            planning = (layout, dataset, model, asked, tuple(sizes))
+            ((settings, planned),) = work("Planning the shards", settle_plan, [planning])
+            entries[each.prompt] = _Entry(settings, planned)
+        except UserError as error:  # what one prompt lacks must not cost the others their turn
+            failed[each.prompt] = error
+            tell(f"Prompt {each.prompt} is left out: {error}")
+    if not entries:
+        raise next(iter(failed.values()))
+    return entries, failed
+
+
+def _embed(
+    seen: Mapping[Contender, Sequence[FirstRows]],
+    entries: Mapping[str, _Entry],
+    dataset: Dataset,
+    model: ModelFolder,
+    work: Work,
+) -> None:
+    """Embed this step's rows with every prompt of which something is to be told that is not known yet."""
+    wanted = {contender.prompt: now for contender, (*_, now) in seen.items() if read_left_out(now) is None}
+    calls, rows = [], []
+    for prompt, first in wanted.items():
+        settings, planned = entries[prompt].settings, entries[prompt].planned
+        for shard in planned.shards:
+            if shard.stop <= first.rows:
+                calls.append((first.layout, planned, shard, dataset, model, settings))
+                rows.append(shard.stop - shard.start)
+    if calls:
+        work("Embedding", embed_shard, calls, "rows", rows)

@@ -1,0 +1,51 @@
+"""What a sweep's parameters come to: how embeddings are made and how layers are scored."""
+
+from flows.parameters import SweepParameters
+from tasks.data.dataset import Dataset
+from tasks.embedding.lengths import STEPS, resolve_length
+from tasks.embedding.model import ModelFolder
+from tasks.embedding.prompts import resolve_prompt
+from tasks.embedding.settings import Settings
+from tasks.scoring.layer_scores import ScoringSettings
+
+
+def settle_settings(parameters: SweepParameters, dataset: Dataset, model: ModelFolder) -> Settings:
+    """How embeddings are to be made, with what prompt and length come to once model and texts are known.
+
+    Raises:
+        UserError: the model brings no prompt of its own, or its tokenizer takes none.
+    """
+    trust = parameters.trust_remote_code
+    prompt = resolve_prompt(parameters.prompt, dataset, model)
+    length = resolve_length(parameters.length_asked, dataset, model, prompt, trust_remote_code=trust)
+    return settings_of(parameters, prompt, length)
+
+
+def settings_of(
+    parameters: SweepParameters, prompt: str | None = None, max_length: int | None = None
+) -> Settings:
+    """How embeddings are to be made; device and dtype are resolved where the work will run."""
+    return Settings(
+        poolings=parameters.pooling,
+        norm_states=parameters.norm_state,
+        max_length=max_length or parameters.length_asked or STEPS[-1],
+        dtype=parameters.dtype,
+        device=parameters.device,
+        trust_remote_code=parameters.trust_remote_code,
+        max_layer=parameters.max_layer,
+        token_budget=parameters.token_budget,
+        storage_dtype=parameters.storage_dtype,
+        prompt=prompt,
+        stream_blocks=parameters.stream_blocks,
+    )
+
+
+def scoring_of(parameters: SweepParameters) -> ScoringSettings:
+    """How every layer is to be scored."""
+    return ScoringSettings(
+        metrics=parameters.metric,
+        criteria=parameters.criterion,
+        protocol=parameters.probe_protocol,
+        silhouette_rows=parameters.silhouette_rows,
+        silhouette_precision=parameters.silhouette_precision,
+    )

@@ -1,0 +1,237 @@
+"""A race between prompts, poolings and norm states over more and more train rows, until the best layer is clear.
+
+Racing (Maron and Moore 1994, "Hoeffding races") with the paired errors of the left-out rows in the place of a bound:
+what no longer has a chance to hold the best layer is left behind, and no further row is embedded for it. What a layer
+promises is told for all the train rows there are, not for those that have been seen: a layer that gains more from
+every row added is not lost for lagging among few.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+from prefect import get_run_logger, task
+from prefect.artifacts import create_table_artifact
+
+from storage.layout import Layout
+from storage.staged import is_staged, rows_of, stage
+from tasks.choosing.expectation import Expectation
+from tasks.choosing.inflection import FloatArray
+from tasks.retries import LONG_S, RETRIED
+from tasks.scoring.left_out import FirstRows, read_left_out
+from tasks.vocabulary import NormState, Pooling
+
+TABLE = "race_step"
+EndedBy = Literal["confidence", "rows", "budget"]
+
+FIRST_ROWS = 500
+"""Train rows of the first step; every further one has twice as many as the one before."""
+LEAST_A_CLASS = 8
+"""The first step has at least so many rows a class on average."""
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One prompt, pooling and norm state: all of its layers come from the same forward passes."""
+
+    prompt: str
+    """As it was asked for: a name or a template."""
+    pooling: Pooling
+    norm_state: NormState
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """What ridge regression says of left-out train rows at each of L layers."""
+
+    log_loss: npt.NDArray[np.floating]
+    """[L, n], in nats."""
+    correct: npt.NDArray[np.bool_]
+    """[L, n]."""
+    earlier: npt.NDArray[np.floating] | None
+    """[L, m]: the log loss of the first m of these rows, with those alone; None in the first step."""
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How one contender stands after a step."""
+
+    contender: Contender
+    layer: int
+    """Its best."""
+    expected_accuracy: float
+    """There, with all the train rows, 0–1."""
+    chance: float
+    """0–1: how likely that layer is within reach of the best of all."""
+    stays: bool
+    """Whether the next step embeds rows for it."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """How all stand that were still in the race, the best first."""
+
+    rows: int
+    """Train rows that have been seen."""
+    standings: tuple[Standing, ...]
+
+    @property
+    def leader(self) -> Standing:
+        """The contender with the highest expected accuracy."""
+        return self.standings[0]
+
+
+@dataclass(frozen=True)
+class Course:
+    """A race from its first step to its last."""
+
+    steps: tuple[Step, ...]
+    train_rows: int
+    """That there are."""
+    ended_by: EndedBy
+
+
+def step_sizes(train_rows: int, classes: int) -> list[int]:
+    """The train rows of each step, doubling, all of them in the last."""
+    sizes = [max(FIRST_ROWS, LEAST_A_CLASS * classes)]
+    while sizes[-1] * 2 < train_rows:
+        sizes.append(sizes[-1] * 2)
+    return [size for size in sizes if size < train_rows] + [train_rows]
+
+
+def judge(
+    seen: Mapping[Contender, LeftOut], train_rows: int, *, until: float, within: float, seed: int = 0
+) -> Step:
+    """How the contenders stand, all having seen the same rows.
+
+    train_rows: that there are in all. until: a contender stays where its chance is at least what that leaves open,
+    1 − until. within: accuracy, a fraction: a layer that falls short of the best by no more is as good as it.
+    """
+    losses = np.concatenate([extrapolated(each, train_rows) for each in seen.values()])
+    expected = Expectation.of(losses, np.concatenate([each.correct for each in seen.values()]), seed=seed)
+    standings, first = [], 0
+    for contender, each in seen.items():
+        layers = len(each.log_loss)
+        layer = int(expected.mean[first : first + layers].argmax())
+        chance = expected.confidence(first + layer, within)
+        accuracy = float(expected.mean[first + layer])
+        standings.append(Standing(contender, layer, accuracy, chance, chance >= 1 - until))
+        first += layers
+    standings.sort(key=lambda each: -each.expected_accuracy)
+    return Step(losses.shape[1], tuple(standings))
+
+
+def extrapolated(seen: LeftOut, train_rows: int) -> FloatArray:
+    """float64 [L, n]: each row's share in the log loss that the layer is expected to have with all train rows.
+
+    A loss falls towards its end as a/n, so that what the last rows took off it says what the rest will: of the same
+    rows' losses before and after, which is why their chance cancels.
+    """
+    losses = seen.log_loss.astype(np.float64)
+    if seen.earlier is None:
+        return losses
+    rows, before = losses.shape[1], seen.earlier.shape[1]
+    still = (1 / rows - 1 / train_rows) / (1 / before - 1 / rows)
+    losses[:, :before] += still * (rows / before) * (losses[:, :before] - seen.earlier)
+    return losses
+
+
+def judge_step(
+    step_rows: int,
+    contenders: Mapping[Contender, Sequence[FirstRows]],
+    train_rows: int,
+    until: float,
+    within: float,
+    seed: int,
+) -> Step:
+    """`judge` from what was left out: of each contender the rows of the step before, where there was one, and of this
+    one, which has `step_rows`.
+
+    Raises:
+        FileNotFoundError: what a layer tells is not kept.
+    """
+    seen = {}
+    for contender, steps in contenders.items():
+        *before, now = [_kept(each) for each in steps]
+        seen[contender] = LeftOut(*now, before[-1][0] if before else None)
+    return judge(seen, train_rows, until=until, within=within, seed=seed)
+
+
+def stage_race(layout: Layout, run_id: str, course: Course | None) -> None:
+    """Stage `race_step`: a row a contender and step; none where no race said how many rows to read.
+
+    What an earlier race staged of the same run stays.
+    """
+    if course is None and is_staged(layout, run_id, TABLE, TABLE):
+        return
+    rows = [
+        {
+            "step": number,
+            "train_rows": step.rows,
+            "train_rows_in_all": course.train_rows,
+            "is_leader": each is step.leader,
+            "ended_by": course.ended_by if step is course.steps[-1] else None,
+            **shown(each),
+        }
+        for course in ([] if course is None else [course])
+        for number, step in enumerate(course.steps, start=1)
+        for each in step.standings
+    ]
+    stage(layout, run_id, TABLE, TABLE, rows_of(TABLE, pl.DataFrame({"run_id": [run_id]}), rows))
+
+
+def shown(standing: Standing) -> dict[str, Any]:
+    """A standing as a row."""
+    contender = standing.contender
+    return {
+        "prompt": contender.prompt,
+        "pooling": contender.pooling.value,
+        "norm_state": contender.norm_state.value,
+        "layer": standing.layer,
+        "expected_accuracy": standing.expected_accuracy,
+        "chance": standing.chance,
+        "stays": standing.stays,
+    }
+
+
+def _kept(first: FirstRows) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
+    found = read_left_out(first)
+    if found is None:
+        raise FileNotFoundError(
+            f"What was left out of {first.uri(first.layers[0])} is not there, or damaged."
+        )
+    return found
+
+
+@task(name="judge", task_run_name="judge {step_rows} rows", timeout_seconds=LONG_S, **RETRIED)
+def judge_step_task(
+    step_rows: int,
+    contenders: Mapping[Contender, Sequence[FirstRows]],
+    train_rows: int,
+    until: float,
+    within: float,
+    seed: int,
+) -> Step:
+    """Who still has a chance to hold the best layer; shown in the Prefect UI."""
+    step = judge_step(step_rows, contenders, train_rows, until, within, seed)
+    create_table_artifact(
+        [shown(each) for each in step.standings],
+        key="race",
+        description=f"How prompts, poolings and norm states stand after {step_rows:,} of {train_rows:,} train rows.",
+    )
+    leader = step.leader
+    get_run_logger().info(
+        "After %s of %s train rows: layer %s (%s, %s), within reach of the best with %.0f %%; %s of %s stay",
+        f"{step_rows:,}",
+        f"{train_rows:,}",
+        leader.layer,
+        leader.contender.prompt,
+        leader.contender.pooling.value,
+        100 * leader.chance,
+        sum(each.stays for each in step.standings),
+        len(step.standings),
+    )
+    return step

@@ -1,0 +1,211 @@
+"""A search until it is confident: few rows, who is left behind, and a sweep that anybody may ask for afterwards."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from prefect.settings import temporary_settings
+from pydantic import ValidationError
+
+from flows import race as racing
+from flows.parameters import SearchParameters, SweepParameters
+from flows.search import SearchOutcome, search
+from flows.terminal.show_search import search_as_json, show_search
+from flows.unrecorded_sweep import sweep_in_threads
+from storage.layout import Layout
+from storage.results import query
+from tasks.reporting.answer import answer_sentence
+from tests.conftest import labelled_text
+from tests.flows.conftest import ask, sweep_here, tables
+
+TRAIN_ROWS = 2_400
+PROMPTS = ("none", "{text} and it was")
+
+
+@pytest.fixture(scope="module")
+def many_rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("many-rows")
+    labelled_text(TRAIN_ROWS, seed=1).write_csv(folder / "train.csv")
+    labelled_text(150, seed=2).write_csv(folder / "test.csv")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def asked(tiny_model: Path, many_rows: Path) -> dict[str, Any]:
+    return {"model": f"path:{tiny_model}", "dataset": f"path:{many_rows}", "dtype": "float32"}
+
+
+@pytest.fixture(scope="module")
+def raced(
+    asked: dict[str, Any], tmp_path_factory: pytest.TempPathFactory, prefect_server: str
+) -> SearchOutcome:
+    storage = str(tmp_path_factory.mktemp("raced"))
+    with temporary_settings({"PREFECT_API_URL": prefect_server}):
+        return search(
+            SearchParameters(**asked, prompt=(*PROMPTS, "model"), until_confident=0.85, storage=storage)
+        )
+
+
+def steps_of(outcome: SearchOutcome) -> pl.DataFrame:
+    return query(outcome.chosen.layout.results, "FROM race_step ORDER BY step, expected_accuracy DESC")
+
+
+def embedded_rows(layout: Layout) -> dict[str, int]:
+    """Rows that were computed for each embedding set; copies have the same seconds as what they were copied from."""
+    found: dict[str, dict[float, int]] = {}
+    for record in Path(layout.root, "embeddings").rglob("shard_*.json"):
+        told = json.loads(record.read_text())
+        found.setdefault(record.parent.name, {})[told["seconds"]] = told["rows"]
+    return {name: sum(rows.values()) for name, rows in found.items()}
+
+
+def test_it_ends_with_few_rows_and_says_why(raced: SearchOutcome) -> None:
+    steps = steps_of(raced)
+    assert steps["train_rows"].unique().sort().to_list() == [500, 1_000]
+    assert steps["train_rows_in_all"].unique().to_list() == [TRAIN_ROWS]
+    assert steps.filter("is_leader")["ended_by"].to_list() == [None, "confidence"]
+    assert steps.filter("is_leader")["chance"][-1] >= 0.85
+    # Words of their class stand anywhere in a text: its last word alone tells little.
+    first = steps.filter(step=1)
+    assert first.filter(~pl.col("stays"))["pooling"].unique().to_list() == ["last"]
+    assert set(steps.filter(step=2).select("prompt", "pooling").iter_rows()) == set(
+        first.filter("stays").select("prompt", "pooling").iter_rows()
+    )
+    assert list(raced.failed) == ["model"]
+    sentence = answer_sentence(raced.chosen.tables)
+    assert "1,000 of 2,400 train rows were enough to tell." in sentence
+
+
+def test_no_row_is_embedded_that_it_did_not_take_and_none_twice(raced: SearchOutcome) -> None:
+    layout = raced.chosen.layout
+    assert raced.chosen.raced is not None
+    rows = embedded_rows(layout)
+    for prompt, planned in raced.chosen.raced.sets.items():
+        taken = steps_of(raced).filter(prompt=prompt)["train_rows"].max()
+        assert rows.pop(planned.id) == taken
+    # The sweep's own set: the train rows are copies, the test rows are its own.
+    ((swept, of_swept),) = rows.items()
+    assert of_swept == 1_000 + 150
+    begun = Path(layout.shard(raced.chosen.raced.begun.id, 0))
+    assert Path(layout.shard(swept, 0)).read_bytes() == begun.read_bytes()
+
+
+def test_what_follows_is_an_ordinary_sweep_that_anybody_may_ask_for(
+    raced: SearchOutcome, asked: dict[str, Any], prefect_server: str, tmp_path: Path
+) -> None:
+    """With the very rows, and so the very tables, but for the steps that led to it."""
+    prompt = raced.answers[0].prompt
+    outcome = sweep_here(
+        prefect_server,
+        tmp_path,
+        **asked,
+        prompt=prompt,
+        max_train_rows=1_000,
+        row_order="sampled",
+        max_length=128,
+    )
+    assert outcome.raced is None
+    ours, theirs = tables(raced.chosen.layout.root), tables(tmp_path)
+    steps = ours.pop("race_step")
+    assert len(steps)
+    assert theirs.pop("race_step").is_empty()
+    by_hand = json.loads(theirs["run"]["parameters"].item())
+    assert json.loads(ours["run"]["parameters"].item()) == by_hand
+    for name in ("silhouette", "criterion", "layer_choice", "baseline"):
+        drop = [each for each in ("run_id",) if each in ours[name].columns]
+        assert ours[name].drop(drop).equals(theirs[name].drop(drop)), name
+
+
+def test_without_a_record_it_finds_the_same(
+    raced: SearchOutcome, asked: dict[str, Any], tmp_path: Path
+) -> None:
+    """And embeddings that are not to be kept are gone, of every prompt, while a repeat finds what was left out."""
+    search_again = SearchParameters(
+        **asked, prompt=PROMPTS, until_confident=0.85, storage=str(tmp_path), keep_embeddings=False
+    )
+    outcome = sweep_in_threads(*search_again.sweeps())
+    assert outcome.run_id == raced.chosen.run_id
+    assert outcome.tables["race_step"].equals(raced.chosen.tables["race_step"])
+    assert not list(Path(tmp_path, "embeddings").rglob("shard_*.parquet"))
+    again = sweep_in_threads(*search_again.sweeps())
+    assert again.tables["race_step"].equals(outcome.tables["race_step"])
+    assert not list(Path(tmp_path, "embeddings").rglob("shard_*.parquet"))
+
+
+def test_a_killed_race_goes_on_with_what_it_had(
+    asked: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parameters = SweepParameters(**asked, until_confident=0.85, storage=str(tmp_path))
+    judged = racing.judge_step
+
+    def struck(rows: int, *others: Any) -> Any:
+        if rows == 1_000:
+            raise KeyboardInterrupt
+        return judged(rows, *others)
+
+    monkeypatch.setattr(racing, "judge_step", struck)
+    with pytest.raises(KeyboardInterrupt):
+        sweep_in_threads(parameters)
+    written = {each: each.stat().st_mtime_ns for each in Path(tmp_path, "embeddings").rglob("*.parquet")}
+    assert any("left_out" in str(each) for each in written)
+    monkeypatch.setattr(racing, "judge_step", judged)
+    outcome = sweep_in_threads(parameters)
+    assert outcome.raced is not None
+    assert [step.rows for step in outcome.raced.course.steps] == [500, 1_000]
+    assert all(each.stat().st_mtime_ns == then for each, then in written.items())
+
+
+def test_a_budget_ends_it(asked: dict[str, Any], tmp_path: Path) -> None:
+    outcome = sweep_in_threads(
+        SweepParameters(**asked, until_confident=0.85, budget=1e-6, storage=str(tmp_path))
+    )
+    assert outcome.raced is not None
+    assert (outcome.raced.course.ended_by, len(outcome.raced.course.steps)) == ("budget", 1)
+    assert "The budget was spent after 500 of 2,400 train rows." in answer_sentence(outcome.tables)
+
+
+def test_few_rows_are_all_read_at_once(tiny_model: Path, tiny_dataset: Path, tmp_path: Path) -> None:
+    outcome = sweep_in_threads(
+        SweepParameters(
+            model=f"path:{tiny_model}",
+            dataset=f"path:{tiny_dataset}",
+            until_confident=0.6,
+            storage=str(tmp_path),
+        )
+    )
+    assert outcome.raced is not None
+    assert [step.rows for step in outcome.raced.course.steps] == [240]
+    assert "It took all 240 train rows." in answer_sentence(outcome.tables)
+
+
+def test_its_steps_are_shown_in_terminal_report_and_prefect(
+    raced: SearchOutcome, capsys: pytest.CaptureFixture[str], prefect_server: str
+) -> None:
+    show_search(raced, raced.chosen.layout.root)
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "train rows layer expected near the best leader left behind" in shown
+    assert "no prompt, last" in shown
+    told = json.loads(json.dumps(search_as_json(raced)))
+    assert [each["train_rows"] for each in told["race"] if each["is_leader"]] == [500, 1_000]
+    page = Path(raced.chosen.files.html).read_text(encoding="utf-8")
+    assert "How many rows it took" in page
+    filters = {"artifacts": {"key": {"any_": ["race"]}, "flow_run_id": {"any_": [raced.chosen.flow_run_id]}}}
+    artifacts = ask(prefect_server, "artifacts/filter", filters)
+    assert len(artifacts) == 2
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"within": 1.0}, "they are only with until_confident"),
+        ({"budget": 10.0}, "they are only with until_confident"),
+        ({"model": "states:file.npz", "until_confident": 0.8, "pooling": "mean"}, "no row is left to embed"),
+        ({"until_confident": 0.4}, "greater than or equal to 0.5"),
+    ],
+)
+def test_what_cannot_be_asked_for_is_refused(changed: dict[str, Any], message: str) -> None:
+    pooling = {"pooling": ("mean",)} if "pooling" in changed else {}
+    with pytest.raises(ValidationError, match=message):
+        SweepParameters(**({"model": "path:model", "dataset": "path:data"} | changed | pooling))

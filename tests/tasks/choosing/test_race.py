@@ -1,0 +1,94 @@
+"""Who leads, who is left behind, and what rows that nobody has embedded yet are expected to change."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tasks.choosing.race import (
+    FIRST_ROWS,
+    LEAST_A_CLASS,
+    Contender,
+    LeftOut,
+    extrapolated,
+    judge,
+    step_sizes,
+)
+from tasks.vocabulary import NormState, Pooling
+
+MEAN = Contender("none", Pooling.MEAN, NormState.AS_RETURNED)
+LAST = Contender("one-word", Pooling.LAST, NormState.AS_RETURNED)
+
+
+@given(train_rows=st.integers(2, 200_000), classes=st.integers(2, 300))
+def test_steps_double_and_end_with_all_rows(train_rows: int, classes: int) -> None:
+    sizes = step_sizes(train_rows, classes)
+    assert sizes[-1] == train_rows
+    assert sizes == sorted(set(sizes))
+    if len(sizes) > 1:
+        assert sizes[0] == max(FIRST_ROWS, LEAST_A_CLASS * classes)
+        assert all(after == 2 * before for before, after in pairwise(sizes[:-1]))
+        assert sizes[-1] <= 2 * sizes[-2]
+
+
+def rows_of(losses: list[float], rows: int, earlier: list[float] | None = None, *, seed: int = 0) -> LeftOut:
+    """Layers whose mean losses are these; a row's own difficulty is the same at every layer, as real rows' is."""
+    draw = np.random.default_rng(seed)
+    shared = draw.gamma(2.0, 0.2, rows)
+    own = 0.05 * draw.standard_normal((len(losses), rows))
+    now = shared - shared.mean() + own - own.mean(axis=1, keepdims=True) + np.array(losses)[:, None]
+    before = None
+    if earlier is not None:
+        half = rows // 2
+        before = now[:, :half] + np.array(earlier)[:, None] - np.array(losses)[:, None]
+    return LeftOut(now, now < np.median(now), before)
+
+
+def test_a_loss_that_falls_as_one_over_the_rows_is_told_for_all_of_them() -> None:
+    end, per_row = np.array([0.5, 0.4]), np.array([20.0, 90.0])
+    at = {rows: list(end + per_row / rows) for rows in (500, 1_000, 8_000)}
+    told = extrapolated(rows_of(at[1_000], 1_000, at[500]), 8_000)
+    assert told.mean(axis=1) == pytest.approx(at[8_000], abs=1e-12)
+    # With all rows read there is nothing left to tell, nor before a second step.
+    seen = rows_of(at[1_000], 1_000, at[500])
+    assert np.array_equal(extrapolated(seen, 1_000), seen.log_loss)
+    assert np.array_equal(
+        extrapolated(rows_of(at[500], 500), 8_000).mean(axis=1).round(12), np.round(at[500], 12)
+    )
+
+
+def test_the_extrapolation_is_that_of_the_means_row_by_row() -> None:
+    draw = np.random.default_rng(1)
+    log_loss, earlier = draw.random((3, 70)), draw.random((3, 40))
+    found = extrapolated(LeftOut(log_loss, log_loss > 0.5, earlier), 300)
+    for layer in range(3):
+        change = np.mean([log_loss[layer, i] - earlier[layer, i] for i in range(40)])
+        still = (1 / 70 - 1 / 300) / (1 / 40 - 1 / 70)
+        assert found[layer].mean() == pytest.approx(log_loss[layer].mean() + still * change)
+    assert np.array_equal(found[:, 40:], log_loss[:, 40:])
+
+
+def test_what_gains_more_from_every_row_leads_though_it_lags() -> None:
+    """At 1,000 rows the second is worse, at all 16,000 better."""
+    first = rows_of([0.60], 1_000, [0.61])
+    riser = rows_of([0.62], 1_000, [0.70])
+    step = judge({MEAN: first, LAST: riser}, 16_000, until=0.85, within=0.005)
+    assert step.leader.contender == LAST
+    # Were these all the rows there are, the first would be the better one.
+    assert judge({MEAN: first, LAST: riser}, 1_000, until=0.85, within=0.005).leader.contender == MEAN
+
+
+def test_who_has_no_chance_is_left_behind_and_who_is_level_stays() -> None:
+    good, level, bad = (rows_of(losses, 1_000) for losses in ([0.9, 0.5], [0.501, 0.8], [1.5, 1.4]))
+    other = Contender("none", Pooling.LAST, NormState.AS_RETURNED)
+    step = judge({MEAN: good, LAST: level, other: bad}, 1_000, until=0.85, within=0.005)
+    assert [each.contender for each in step.standings] == [MEAN, LAST, other]
+    assert [each.layer for each in step.standings] == [1, 0, 1]
+    assert [each.stays for each in step.standings] == [True, True, False]
+    assert step.rows == 1_000
+    assert step.leader.chance == max(each.chance for each in step.standings)
+    # The wider the reach, the surer.
+    wide = judge({MEAN: good, LAST: level, other: bad}, 1_000, until=0.85, within=0.2)
+    assert wide.leader.chance >= step.leader.chance
