@@ -9,7 +9,17 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from storage.errors import UserError
 from storage.sources.grammar import ways_to_name
 from storage.sources.states import are_saved_states
-from tasks.vocabulary import NO_PROMPT, PROMPTS, TEXT, Metric, NormState, Pooling, Precision, ProbeProtocol
+from tasks.vocabulary import (
+    CHAT,
+    NO_PROMPT,
+    PROMPTS,
+    TEXT,
+    Metric,
+    NormState,
+    Pooling,
+    Precision,
+    ProbeProtocol,
+)
 
 # Of the columns that hold them.
 LARGEST_INTEGER = 2**31 - 1
@@ -323,7 +333,8 @@ class SweepParameters(AskedOfAll):
         NO_PROMPT,
         title="Prompt",
         description="What stands around every text: a template with {text} in it, and {label_names} for the classes' "
-        "names; or one-word, task (from the names of label column and classes), model (its own), none.",
+        "names; or one-word, task (from the names of label column and classes), model (its own), none; with chat: "
+        "before any of these, as what a user says in the model's chat template.",
         min_length=1,
         max_length=10_000,
     )
@@ -341,8 +352,12 @@ class SearchParameters(AskedOfAll):
         (NO_PROMPT, "one-word", "task"),
         title="Prompts",
         description="What stands around every text: templates with {text} in them, and {label_names} for the classes' "
-        "names; or one-word, task, model, none. Without none there is nothing to tell a gain by.",
+        "names; or one-word, task, model, none; with chat: before any of these, as what a user says in the model's "
+        "chat template. Without none there is nothing to tell a gain by.",
         min_length=1,
+    )
+    chat: bool = Field(
+        False, title="Chat", description="Try each prompt in the model's chat template too, as chat:PROMPT."
     )
 
     @field_validator("prompt")
@@ -350,10 +365,18 @@ class SearchParameters(AskedOfAll):
     def _hold_the_text_once(cls, values: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(dict.fromkeys(checked_prompt(each) for each in values))
 
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """All that are tried, in the order in which they were asked for."""
+        in_chat = (
+            [each if each.startswith(CHAT) else CHAT + each for each in self.prompt] if self.chat else []
+        )
+        return tuple(dict.fromkeys((*self.prompt, *in_chat)))
+
     def sweeps(self) -> list[SweepParameters]:
-        """One a prompt, in the order in which they were asked for."""
-        shared = self.model_dump(exclude={"prompt"})
-        return [SweepParameters(**shared, prompt=each) for each in self.prompt]
+        """One a prompt, in their order."""
+        shared = self.model_dump(exclude={"prompt", "chat"})
+        return [SweepParameters(**shared, prompt=each) for each in self.prompts]
 
 
 def with_prompts_of(parameters: SearchParameters, file: Path) -> SearchParameters:
@@ -373,7 +396,8 @@ def with_prompts_of(parameters: SearchParameters, file: Path) -> SearchParameter
         if line.strip():
             try:
                 name = line.strip()
-                prompts.append(checked_prompt(name if name in PROMPTS else line.replace("\\n", "\n")))
+                is_named = name.removeprefix(CHAT) in PROMPTS
+                prompts.append(checked_prompt(name if is_named else line.replace("\\n", "\n")))
             except ValueError as error:
                 raise UserError(
                     f"{file} (--prompt-file), line {number}: {line.strip()!r} is {error}."
@@ -386,7 +410,7 @@ def with_prompts_of(parameters: SearchParameters, file: Path) -> SearchParameter
 
 def checked_prompt(value: str) -> str:
     """Raises ValueError for what is neither the name of a prompt nor a template."""
-    if value not in PROMPTS and value.count(TEXT) != 1:
+    if (said := value.removeprefix(CHAT)) not in PROMPTS and said.count(TEXT) != 1:
         raise ValueError(
             f"no prompt; a template holds {TEXT} once, in the place of the text, and there are {', '.join(PROMPTS)}"
         )

@@ -73,7 +73,7 @@ def sweep_each(
     swept: dict[str, SweepOutcome] = {}
     failed: dict[str, UserError] = {}
     for number, each in enumerate(parameters.sweeps(), start=1):
-        tell(f"{number} of {len(parameters.prompt)}: prompt {each.prompt}")
+        tell(f"{number} of {len(parameters.prompts)}: prompt {each.prompt}")
         try:
             swept[each.prompt] = sweep(each)
         except UserError as error:  # what one prompt lacks must not cost the others their turn

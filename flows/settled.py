@@ -16,7 +16,7 @@ def settle_settings(parameters: SweepParameters, dataset: Dataset, model: ModelF
         UserError: the model brings no prompt of its own, or its tokenizer takes none.
     """
     trust = parameters.trust_remote_code
-    prompt = resolve_prompt(parameters.prompt, dataset, model)
+    prompt = resolve_prompt(parameters.prompt, dataset, model, trust_remote_code=trust)
     length = resolve_length(parameters.length_asked, dataset, model, prompt, trust_remote_code=trust)
     return settings_of(parameters, prompt, length)
 

@@ -7,6 +7,8 @@ TEXT, LABEL_NAMES = "{text}", "{label_names}"
 NO_PROMPT = "none"
 PROMPTS = (NO_PROMPT, "one-word", "task", "model")
 """The names of prompts; everything else is a template."""
+CHAT = "chat:"
+"""What stands before a prompt that is to be what a user says, in the form of the model's chat template."""
 
 
 class Pooling(StrEnum):
@@ -16,6 +18,9 @@ class Pooling(StrEnum):
     """Mean over all tokens."""
     MEAN_TAIL = "mean_tail"
     """Mean over all tokens but the first, which decoders use as an attention sink; one token: that token."""
+    TEXT_MEAN = "text_mean"
+    """Mean over the text's own tokens, without a prompt's and special ones around it; of a text that has none, over
+    all."""
     LAST = "last"
     """The last token: in a decoder the only one that has seen the whole text."""
     FIRST = "first"

@@ -99,7 +99,7 @@ def show_plan(parameters: SweepParameters) -> None:
             check_states(model, table["place"].to_numpy(), dataset.source_rows)
             _plan_of_states(dataset, table, model, parameters)
             return
-        prompt = resolve_prompt(parameters.prompt, dataset, model)
+        prompt = resolve_prompt(parameters.prompt, dataset, model, trust_remote_code=trust)
         tokens = count_tokens(
             model,
             table["text"].to_list(),

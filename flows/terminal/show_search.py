@@ -12,7 +12,7 @@ from flows.terminal.query_rows import printable
 from flows.terminal.show_sweep import outcome_as_json, show_outcome
 from tasks.choosing.prompt_choice import PromptAnswer
 from tasks.reporting.answer import one_line, p_value, percent, points, shortened
-from tasks.vocabulary import NO_PROMPT, PROMPTS
+from tasks.vocabulary import CHAT, NO_PROMPT, PROMPTS
 
 
 def show_search(outcome: SearchOutcome, storage: str) -> None:
@@ -56,7 +56,7 @@ def _worth(outcome: SearchOutcome) -> Table:
 def prompt_sentence(answers: list[PromptAnswer]) -> str:
     """Which prompt train rows speak for, and what test rows say of it."""
     best = next(each for each in answers if each.is_answer)
-    name = best.prompt if best.prompt in PROMPTS else shortened(best.prompt)
+    name = best.prompt if best.prompt.removeprefix(CHAT) in PROMPTS else shortened(best.prompt)
     if best.prompt == NO_PROMPT:
         others = "the other" if len(answers) == 2 else f"any of the {len(answers) - 1} others"
         return f"Take no prompt: on train rows it separates better than {others}." if len(answers) > 1 else ""

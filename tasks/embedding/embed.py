@@ -228,13 +228,17 @@ def pooled_batches(
     with executor:
         try:
             if backbone.read_block is not None:
-                begun = [PooledBatch(backbone, ids_of(members), keys, layers) for members in batches]
+                begun = [
+                    PooledBatch(backbone, ids_of(members), keys, layers, tokens.around) for members in batches
+                ]
                 pooled = stream_blocks(backbone, begun, executor, layers - 1)
                 yield from zip(batches, map(arrived, pooled), strict=True)
                 return
             with capturing(backbone):
                 for members in batches:
-                    computing = executor.submit(_pool_batch, backbone, ids_of(members), keys, layers)
+                    computing = executor.submit(
+                        _pool_batch, backbone, ids_of(members), keys, layers, tokens.around
+                    )
                     waiting.append((members, computing))
                     if len(waiting) > 2 * workers:
                         yield _first_of(waiting)
@@ -246,9 +250,13 @@ def pooled_batches(
 
 
 def _pool_batch(
-    backbone: Backbone, ids: Sequence[NDArray[np.int32]], keys: Sequence[Key], layers: int
+    backbone: Backbone,
+    ids: Sequence[NDArray[np.int32]],
+    keys: Sequence[Key],
+    layers: int,
+    around: tuple[int, int],
 ) -> Pooled:
-    batch = PooledBatch(backbone, ids, keys, layers)
+    batch = PooledBatch(backbone, ids, keys, layers, around)
     forward_layers(backbone, batch.tokens, batch.groups, batch.take, layers - 1)
     return batch.start_copy()
 

@@ -23,10 +23,16 @@ class PooledBatch:
     """The tokens of some texts, and their embeddings as far as the layers have come."""
 
     def __init__(
-        self, backbone: Backbone, ids: Sequence[NDArray[np.int32]], keys: Sequence[Key], layers: int
+        self,
+        backbone: Backbone,
+        ids: Sequence[NDArray[np.int32]],
+        keys: Sequence[Key],
+        layers: int,
+        around: tuple[int, int] = (0, 0),
     ) -> None:
-        """ids: the tokens of each text, longest first; layers: how many are kept, 0 among them."""
+        """ids: the tokens of each text, longest first; layers: how many are kept, 0 among them; around: of `Tokens`."""
         self._backbone = backbone
+        self._around = around
         self.groups = length_groups([len(each) for each in ids])
         self._pooled = {
             key: torch.empty(layers, len(ids), backbone.hidden_size, device=backbone.device) for key in keys
@@ -47,7 +53,7 @@ class PooledBatch:
             of_state = backbone.final_norm(states) if again and backbone.final_norm else states
             for key, into in self._pooled.items():
                 if key[0] is norm_state:
-                    _pool_groups(of_state, self.groups, key[1], into[layer])
+                    _pool_groups(of_state, self.groups, key[1], self._around, into[layer])
 
     def start_copy(self) -> Pooled:
         """Embeddings on their way to the CPU. From a GPU on a stream of its own, beside the next batch."""
@@ -86,12 +92,14 @@ def length_groups(counts: Sequence[int]) -> list[LengthGroup]:
     return groups
 
 
-def _pool_groups(states: Tensor, groups: Sequence[LengthGroup], pooling: Pooling, into: Tensor) -> None:
+def _pool_groups(
+    states: Tensor, groups: Sequence[LengthGroup], pooling: Pooling, around: tuple[int, int], into: Tensor
+) -> None:
     """states: [T, D] → into: [B, D]."""
     row = 0
     for group in groups:
         texts = states[group.start : group.stop].unflatten(0, (group.texts, group.length))
-        into[row : row + group.texts] = pool(texts, None, pooling)
+        into[row : row + group.texts] = pool(texts, None, pooling, around)
         row += group.texts
 
 

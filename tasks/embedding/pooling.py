@@ -57,25 +57,42 @@ class PoolingRecord:
     sentence_transformers: str | None
     """The flag in `1_Pooling/config.json`. None: it has no such pooling without code of its own, which would need
     `trust_remote_code`."""
+    of_text: bool = False
+    """It is given the text's own tokens alone; of a text that has none, all."""
 
 
 POOLINGS = {
     Pooling.MEAN: PoolingRecord(mean, "pooling_mode_mean_tokens"),
     Pooling.MEAN_TAIL: PoolingRecord(mean_tail, None),
+    Pooling.TEXT_MEAN: PoolingRecord(mean, None, of_text=True),
     Pooling.LAST: PoolingRecord(last, "pooling_mode_lasttoken"),
     Pooling.FIRST: PoolingRecord(first, "pooling_mode_cls_token"),
     Pooling.MAX: PoolingRecord(maximum, "pooling_mode_max_tokens"),
 }
 
 
-def pool(states: Tensor, mask: Tensor | None, pooling: Pooling) -> Tensor:
+def pool(states: Tensor, mask: Tensor | None, pooling: Pooling, around: tuple[int, int] = (0, 0)) -> Tensor:
     """One embedding for each text, whichever side it is padded on.
 
     states: [B, T, D], any float dtype. mask: [B, T], true (or 1) at tokens, false (or 0) at padding; every text
     has at least one token, or its row is undefined. None: no padding at all. Returns float32 [B, D], accumulated
-    in float32. Values at padding never matter, not even if they are not finite.
+    in float32. Values at padding never matter, not even if they are not finite. around: how many tokens before and
+    after each text are none of its own.
     """
-    return POOLINGS[pooling].function(states, None if mask is None else mask.bool())
+    record = POOLINGS[pooling]
+    mask = None if mask is None else mask.bool()
+    if record.of_text and any(around):
+        states, mask = _own(states, mask, *around)
+    return record.function(states, mask)
+
+
+def _own(states: Tensor, mask: Tensor | None, before: int, after: int) -> tuple[Tensor, Tensor | None]:
+    if mask is None:
+        stop = states.shape[1] - after
+        return (states[:, before:stop] if before < stop else states), None
+    place, counts = mask.cumsum(dim=1) - 1, mask.sum(dim=1, keepdim=True)
+    own = mask & (place >= before) & (place < counts - after)
+    return states, torch.where(own.any(dim=1, keepdim=True), own, mask)
 
 
 def _first_index(mask: Tensor) -> Tensor:

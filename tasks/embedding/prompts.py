@@ -16,8 +16,9 @@ from transformers import PreTrainedTokenizerFast
 
 from storage.errors import UserError
 from tasks.data.dataset import Dataset
+from tasks.embedding.description import load_tokenizer
 from tasks.embedding.model import ModelFolder
-from tasks.vocabulary import LABEL_NAMES, NO_PROMPT, TEXT
+from tasks.vocabulary import CHAT, LABEL_NAMES, NO_PROMPT, TEXT
 
 ONE_WORD = f'This sentence: "{TEXT}" means in one word: "'
 """Jiang et al. 2024, PromptEOL, arXiv 2307.16645: the last token's state then stands for the whole text."""
@@ -30,12 +31,18 @@ _OWN_NAMES = ("classification", "query")
 _BEFORE, _AFTER = "<before>", "<after>"
 
 
-def resolve_prompt(asked: str, dataset: Dataset, model: ModelFolder) -> str | None:
+def resolve_prompt(
+    asked: str, dataset: Dataset, model: ModelFolder, *, trust_remote_code: bool = False
+) -> str | None:
     """The template that `--prompt` means for these classes and this model, with `{text}` in it once; None: no prompt.
 
     Raises:
-        UserError: the model brings no prompt of its own.
+        UserError: the model brings no prompt or chat template of its own.
     """
+    if asked.startswith(CHAT):
+        said = resolve_prompt(asked.removeprefix(CHAT), dataset, model) or TEXT
+        tokenizer = load_tokenizer(Path(model.folder), trust_remote_code=trust_remote_code)
+        return _in_chat(said, tokenizer, model.id)
     if asked == NO_PROMPT:
         return None
     if asked == "one-word":
@@ -66,10 +73,10 @@ def with_prompt(tokenizer: Any, template: str | None) -> Any:
     backend = tokenizers.Tokenizer.from_str(own.to_str())
     before, after = template.split(TEXT)
     first, last = _special_tokens(tokenizer)
-    around = {
-        _BEFORE: first + _plain_ids(tokenizer, before.rstrip(" ")),
-        _AFTER: _plain_ids(tokenizer, after) + last,
-    }
+    opening, ending = _plain_ids(tokenizer, before.rstrip(" ")), _plain_ids(tokenizer, after)
+    if first and opening[: len(first)] == first:
+        first, last = [], []  # a chat template writes what the model is to see from its first token on
+    around = {_BEFORE: first + opening, _AFTER: ending + last}
     used = {name: ids for name, ids in around.items() if ids}
     pieces = [_BEFORE] * (_BEFORE in used) + ["$A"] + [_AFTER] * (_AFTER in used)
     backend.post_processor = processors.TemplateProcessing(
@@ -100,6 +107,28 @@ def _task(dataset: Dataset) -> str:
     names = _listed([each for each in dataset.classes if not each.strip().lstrip("-").isdigit()])
     names = f" ({names})" if 0 < len(names) <= MOST_NAMED else ""
     return f"{TEXT}\nThe {asked_for} of this text{names} is"
+
+
+def _in_chat(said: str, tokenizer: Any, model_id: str) -> str:
+    """A chat in which the user says this, up to where the model's answer would begin."""
+    if getattr(tokenizer, "chat_template", None) is None:
+        raise UserError(
+            f"{model_id} brings no chat template, so there is none for a prompt that begins with {CHAT}. Leave that "
+            "out, or take the chat model of the same name."
+        )
+    message = [{"role": "user", "content": said}]
+    try:
+        chat: str = tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
+    except Exception as error:  # a stranger's program, which may fail in any way
+        raise UserError(
+            f"The chat template of {model_id} fails: {type(error).__name__}: {error}. Leave {CHAT} out."
+        ) from error
+    if chat.count(TEXT) != 1:
+        raise UserError(
+            f"The chat template of {model_id} names the user's words {chat.count(TEXT)} times, and a prompt holds the "
+            f"text once. Leave {CHAT} out."
+        )
+    return chat
 
 
 def _listed(names: Sequence[str]) -> str:

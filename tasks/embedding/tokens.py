@@ -20,11 +20,15 @@ MOST_UNKNOWN = 0.5
 
 @dataclass(frozen=True)
 class Tokens:
-    """Token ids of N texts without padding: int32 [length] each. counts: int32 [N]. truncated: bool [N]."""
+    """Token ids of N texts without padding: int32 [length] each. counts: int32 [N]. truncated: bool [N].
+
+    around: how many tokens before and after each text are none of its own, but a prompt's or special ones.
+    """
 
     ids: list[NDArray[np.int32]]
     counts: NDArray[np.int32]
     truncated: NDArray[np.bool_]
+    around: tuple[int, int] = (0, 0)
 
 
 def tokenise(tokenizer: Any, texts: Sequence[str], max_length: int) -> Tokens:
@@ -48,7 +52,14 @@ def tokenise(tokenizer: Any, texts: Sequence[str], max_length: int) -> Tokens:
             f"Row {row} ({texts[row]!r}) has no token left after tokenising, so it has no embedding. "
             "Remove empty texts from the data set."
         )
-    return Tokens(ids, counts, truncated)
+    return Tokens(ids, counts, truncated, around_texts(tokenizer))
+
+
+def around_texts(tokenizer: Any) -> tuple[int, int]:
+    """How many tokens the tokenizer puts before and after every text: a prompt's and special ones."""
+    of_word = tokenizer("a", return_special_tokens_mask=True)["special_tokens_mask"]
+    own = [place for place, is_special in enumerate(of_word) if not is_special]
+    return (own[0], len(of_word) - 1 - own[-1]) if own else (0, 0)
 
 
 def check_room(tokenizer: Any, max_length: int) -> None:

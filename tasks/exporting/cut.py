@@ -17,8 +17,9 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer
 from storage.errors import UserError
 from tasks.embedding.backbone import find_blocks
 from tasks.embedding.forward import Backbone
-from tasks.embedding.model import without_bars
+from tasks.embedding.model import load_tokenizer, without_bars
 from tasks.embedding.prompts import with_prompt
+from tasks.embedding.tokens import around_texts
 from tasks.exporting.states import (
     Cut,
     ExportedState,
@@ -95,7 +96,8 @@ def cut_model(
         prompt=prompt,
         trust_remote_code=trust_remote_code,
     )
-    states = exported_states(backbone, cut, blocks)
+    around = around_texts(load_tokenizer(into, trust_remote_code=trust_remote_code))
+    states = exported_states(backbone, cut, blocks, around)
     is_normed = any(each.source == Source.NORMED for each in states)
     return SavedCut(blocks, states, name_of_final_norm(backbone) if is_normed else None)
 

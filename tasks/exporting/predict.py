@@ -107,7 +107,7 @@ def pool_states(
 ) -> torch.Tensor:
     """The states named in `head.json`, each pooled, side by side: [B, S·D].
 
-    states: each with `layer`, `pooling` and `source`: `last_hidden_state`, `hidden_states` (of its layer), or
+    states: each with `layer`, `pooling`, `around` and `source`: `last_hidden_state`, `hidden_states` (of its layer), or
     `final_norm` (of those). last: [B, T, D], what the model returns. hidden: of every layer from 0 on, each [B, T, D].
     mask: bool [B, T]. norm: the model's own, where a source is `final_norm`.
     """
@@ -117,12 +117,17 @@ def pool_states(
         if each["source"] == "final_norm":
             assert norm is not None
             of_layer = norm(of_layer)
-        parts.append(pool(of_layer, mask, each["pooling"]))
+        parts.append(pool(of_layer, mask, each["pooling"], *each["around"]))
     return torch.cat(parts, dim=1)
 
 
-def pool(states: torch.Tensor, mask: torch.Tensor, pooling: str) -> torch.Tensor:
-    """states [B, T, D] and their mask [B, T] → [B, D]. Texts begin at the left: padding is on the right."""
+def pool(
+    states: torch.Tensor, mask: torch.Tensor, pooling: str, before: int = 0, after: int = 0
+) -> torch.Tensor:
+    """states [B, T, D] and their mask [B, T] → [B, D]. Texts begin at the left: padding is on the right.
+
+    before, after: tokens around each text that are none of its own.
+    """
     if pooling == "first":
         return states[:, 0]
     if pooling == "last":
@@ -132,6 +137,10 @@ def pool(states: torch.Tensor, mask: torch.Tensor, pooling: str) -> torch.Tensor
     if pooling == "mean_tail":  # the mean without the first token, unless there is no other
         mask = mask.clone()
         mask[mask.sum(1) > 1, 0] = False
+    if pooling == "text_mean":  # the mean of the text's own tokens, unless it has none
+        place = torch.arange(mask.shape[1], device=mask.device)
+        own = mask & (place >= before) & (place < mask.sum(1, keepdim=True) - after)
+        mask = torch.where(own.any(1, keepdim=True), own, mask)
     return states.masked_fill(~mask[:, :, None], 0).sum(1) / mask.sum(1, keepdim=True)
 
 

@@ -64,6 +64,8 @@ class ExportedState:
 
     state: LayerState
     source: Source
+    around: tuple[int, int] = (0, 0)
+    """How many tokens before and after each text are none of its own."""
 
     def described(self) -> dict[str, Any]:
         """For `head.json` and sentence-transformers."""
@@ -72,6 +74,7 @@ class ExportedState:
             "pooling": self.state.pooling.value,
             "norm_state": self.state.norm_state.value,
             "source": self.source.value,
+            "around": list(self.around),
         }
 
 
@@ -81,9 +84,11 @@ def ends_before_norm(backbone: Backbone, cut: Cut) -> bool:
     return backbone.final_norm is not None and not all(_is_normed(backbone, each) for each in deepest)
 
 
-def exported_states(backbone: Backbone, cut: Cut, blocks: int) -> tuple[ExportedState, ...]:
+def exported_states(
+    backbone: Backbone, cut: Cut, blocks: int, around: tuple[int, int] = (0, 0)
+) -> tuple[ExportedState, ...]:
     """Where each state of the cut is read, of a model of so many blocks. backbone: of the whole model."""
-    return tuple(ExportedState(each, _source(backbone, each, blocks)) for each in cut.states)
+    return tuple(ExportedState(each, _source(backbone, each, blocks), around) for each in cut.states)
 
 
 def reads_hidden_states(states: Sequence[ExportedState]) -> bool:

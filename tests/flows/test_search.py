@@ -158,11 +158,12 @@ def test_the_sentence(best: PromptAnswer, told: str) -> None:
     assert prompt_sentence([answer("other", is_answer=False), best]) == told
 
 
+@pytest.mark.parametrize("pooling", ["last", "text_mean"])
 def test_a_model_exported_with_its_prompt_gives_the_sweeps_embeddings(
-    tiny_model: Path, tiny_dataset: Path, tmp_path: Path, prefect_server: str
+    tiny_model: Path, tiny_dataset: Path, tmp_path: Path, prefect_server: str, pooling: str
 ) -> None:
     asked: dict[str, Any] = {"model": f"path:{tiny_model}", "dataset": f"path:{tiny_dataset}"}
-    asked |= {"prompt": TEMPLATE, "pooling": ("last",), "norm_state": ("final_norm",), "dtype": "float32"}
+    asked |= {"prompt": TEMPLATE, "pooling": (pooling,), "norm_state": ("final_norm",), "dtype": "float32"}
     outcome = sweep_here(prefect_server, tmp_path / "out", **asked)
     evidence = export_model(outcome.layout, outcome.run_id, tmp_path / "model")
     row = outcome.tables["run"].row(0, named=True)
@@ -170,10 +171,13 @@ def test_a_model_exported_with_its_prompt_gives_the_sweeps_embeddings(
         str(each)
         for each in sorted(Path(outcome.layout.root, "embeddings", row["embedding_set_id"]).glob("*.parquet"))
     )
-    swept = read_layer(shards, layer=evidence.cut.deepest, norm_state="final_norm", pooling="last")
+    swept = read_layer(shards, layer=evidence.cut.deepest, norm_state="final_norm", pooling=pooling)
     texts = pl.read_parquet(outcome.layout.dataset(row["dataset_fingerprint"]))["text"]
     some = [texts[int(each)] for each in swept.row_id[:40]]
-    model = SentenceTransformer(str(tmp_path / "model"), device="cpu")
+    # The mean of a part of the tokens is pooled by code in the folder.
+    model = SentenceTransformer(
+        str(tmp_path / "model"), device="cpu", trust_remote_code=pooling == "text_mean"
+    )
     for found in (model.encode(some), embed(tmp_path / "model", some)):
         assert np.abs(found - swept.embeddings[:40]).max() <= 1e-5 * np.abs(swept.embeddings[:40]).max()
     card = (tmp_path / "model" / "README.md").read_text()

