@@ -15,8 +15,10 @@ from torch import Tensor
 from storage.errors import UserError
 from tasks.embedding.cpu_weights import packs_bfloat16
 from tasks.embedding.forward import Backbone, capturing, forward_layers
+from tasks.embedding.packed_attention import LengthGroup
 from tasks.embedding.pooled_batch import Key, Pooled, PooledBatch, arrived
 from tasks.embedding.product_speed import bfloat16_speed_up
+from tasks.embedding.shared_prefix import SharedPrefix, prefix_of
 from tasks.embedding.streaming import stream_blocks
 from tasks.embedding.tokens import Tokens, tokenise
 from tasks.numerics.cores import keep_freed_memory
@@ -111,10 +113,12 @@ def embed_tokens(
         key: np.empty((layers, len(tokens.ids), backbone.hidden_size), dtype=np.float32) for key in keys
     }
     distinct, rows_of = _distinct(tokens)
-    batches = plan_batches(tokens.counts[distinct], token_budget, backbone.packed)
+    prefix = prefix_of(tokens) if backbone.shares_prefix else None
+    shared = 0 if prefix is None else prefix.length
+    batches = plan_batches(tokens.counts[distinct] - shared, token_budget, backbone.packed)
     total = int(tokens.counts[distinct].sum())
     done = 0
-    for members, pooled in pooled_batches(backbone, tokens, distinct, batches, keys, layers):
+    for members, pooled in pooled_batches(backbone, tokens, distinct, batches, keys, layers, prefix):
         for key, values in pooled.items():
             _scatter(values, [rows_of[member] for member in members], states[key], key)
         done += int(tokens.counts[distinct[members]].sum())
@@ -207,16 +211,20 @@ def pooled_batches(
     batches: Sequence[NDArray[np.int64]],
     keys: Sequence[Key],
     layers: int,
+    prefix: SharedPrefix | None = None,
 ) -> Iterator[tuple[NDArray[np.int64], dict[Key, Tensor]]]:
     """Each batch with its embeddings on the CPU, float32 [layers, texts of the batch, D] for each key.
 
     A GPU gets the next batch before the last one's embeddings are waited for. On a CPU each of a few threads has a
     batch of its own: threads that split every operation among them wait for each other at each. Where the model's
     blocks are read one after the other, all batches go through a block before the next is read.
+
+    prefix: what all texts begin with; it is computed here, before them.
     """
+    shared = 0 if prefix is None else prefix.length
 
     def ids_of(members: NDArray[np.int64]) -> list[NDArray[np.int32]]:
-        return [tokens.ids[row] for row in distinct[members]]
+        return [tokens.ids[row][shared:] for row in distinct[members]]
 
     if backbone.read_block is None:
         keep_freed_memory()  # where blocks come and go, it is the next block's
@@ -229,15 +237,18 @@ def pooled_batches(
         try:
             if backbone.read_block is not None:
                 begun = [
-                    PooledBatch(backbone, ids_of(members), keys, layers, tokens.around) for members in batches
+                    PooledBatch(backbone, ids_of(members), keys, layers, tokens.around, prefix)
+                    for members in batches
                 ]
-                pooled = stream_blocks(backbone, begun, executor, layers - 1)
+                pooled = stream_blocks(backbone, begun, executor, layers - 1, prefix)
                 yield from zip(batches, map(arrived, pooled), strict=True)
                 return
             with capturing(backbone):
+                if prefix is not None:
+                    compute_prefix(backbone, prefix, layers - 1)
                 for members in batches:
                     computing = executor.submit(
-                        _pool_batch, backbone, ids_of(members), keys, layers, tokens.around
+                        _pool_batch, backbone, ids_of(members), keys, layers, tokens.around, prefix
                     )
                     waiting.append((members, computing))
                     if len(waiting) > 2 * workers:
@@ -249,15 +260,24 @@ def pooled_batches(
             torch.set_num_threads(threads)
 
 
+def compute_prefix(backbone: Backbone, prefix: SharedPrefix, last: int) -> None:
+    """Run the tokens that all texts begin with through the model once, up to layer `last`. Inside `capturing`."""
+    tokens = prefix.tokens(backbone.device)
+    forward_layers(
+        backbone, tokens, [LengthGroup(0, 1, prefix.length)], prefix.keep_states, last, records=prefix
+    )
+
+
 def _pool_batch(
     backbone: Backbone,
     ids: Sequence[NDArray[np.int32]],
     keys: Sequence[Key],
     layers: int,
     around: tuple[int, int],
+    prefix: SharedPrefix | None,
 ) -> Pooled:
-    batch = PooledBatch(backbone, ids, keys, layers, around)
-    forward_layers(backbone, batch.tokens, batch.groups, batch.take, layers - 1)
+    batch = PooledBatch(backbone, ids, keys, layers, around, prefix)
+    forward_layers(backbone, batch.tokens, batch.groups, batch.take, layers - 1, prefix=prefix)
     return batch.start_copy()
 
 

@@ -21,6 +21,8 @@ class Family:
     """Positions are a learned table with an end; else they are computed, and a text may be as long as it likes."""
     counts_from_padding: bool = False
     """The first position is the one after the padding id; else 0."""
+    causal: bool = True
+    """A token sees those before it alone."""
     takes_use_cache: bool = True
     """`use_cache` may be given to the model, where its configuration has it."""
     tested: bool = True
@@ -35,8 +37,8 @@ class Family:
         return config.max_position_embeddings - self.first_position(config) if self.position_table else None
 
 
-_ENCODER = Family(final_norms=(), position_table=True)
-_ROBERTA = Family(final_norms=(), position_table=True, counts_from_padding=True)
+_ENCODER = Family(final_norms=(), position_table=True, causal=False)
+_ROBERTA = Family(final_norms=(), position_table=True, counts_from_padding=True, causal=False)
 
 FAMILIES = {
     "llama": Family(),
@@ -54,10 +56,10 @@ FAMILIES = {
     "distilbert": _ENCODER,
     "roberta": _ROBERTA,
     "xlm-roberta": _ROBERTA,
-    "modernbert": Family(final_norms=("final_norm",)),
+    "modernbert": Family(final_norms=("final_norm",), causal=False),
     # T5 adds a position bias over the whole sequence, which would be quadratic in the packed tokens. Its encoder has
     # the configuration of the whole model, `use_cache` of the decoder included.
-    "t5": Family(final_norms=("final_layer_norm",), packed=False, takes_use_cache=False),
+    "t5": Family(final_norms=("final_layer_norm",), packed=False, causal=False, takes_use_cache=False),
 }
 """The families whose layers the tests compare with Hugging Face's own."""
 

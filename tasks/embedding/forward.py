@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 from storage.errors import UserError
 from tasks.embedding.families import Family
 from tasks.embedding.packed_attention import ForwardPass, LastLayerReached, LengthGroup, current_pass
+from tasks.embedding.shared_prefix import SharedPrefix
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,12 @@ class Backbone:
     vocabulary: int | None
     restore: Callable[[], object] | None = None
     read_block: Callable[[int], nn.Module] | None = None
+
+    @property
+    def shares_prefix(self) -> bool:
+        """Whether what texts begin with can be computed once for all of them."""
+        both_ways = getattr(self.model.config, "use_bidirectional_attention", None)
+        return self.packed and self.row.causal and not both_ways
 
     @property
     def last_is_normed(self) -> bool:
@@ -96,20 +103,24 @@ def forward_layers(
     groups: Sequence[LengthGroup],
     take: Callable[[int, Tensor], None],
     max_layer: int | None = None,
+    *,
+    prefix: SharedPrefix | None = None,
+    records: SharedPrefix | None = None,
 ) -> None:
     """Run the tokens of some texts through the model, and hand each layer to `take(layer, states)` as it is made.
 
     To be called inside `capturing`. ids: int64 [T] on the model's device, the texts of `groups` end to end; one group
     only where the backbone is not `packed`. states: [T, D] in the model's dtype; it dies after the call unless
-    `take` keeps it. Blocks after `max_layer` do not run.
+    `take` keeps it. Blocks after `max_layer` do not run. prefix, records: as of `ForwardPass`.
     """
-    current = ForwardPass(groups, take, backbone.layers if max_layer is None else max_layer)
+    last = backbone.layers if max_layer is None else max_layer
+    current = ForwardPass(groups, take, last, prefix=prefix, records=records)
     if backbone.restore is not None:
         backbone.restore()
     token = current_pass.set(current)
     try:
         with torch.inference_mode():
-            output = backbone.model(**model_inputs(backbone, ids, groups))
+            output = backbone.model(**model_inputs(backbone, ids, groups, prefix))
             current.reached(backbone.layers, output.last_hidden_state)
     except LastLayerReached:
         pass
@@ -125,7 +136,9 @@ def forward_layers(
         current_pass.reset(token)
 
 
-def model_inputs(backbone: Backbone, ids: Tensor, groups: Sequence[LengthGroup]) -> dict[str, Any]:
+def model_inputs(
+    backbone: Backbone, ids: Tensor, groups: Sequence[LengthGroup], prefix: SharedPrefix | None = None
+) -> dict[str, Any]:
     """What the model is called with for the texts of `groups`, whose tokens `ids`, int64 [T], lie end to end."""
     row, config = backbone.row, backbone.model.config
     inputs: dict[str, Any] = {}
@@ -136,6 +149,8 @@ def model_inputs(backbone: Backbone, ids: Tensor, groups: Sequence[LengthGroup])
         ids = ids.view(group.texts, group.length)
         return inputs | ({"input_ids": ids} if row.tested else plain_inputs(backbone.model, ids))
     positions = torch.cat([_positions(row, config, ids, group) for group in groups])
+    if prefix is not None:
+        positions += prefix.length
     return inputs | {"input_ids": ids[None], "position_ids": positions[None]}
 
 

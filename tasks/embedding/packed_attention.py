@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
+from tasks.embedding.shared_prefix import SharedPrefix
+
 PACKED = "layerscout_packed"
 """The name that transformers knows `attend` by."""
 
@@ -42,7 +44,8 @@ class LastLayerReached(BaseException):
 class ForwardPass:
     """What hooks and attention have to know of the forward pass that their thread is in.
 
-    `take(layer, states)` is handed each layer up to `last`, states [T, D] of the `groups` end to end.
+    `take(layer, states)` is handed each layer up to `last`, states [T, D] of the `groups` end to end. `prefix`: what
+    every text sees before its own tokens; `records`: what the tokens of this pass leave for others to see.
     """
 
     groups: Sequence[LengthGroup]
@@ -50,6 +53,8 @@ class ForwardPass:
     last: int
     calls: Counter[nn.Module] = field(default_factory=Counter)
     """How often each block has run."""
+    prefix: SharedPrefix | None = None
+    records: SharedPrefix | None = None
 
     def reached(self, layer: int, states: Tensor) -> None:
         """Hand out a layer's states [..., D]; `LastLayerReached` where it is the last."""
@@ -82,13 +87,25 @@ def attend(
     causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     out = torch.empty_like(query.transpose(1, 2))  # [1, T, H, d], the layout that the model goes on with
-    for group in current_pass.get().groups:
+    current = current_pass.get()
+    if current.records is not None:
+        if not causal:
+            raise ValueError("tokens that see what follows them are not the same in every text")
+        current.records.keep_attention(module, key, value)
+    before = None if current.prefix is None else current.prefix.keys_and_values[module]
+    for group in current.groups:
         q, k, v, into = (_texts_of(group, x) for x in (query, key, value, out.transpose(1, 2)))
-        window = sliding_window if sliding_window is not None and group.length > sliding_window else None
-        if softcap is not None or (q.device.type == "cpu" and group.length <= _SHORT):
+        if before is not None:
+            k, v = (
+                torch.cat((old.expand(group.texts, -1, -1, -1), new), dim=2)
+                for old, new in zip(before, (k, v), strict=True)
+            )
+        keys = k.shape[2]
+        window = sliding_window if sliding_window is not None and keys > sliding_window else None
+        if softcap is not None or (q.device.type == "cpu" and keys <= _SHORT):
             _attend_by_products(q, k, v, into, scale, causal, window, softcap)
-        elif window is not None:
-            allowed = _allowed(group.length, group.length, causal, window, q.device)
+        elif window is not None or keys > group.length:
+            allowed = _allowed(group.length, keys, keys, causal, window, q.device)
             into.copy_(scaled_dot_product_attention(q, k, v, attn_mask=allowed, scale=scale, enable_gqa=True))
         else:
             causal_now = causal and group.length > 1
@@ -113,21 +130,22 @@ def _attend_by_products(
     window: int | None,
     softcap: float | None,
 ) -> None:
-    """Attention of short texts as two batched matrix products. q, into: [n, H, L, d]; k, v: [n, K, L, d], K divides H.
+    """Attention of short texts as two batched matrix products. q, into: [n, H, L, d]; k, v: [n, K, M, d], K divides H.
 
+    The queries are of the last L of M tokens.
     On a CPU torch's fused kernel takes longer for texts as short as `_SHORT`. The query heads that share a key head
     are rows of one product; keys are padded to whole vectors, without which softmax is slow.
     """
     texts, heads, length, size = q.shape
-    kv_heads = k.shape[1]
+    kv_heads, known = k.shape[1:3]
     group = heads // kv_heads
-    padded = -(-length // _VECTOR) * _VECTOR
+    padded = -(-known // _VECTOR) * _VECTOR
     queries = q.unflatten(1, (kv_heads, group)).transpose(2, 3).reshape(-1, length * group, size)
     keys = k.new_zeros(texts, kv_heads, padded, size)
     values = torch.zeros_like(keys)
-    keys[:, :, :length] = k
-    values[:, :, :length] = v
-    bias = _bias(length, padded, group, causal, window, q.dtype, q.device)
+    keys[:, :, :known] = k
+    values[:, :, :known] = v
+    bias = _bias(length, known, padded, group, causal, window, q.dtype, q.device)
     if softcap is None:
         scores = torch.baddbmm(bias, queries, keys.flatten(0, 1).transpose(1, 2), alpha=scale)
     else:
@@ -142,6 +160,7 @@ def _attend_by_products(
 @lru_cache(maxsize=64)
 def _bias(
     length: int,
+    known: int,
     padded: int,
     group: int,
     causal: bool,
@@ -150,14 +169,19 @@ def _bias(
     device: torch.device,
 ) -> Tensor:
     """0 where a query may see a key, else −∞: [1, length · group, padded], each query's row `group` times."""
-    allowed = _allowed(length, padded, causal, window, device)
+    allowed = _allowed(length, known, padded, causal, window, device)
     bias = torch.zeros(length, padded, dtype=dtype, device=device).masked_fill_(~allowed, float("-inf"))
     return bias.repeat_interleave(group, dim=0)[None]
 
 
-def _allowed(length: int, padded: int, causal: bool, window: int | None, device: torch.device) -> Tensor:
-    """Which key (column) each query (row) may see: bool [length, padded]. A window holds the query's own token."""
+def _allowed(
+    length: int, known: int, padded: int, causal: bool, window: int | None, device: torch.device
+) -> Tensor:
+    """Which key (column) each query (row) may see: bool [length, padded]. A window holds the query's own token.
+
+    The queries are of the last `length` of `known` tokens.
+    """
     keys = torch.arange(padded, device=device)
-    back = torch.arange(length, device=device)[:, None] - keys
-    allowed = (back >= 0) if causal else (keys < length).expand(length, padded)
+    back = torch.arange(known - length, known, device=device)[:, None] - keys
+    allowed = (back >= 0) if causal else (keys < known).expand(length, padded)
     return allowed if window is None else allowed & (back.abs() < window)

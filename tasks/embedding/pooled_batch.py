@@ -11,6 +11,7 @@ from torch import Tensor
 from tasks.embedding.forward import Backbone
 from tasks.embedding.packed_attention import LengthGroup
 from tasks.embedding.pooling import pool
+from tasks.embedding.shared_prefix import SharedPrefix
 from tasks.vocabulary import NormState, Pooling
 
 Key = tuple[NormState, Pooling]
@@ -29,9 +30,14 @@ class PooledBatch:
         keys: Sequence[Key],
         layers: int,
         around: tuple[int, int] = (0, 0),
+        prefix: SharedPrefix | None = None,
     ) -> None:
-        """ids: the tokens of each text, longest first; layers: how many are kept, 0 among them; around: of `Tokens`."""
+        """ids: the tokens of each text, longest first; layers: how many are kept, 0 among them; around: of `Tokens`.
+
+        prefix: the first tokens of each text, which are computed already; ids are those that follow.
+        """
         self._backbone = backbone
+        self.prefix = prefix
         self._around = around
         self.groups = length_groups([len(each) for each in ids])
         self._pooled = {
@@ -50,10 +56,13 @@ class PooledBatch:
         for norm_state in self._norm_states:
             has_passed = layer == backbone.layers and backbone.last_is_normed
             again = norm_state is NormState.FINAL_NORM and not has_passed
-            of_state = backbone.final_norm(states) if again and backbone.final_norm else states
+            of_state, before = states, None if self.prefix is None else self.prefix.states[layer]
+            if again and backbone.final_norm:
+                of_state = backbone.final_norm(states)
+                before = None if before is None else backbone.final_norm(before)
             for key, into in self._pooled.items():
                 if key[0] is norm_state:
-                    _pool_groups(of_state, self.groups, key[1], self._around, into[layer])
+                    _pool_groups(of_state, before, self.groups, key[1], self._around, into[layer])
 
     def start_copy(self) -> Pooled:
         """Embeddings on their way to the CPU. From a GPU on a stream of its own, beside the next batch."""
@@ -93,12 +102,19 @@ def length_groups(counts: Sequence[int]) -> list[LengthGroup]:
 
 
 def _pool_groups(
-    states: Tensor, groups: Sequence[LengthGroup], pooling: Pooling, around: tuple[int, int], into: Tensor
+    states: Tensor,
+    before: Tensor | None,
+    groups: Sequence[LengthGroup],
+    pooling: Pooling,
+    around: tuple[int, int],
+    into: Tensor,
 ) -> None:
-    """states: [T, D] → into: [B, D]."""
+    """states: [T, D] → into: [B, D]. before: [P, D], the states of what stands before every text."""
     row = 0
     for group in groups:
         texts = states[group.start : group.stop].unflatten(0, (group.texts, group.length))
+        if before is not None and pooling is not Pooling.LAST:
+            texts = torch.cat((before.expand(group.texts, -1, -1), texts), dim=1)
         into[row : row + group.texts] = pool(texts, None, pooling, around)
         row += group.texts
 

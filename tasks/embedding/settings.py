@@ -18,6 +18,9 @@ from tasks.embedding.model import ModelFolder
 from tasks.embedding.saved_states import STATES_VERSION
 from tasks.vocabulary import NormState, Pooling
 
+PROMPTED_VERSION = 1
+"""Raised by hand whenever a change moves a number of texts with a prompt alone; before it, a prompt was not shared."""
+
 log = logging.getLogger(__name__)
 
 
@@ -110,6 +113,7 @@ def _made_by_model(dataset: Dataset, model: ModelFolder, settings: Settings) -> 
     }
     if settings.prompt is not None:
         made_of["prompt"] = settings.prompt
+        made_of["prompted_version"] = PROMPTED_VERSION
     if model.runs_own_code:
         made_of["trust_remote_code"] = True
     if not model.tested:

@@ -10,15 +10,22 @@ import torch
 from torch import Tensor, nn
 
 from tasks.embedding.forward import Backbone, model_inputs
-from tasks.embedding.packed_attention import ForwardPass, current_pass
+from tasks.embedding.packed_attention import ForwardPass, LengthGroup, current_pass
 from tasks.embedding.pooled_batch import Pooled, PooledBatch
+from tasks.embedding.shared_prefix import SharedPrefix
 from tasks.numerics.cores import hand_back_freed_memory
 
 
 def stream_blocks(
-    backbone: Backbone, batches: Sequence[PooledBatch], executor: Executor, last: int
+    backbone: Backbone,
+    batches: Sequence[PooledBatch],
+    executor: Executor,
+    last: int,
+    prefix: SharedPrefix | None = None,
 ) -> Iterator[Pooled]:
     """Run blocks 1 to `last` over all batches; then the embeddings of each, in order.
+
+    prefix: what all texts begin with; each block runs over it first.
 
     While one block computes, the next is read. The states between blocks stay on the model's device. Numbers are those
     of the whole model to the bit: the same operations see the same batches.
@@ -27,30 +34,48 @@ def stream_blocks(
     assert read is not None
     with ThreadPoolExecutor(1) as reader:
         coming = reader.submit(read, 0) if last else None
-        passes = [_Pass(backbone, batch) for batch in batches]
+        first = None
+        if prefix is not None:
+            groups = [LengthGroup(0, 1, prefix.length)]
+            first = _Pass(
+                backbone, prefix.tokens(backbone.device), groups, prefix.keep_states, records=prefix
+            )
+        passes = [_Pass(backbone, each.tokens, each.groups, each.take, prefix=prefix) for each in batches]
         for number in range(last):
             assert coming is not None
             block = coming.result()
             coming = reader.submit(read, number + 1) if number + 1 < last else None
+            if first is not None and prefix is not None:
+                prefix.keys_and_values.clear()  # of the block before
+                first.advance(number, block)
             for _ in executor.map(partial(_Pass.advance, number=number, block=block), passes):
                 pass
             del block  # before the one after the next is read
             hand_back_freed_memory()
-    while passes:
-        yield passes.pop(0).batch.start_copy()
+    del passes
+    for batch in batches:
+        yield batch.start_copy()
 
 
 class _Pass:
-    """One batch between two blocks: its states, and what the model hands each block beside them."""
+    """Some texts between two blocks: their states, and what the model hands each block beside them."""
 
-    def __init__(self, backbone: Backbone, batch: PooledBatch) -> None:
-        self.batch = batch
+    def __init__(
+        self,
+        backbone: Backbone,
+        tokens: Tensor,
+        groups: Sequence[LengthGroup],
+        take: Callable[[int, Tensor], None],
+        *,
+        prefix: SharedPrefix | None = None,
+        records: SharedPrefix | None = None,
+    ) -> None:
         self._backbone = backbone
-        self._forward = ForwardPass(batch.groups, batch.take, last=backbone.layers + 1)
-        self._states = batch.tokens  # until the first block is given its own
+        self._forward = ForwardPass(groups, take, backbone.layers + 1, prefix=prefix, records=records)
+        self._states = tokens  # until the first block is given its own
         self._calls: list[tuple[Sequence[Any], dict[str, Any]]] = []
         with self._current(), _handed_through(backbone.blocks, self._record):
-            backbone.model(**model_inputs(backbone, batch.tokens, batch.groups))
+            backbone.model(**model_inputs(backbone, tokens, groups, prefix))
         self._forward.reached(0, self._states)
 
     def advance(self, number: int, block: nn.Module) -> None:

@@ -16,8 +16,9 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 from storage.errors import UserError
 from tasks.embedding.backbone import find_blocks
+from tasks.embedding.description import load_tokenizer
 from tasks.embedding.forward import Backbone
-from tasks.embedding.model import load_tokenizer, without_bars
+from tasks.embedding.model import without_bars
 from tasks.embedding.prompts import with_prompt
 from tasks.embedding.tokens import around_texts
 from tasks.exporting.states import (
