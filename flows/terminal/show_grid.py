@@ -25,11 +25,13 @@ def show_pairs(pairs: list[tuple[SweepParameters, str, str]]) -> None:
 def show_grid(outcome: GridOutcome) -> None:
     """The answer of each pair, and where the comparison is."""
     ids = ", ".join(f"'{run_id}'" for run_id in outcome.run_ids)
+    has_prompts = f"SELECT count(prompt) > 0 FROM run WHERE run_id IN ({ids})"
+    prompt = "prompt, " if query(outcome.layout.results, has_prompts).item() else ""
     print(
         format_rows(
             query(
                 outcome.layout.results,
-                "SELECT model_id, dataset_id, pooling, norm_state, chosen_layer, best_layer, chosen_accuracy, "
+                f"SELECT model_id, dataset_id, {prompt}pooling, norm_state, chosen_layer, best_layer, chosen_accuracy, "
                 f"last_accuracy, regret, gain_over_last, p_value FROM leaderboard WHERE run_id IN ({ids}) "
                 "ORDER BY model_id, dataset_id",
             ),

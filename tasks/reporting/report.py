@@ -15,7 +15,15 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from tasks.reporting.answer import answer_sentence, key_figures, one_line, p_value, percent, points
+from tasks.reporting.answer import (
+    answer_sentence,
+    key_figures,
+    one_line,
+    p_value,
+    percent,
+    points,
+    shortened,
+)
 from tasks.reporting.layer_curves import Row, Tables, layer_curves, rows_where
 from tasks.reporting.report_parts import (
     drawn,
@@ -105,6 +113,7 @@ def page_environment() -> jinja2.Environment:
         "points": points,
         "p_value": p_value,
         "named": named,
+        "shortened": shortened,
         "unbroken": _unbroken,
         "silhouette": silhouette_value,
         "seconds": _seconds,

@@ -186,6 +186,14 @@ def sweep_rows(
             | {"gain_over_single_p_value": 0.5, "gain_over_last_p_value": 0.5}
             for size, gain in ((1, 0.0), (2, 0.02))
         ],
+        "race_step": [
+            {"run_id": run_id, "step": step, "train_rows": 50 * step, "train_rows_in_all": 400}
+            | {"prompt": prompt, "pooling": "mean", "norm_state": "as_returned", "layer": 2, "chance": 0.9}
+            | {"expected_accuracy": 0.8, "stays": True, "is_leader": prompt == "none"}
+            | {"ended_by": "confidence" if step == 2 else None}
+            for step in (1, 2)
+            for prompt in ("none", "one-word")
+        ],
         "curve_audit": [
             KEY
             | {"run_id": run_id, "metric": "cosine", "silhouette_direction": "up", "accuracy_direction": "up"}
@@ -248,6 +256,8 @@ def test_every_table_view_and_column_has_a_comment() -> None:
         ("representation", {"layers": [1]}, "its one layer is not the answer that is audited"),
         ("representation", {"accuracy": 0.1}, "its one layer is not the answer that is audited"),
         ("representation", {"gain_over_single": 0.1}, "gain of 1 layers is not over the one"),
+        ("race_step", {"layer": 5}, "race_step at layer 5: the model has 4 layers"),
+        ("race_step", {"is_leader": False}, "step 1 has 0 leaders, not one"),
     ],
 )
 def test_a_row_that_another_contradicts_is_refused_with_the_reason(

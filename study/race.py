@@ -1,0 +1,191 @@
+"""`python -m study.race STORAGE`: what races over rows would have chosen in the runs of study/race.yaml.
+
+The runs of `layerscout grid study/race.yaml` have embedded and scored every row. Each race is run again from their
+embeddings, five times with rows in other turns; the test rows judge its layer by the probe that was fitted on all train
+rows. `results/race.csv` has a row a run, confidence and draw.
+"""
+
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from storage.embeddings import read_layer
+from storage.layout import Layout
+from storage.sources.grammar import parse_source
+from storage.staged import read_staged
+from study.measures import HALVINGS, mean_of_sets
+from tasks.choosing.curve_choice import by_layer
+from tasks.choosing.expectation import NEAR
+from tasks.choosing.race import Contender, LeftOut, Step, judge, step_sizes
+from tasks.data.splits import stratified_sample
+from tasks.machine import CORES
+from tasks.numerics.cores import use_threads
+from tasks.scoring.ridge import ridge_leave_one_out
+from tasks.vocabulary import NO_PROMPT, NormState, Pooling
+
+RESULTS = Path(__file__).parent / "results" / "race.csv"
+UNTIL = (0.8, 0.85, 0.9)
+DRAWS = 5
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Every layer of both poolings of one run, C in all."""
+
+    model: str
+    dataset: str
+    sizes: list[int]
+    contenders: dict[Contender, slice]
+    """Which of the C are whose."""
+    left_out: dict[str, NDArray[Any]]
+    """`loss:DRAW:ROWS` → float32 [C, rows] in nats and `hit:DRAW:ROWS` → bool [C, rows]."""
+    correct: NDArray[np.bool_]
+    """[C, test rows]."""
+
+    def steps(self, draw: int, until: float) -> Iterator[Step]:
+        """As `flows.race` would judge them, to the one that ends it."""
+        staying = list(self.contenders)
+        for number in range(len(self.sizes)):
+            seen = {each: self._seen(self.contenders[each], draw, number) for each in staying}
+            step = judge(seen, self.sizes[-1], until=until, within=NEAR, seed=draw)
+            yield step
+            if step.leader.chance >= until and (number or len(self.sizes) == 1):
+                return
+            staying = [each.contender for each in step.standings if each.stays] or [step.leader.contender]
+
+    def _seen(self, own: slice, draw: int, number: int) -> LeftOut:
+        rows = self.sizes[number]
+        before = self.left_out[f"loss:{draw}:{self.sizes[number - 1]}"][own] if number else None
+        return LeftOut(
+            self.left_out[f"loss:{draw}:{rows}"][own], self.left_out[f"hit:{draw}:{rows}"][own], before
+        )
+
+    def split_regret(self, candidate: int) -> float:
+        """As `study.measures.split_regret`, over all candidates."""
+        rng, found = np.random.default_rng(0), []
+        for _ in range(HALVINGS):
+            halves = np.array_split(rng.permutation(self.correct.shape[1]), 2)
+            for best_on, measured_on in (halves, halves[::-1]):
+                best = int(self.correct[:, best_on].mean(axis=1).argmax())
+                accuracy = self.correct[:, measured_on].mean(axis=1)
+                found.append(float(accuracy[best] - accuracy[candidate]))
+        return float(np.mean(found))
+
+    def best_of_all_rows(self) -> int:
+        """The candidate with the lowest left-out log loss over all train rows: what a whole sweep takes."""
+        return int(self.left_out[f"loss:0:{self.sizes[-1]}"].mean(axis=1).argmin())
+
+
+def main(storage: str) -> None:
+    """Run the races of every finished run, write the table, and tell the means over sets."""
+    rows = []
+    for folder in sorted(Path(storage, "staged").iterdir()):
+        if (folder / "execution").is_dir():
+            rows += _races(_candidates(storage, folder.name))
+    table = pl.DataFrame(rows).sort("until", "model", "dataset", "draw")
+    table.write_csv(RESULTS, float_precision=5)
+    for (model, until), part in table.group_by("model", "until", maintain_order=True):
+        by_set = part.group_by("dataset").agg(
+            pl.col("share", "above_all_rows", "chance").mean(), pl.col("near").mean()
+        )
+        mean, low, high = mean_of_sets(by_set["above_all_rows"].to_list())
+        print(
+            f"{model}, until {until}, {len(by_set)} sets: {by_set['share'].mean():.1%} of the rows, split regret above "
+            f"that of all rows {100 * mean:+.2f} points ({100 * low:+.2f} to {100 * high:+.2f}), worst "
+            f"{100 * part['above_all_rows'].max():+.2f}; told {by_set['chance'].mean():.2f}, near "
+            f"{by_set['near'].mean():.2f}"
+        )
+
+
+def _races(run: Candidates) -> Iterator[dict[str, Any]]:
+    of_all = run.split_regret(run.best_of_all_rows())
+    for until in UNTIL:
+        for draw in range(DRAWS):
+            *_, last = run.steps(draw, until)
+            leader = last.leader
+            regret = run.split_regret(run.contenders[leader.contender].start + leader.layer)
+            yield {
+                "model": run.model,
+                "dataset": run.dataset,
+                "until": until,
+                "draw": draw,
+                "train_rows": last.rows,
+                "share": last.rows / run.sizes[-1],
+                "pooling": leader.contender.pooling.value,
+                "layer": leader.layer,
+                "chance": leader.chance,
+                "split_regret": regret,
+                "near": regret <= NEAR,
+                "above_all_rows": regret - of_all,
+            }
+
+
+def _candidates(storage: str, run_id: str) -> Candidates:
+    layout = Layout(storage)
+    run = read_staged(layout, run_id, "run").row(0, named=True)
+    dataset = read_staged(layout, run_id, "dataset").row(0, named=True)
+    predicted = read_staged(layout, run_id, "prediction").with_columns(
+        correct=pl.col("label") == pl.col("predicted")
+    )
+    correct, contenders = [], {}
+    for pooling in (Pooling.MEAN, Pooling.LAST):
+        own = by_layer(predicted.filter(pooling=pooling.value), "correct")
+        start = sum(len(each) for each in correct)
+        contenders[Contender(NO_PROMPT, pooling, NormState.AS_RETURNED)] = slice(start, start + len(own))
+        correct.append(own)
+    sizes = step_sizes(dataset["train_rows"], len(dataset["classes"]))
+    kept = Path(storage, "races", f"{run_id}.npz")
+    if not kept.exists():
+        kept.parent.mkdir(exist_ok=True)
+        np.savez_compressed(kept, **_leave_out(layout, run, run_id, contenders, sizes))
+        print(kept.name, flush=True)
+    with np.load(kept) as arrays:
+        left_out = dict(arrays)
+    names = (parse_source(run[each]).short_name for each in ("model_id", "dataset_id"))
+    return Candidates(*names, sizes, contenders, left_out, np.concatenate(correct))
+
+
+def _leave_out(
+    layout: Layout,
+    run: dict[str, Any],
+    run_id: str,
+    contenders: dict[Contender, slice],
+    sizes: list[int],
+) -> dict[str, NDArray[Any]]:
+    shards = read_staged(layout, run_id, "embedding_set")["shards"].item()
+    uris = [layout.shard(run["embedding_set_id"], index) for index in range(shards)]
+    rows = read_layer(uris, layer=0, norm_state="as_returned", pooling="mean")
+    labels = pl.DataFrame({"value": rows.label[: sizes[-1]]}).with_row_index("place")
+    turns = [stratified_sample(labels, None, draw, in_turn=True)["place"].to_numpy() for draw in range(DRAWS)]
+
+    def leave_out(pooling: str, layer: int) -> dict[str, NDArray[Any]]:
+        use_threads(1)
+        found = read_layer(uris, layer=layer, norm_state="as_returned", pooling=pooling)
+        told: dict[str, NDArray[Any]] = {}
+        for draw, turn in enumerate(turns):
+            for size in sizes:
+                first = turn[:size]
+                ridge = ridge_leave_one_out(found.embeddings[first], found.label[first])
+                told[f"loss:{draw}:{size}"] = ridge.log_loss.astype(np.float32)
+                told[f"hit:{draw}:{size}"] = ridge.correct
+        return told
+
+    wanted = [
+        (each.pooling.value, layer)
+        for each, own in contenders.items()
+        for layer in range(own.stop - own.start)
+    ]
+    with ThreadPoolExecutor(CORES) as executor:
+        by_candidate = list(executor.map(leave_out, *zip(*wanted, strict=True)))
+    return {name: np.stack([each[name] for each in by_candidate]) for name in by_candidate[0]}
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
