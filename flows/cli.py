@@ -321,7 +321,13 @@ def inspect_dataset(
     dataset: Annotated[
         str | None, Parameter(help=SweepParameters.model_fields["dataset"].description or "")
     ] = None,
-    text_column: Annotated[str | None, Parameter(help="Found by its name when left out.")] = None,
+    text_column: Annotated[
+        tuple[str, ...],
+        Parameter(help=SweepParameters.model_fields["text_column"].description, negative_iterable=()),
+    ] = (),
+    joined_by: Annotated[
+        str, Parameter(help=SweepParameters.model_fields["joined_by"].description)
+    ] = SweepParameters.model_fields["joined_by"].default,
     label_column: Annotated[str | None, Parameter(help="Found by its name when left out.")] = None,
     split_column: Annotated[
         str | None, Parameter(help=SweepParameters.model_fields["split_column"].description)
@@ -352,6 +358,7 @@ def inspect_dataset(
     show_inspection(
         dataset,
         text_column=text_column,
+        joined_by=joined_by,
         label_column=label_column,
         split_column=split_column,
         group_column=group_column,

@@ -321,6 +321,9 @@ def asked_of(parameters: SweepParameters) -> dict[str, Any]:
     )
     if parameters.together == SweepParameters.model_fields["together"].default:
         del asked["together"]  # every score is the same, whatever stands side by side
+    if len(parameters.text_column) < 2:  # as before there could be several
+        asked["text_column"] = next(iter(parameters.text_column), None)
+        del asked["joined_by"]
     if parameters.row_order == "source":
         del asked["row_order"]  # as before there was a choice
     if parameters.prompt == NO_PROMPT:

@@ -115,7 +115,17 @@ class AskedOfAll(BaseModel):
         title="Silhouette precision",
         description="Of Euclidean silhouettes. exact: errors up to 1e-6. fast: products in bfloat16, up to 1e-4.",
     )
-    text_column: str | None = Field(None, title="Text column", description="Found by its name when left out.")
+    text_column: tuple[str, ...] = Field(
+        (),
+        title="Text column",
+        description="Found by its name when left out. Several, such as a premise and a hypothesis, are read as one "
+        "text.",
+    )
+    joined_by: str = Field(
+        "\n",
+        title="Joined by",
+        description="What stands between the texts of several columns; a line break, if nothing else.",
+    )
     label_column: str | None = Field(
         None, title="Label column", description="Found by its name when left out."
     )
@@ -302,6 +312,7 @@ class AskedOfAll(BaseModel):
         asked = self.model_dump(
             include={
                 "text_column",
+                "joined_by",
                 "label_column",
                 "split_column",
                 "group_column",
@@ -314,6 +325,13 @@ class AskedOfAll(BaseModel):
         states = are_saved_states(self.model)
         in_turn = self.row_order == "sampled" or self.until_confident is not None
         return asked | {"in_turn": in_turn, "of_saved_states": states}
+
+    @field_validator("text_column", mode="before")
+    @classmethod
+    def _one_or_several(cls, value: Any) -> Any:
+        if value is None:
+            return ()
+        return (value,) if isinstance(value, str) else value
 
     @field_validator("criterion")
     @classmethod

@@ -1,6 +1,7 @@
 """Looking before paying: what a data set is like, and what a sweep of it will cost. No server, nothing stored."""
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import polars as pl
@@ -37,7 +38,8 @@ MOST_CLASSES_SHOWN = 30
 def show_inspection(
     dataset: str | None,
     *,
-    text_column: str | None,
+    text_column: Sequence[str],
+    joined_by: str,
     label_column: str | None,
     split_column: str | None = None,
     group_column: str | None = None,
@@ -67,6 +69,7 @@ def show_inspection(
             dataset,
             Layout(""),
             text_column=text_column,
+            joined_by=joined_by,
             label_column=label_column,
             split_column=split_column,
             group_column=group_column,

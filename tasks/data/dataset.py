@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate
@@ -28,6 +29,8 @@ log = logging.getLogger(__name__)
 TEXT_COLUMNS = ("text", "sentence", "content", "document", "review", "tweet", "question", "body", "title")
 LABEL_COLUMNS = ("label", "labels", "category", "class", "target", "intent", "topic", "author")
 MOST_CLASSES = 5_000
+BESIDE = " + "
+"""Between the names of several text columns."""
 # A shard reads its own rows: few enough that it reads little beside them, enough for one request to be worth it.
 ROWS_PER_GROUP = 1_000
 
@@ -66,7 +69,8 @@ def prepare_dataset(
     spec: str,
     layout: Layout,
     *,
-    text_column: str | None = None,
+    text_column: str | Sequence[str] | None = None,
+    joined_by: str = "\n",
     label_column: str | None = None,
     split_column: str | None = None,
     group_column: str | None = None,
@@ -86,6 +90,7 @@ def prepare_dataset(
         spec,
         layout,
         text_column=text_column,
+        joined_by=joined_by,
         label_column=label_column,
         split_column=split_column,
         group_column=group_column,
@@ -115,7 +120,8 @@ def read_dataset(
     spec: str,
     layout: Layout,
     *,
-    text_column: str | None = None,
+    text_column: str | Sequence[str] | None = None,
+    joined_by: str = "\n",
     label_column: str | None = None,
     split_column: str | None = None,
     group_column: str | None = None,
@@ -134,7 +140,8 @@ def read_dataset(
     Args:
         spec: `hf:OWNER/NAME[@REVISION]`, `path:FOLDER` or `path:FILE`, or `wheel:NAME`.
         layout: of the storage where the table has its place.
-        text_column: found by its name when None.
+        text_column: found by its name when None or none; several are read as one text.
+        joined_by: what stands between the texts of several columns.
         label_column: found by its name when None.
         split_column: says of each row whether it is of train, validation or test, by the names that files of splits
             have; None takes the source's own splits.
@@ -153,9 +160,11 @@ def read_dataset(
     source = parse_source(spec, "dataset")
     read = read_source(source, encoding)
     columns = _columns(read)
-    text = text_column or read.text_column
-    if text is not None or not of_saved_states or {each.lower() for each in columns} & {*TEXT_COLUMNS}:
-        text = _find_column("text", text, TEXT_COLUMNS, columns, spec)
+    asked_for = [text_column] if isinstance(text_column, str) else [*(text_column or ())]
+    text = asked_for or [each for each in [read.text_column] if each is not None]
+    if text or not of_saved_states or {each.lower() for each in columns} & {*TEXT_COLUMNS}:
+        named = [_find_column("text", each, TEXT_COLUMNS, columns, spec) for each in text]
+        text = named or [_find_column("text", None, TEXT_COLUMNS, columns, spec)]
     label = _find_column("label", label_column or read.label_column, LABEL_COLUMNS, columns, spec)
     for role, asked in (("split", split_column), ("group", group_column)):
         if asked is not None:
@@ -164,7 +173,7 @@ def read_dataset(
     for split in SPLIT_NAMES:
         if split in read.splits:
             frame = read.splits[split]
-            rows = _clean(frame, text, label, f"{split} of {spec}")
+            rows = _clean(frame, text, joined_by, label, f"{split} of {spec}")
             for role, asked in (("split", split_column), ("group", group_column)):
                 if asked is not None:
                     rows = rows.with_columns(frame[asked].cast(pl.String).alias(role))
@@ -200,7 +209,7 @@ def read_dataset(
         revision=read.revision,
         uri=layout.dataset(fingerprint),
         classes=classes,
-        text_column=text or "",
+        text_column=BESIDE.join(text),
         label_column=label,
         train_rows=train.height,
         test_rows=test.height,
@@ -290,12 +299,19 @@ def _find_column(role: str, asked: str | None, known: tuple[str, ...], columns: 
     return found[0]
 
 
-def _clean(frame: pl.DataFrame, text: str | None, label: str, where: str) -> pl.DataFrame:
+def _clean(frame: pl.DataFrame, text: Sequence[str], joined_by: str, label: str, where: str) -> pl.DataFrame:
     """The columns `text` and `value` (the label as it is written, null without one), `name` where the source has it.
 
-    text: None of a data set without one, whose texts are empty then.
+    text: of a data set without a text column, whose texts are empty then, none.
     """
-    texts = _texts(frame, text, where)
+    columns = [_texts(frame, each, where) for each in text]
+    if len(columns) == 1:
+        (texts,) = columns
+    elif columns:
+        numbered = pl.DataFrame({str(number): each for number, each in enumerate(columns)})
+        texts = numbered.select(pl.concat_str(pl.all(), separator=joined_by)).to_series()
+    else:
+        texts = pl.repeat("", frame.height, dtype=pl.String, eager=True)
     values = label_values(frame[label], where)
     rows = pl.DataFrame({"text": texts, "value": values})
     companion = f"{label}_name"
@@ -304,9 +320,7 @@ def _clean(frame: pl.DataFrame, text: str | None, label: str, where: str) -> pl.
     return rows.with_columns(name=pl.lit(None, dtype=pl.String))
 
 
-def _texts(frame: pl.DataFrame, text: str | None, where: str) -> pl.Series:
-    if text is None:
-        return pl.repeat("", frame.height, dtype=pl.String, eager=True)
+def _texts(frame: pl.DataFrame, text: str, where: str) -> pl.Series:
     texts = frame[text]
     if texts.dtype != pl.String:
         kind = "of lists or objects" if texts.dtype == pl.Object else texts.dtype
@@ -383,7 +397,8 @@ def _class_names(values: pl.Series, train: pl.DataFrame) -> tuple[str, ...]:
 def prepare_dataset_task(
     spec: str,
     layout: Layout,
-    text_column: str | None,
+    text_column: Sequence[str],
+    joined_by: str,
     label_column: str | None,
     split_column: str | None,
     group_column: str | None,
@@ -399,6 +414,7 @@ def prepare_dataset_task(
         spec,
         layout,
         text_column=text_column,
+        joined_by=joined_by,
         label_column=label_column,
         split_column=split_column,
         group_column=group_column,

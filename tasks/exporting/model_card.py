@@ -1,5 +1,6 @@
 """The README.md of an exported model: what it is, the evidence, how to use it, and what it was made of."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -132,6 +133,7 @@ def write_model_card(found: Evidence) -> str:
         *costs(found),
         "## Use",
         _prompt(found),
+        _columns(found),
         _use(found),
         "## Made of",
         f"Run `{run['run_id']}` (layerscout {run['code_version']}): model revision `{run['model_revision']}`, data "
@@ -212,6 +214,14 @@ def _prompt(found: Evidence) -> str:
         f"The tokenizer puts every text into the prompt `{one_line(prompt)}`, with which the layer was "
         "chosen: give it the text alone, and no prompt of another library's beside it."
     )
+
+
+def _columns(found: Evidence) -> str:
+    asked = json.loads(found.run["parameters"])
+    if "joined_by" not in asked:
+        return ""
+    columns = ", ".join(f"`{each}`" for each in asked["text_column"])
+    return f"A text is what {columns} say, in this order, joined by `{json.dumps(asked['joined_by'])}`."
 
 
 def _for_others(spec: str) -> str:

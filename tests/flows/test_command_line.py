@@ -35,7 +35,8 @@ def test_inspect_shows_classes_lengths_duplicates_and_leaks(
 ) -> None:
     show_inspection(
         f"path:{reviews}",
-        text_column=None,
+        text_column=(),
+        joined_by="\n",
         label_column="stars",
         encoding=None,
         model=f"path:{tiny_model}",

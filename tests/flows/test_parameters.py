@@ -123,3 +123,32 @@ def test_a_file_without_prompts_is_refused(content: bytes | None, message: str, 
         (tmp_path / "prompts.txt").write_bytes(content)
     with pytest.raises(UserError, match=f"prompts.txt .--prompt-file.*{message}"):
         with_prompts_of(searched(), tmp_path / "prompts.txt")
+
+
+def test_one_text_column_is_recorded_as_it_was_before_there_could_be_several() -> None:
+    default = describe_run(asked(), "set")
+    assert default.parameters["text_column"] is None
+    assert "joined_by" not in default.parameters
+    one = describe_run(asked(text_column="body"), "set")
+    assert one == describe_run(asked(text_column=("body",)), "set")
+    assert one.parameters["text_column"] == "body"
+    several = describe_run(asked(text_column=("a", "b")), "set")
+    assert (several.parameters["text_column"], several.parameters["joined_by"]) == (["a", "b"], "\n")
+    assert several.id != describe_run(asked(text_column=("a", "b"), joined_by=" "), "set").id
+
+
+def test_a_race_and_the_order_of_rows_are_not_part_of_a_run_that_asks_for_neither() -> None:
+    default = describe_run(asked(), "set")
+    assert describe_run(asked(until_confident=0.8, within=1.0, budget=3.0), "set") == default
+    assert not {"until_confident", "within", "budget", "row_order"} & default.parameters.keys()
+    assert describe_run(asked(row_order="sampled"), "set").id != default.id
+
+
+def test_a_chat_is_a_prompt_of_its_own_beside_the_plain_one() -> None:
+    found = SearchParameters(
+        model="path:model", dataset="path:data", prompt=("none", "chat:task", "a {text}"), chat=True
+    )
+    expected = ["none", "chat:task", "a {text}", "chat:none", "chat:a {text}"]
+    assert [each.prompt for each in found.sweeps()] == expected
+    with pytest.raises(ValidationError, match="no prompt; a template holds"):
+        asked(prompt="chat:words")

@@ -391,3 +391,27 @@ def test_a_table_of_an_older_version_is_one_row_group(tmp_path: Path) -> None:
     assert pq.ParquetFile(found.uri).num_row_groups == 1
     assert read_table(found.uri).equals(whole)
     assert read_table(found.uri, range(1_200, 2_700)).equals(whole[1_200:2_700])
+
+
+def test_several_text_columns_are_read_as_one_text(tmp_path: Path) -> None:
+    rows = labelled_text(60).rename({"text": "premise"}).with_columns(hypothesis=pl.lit("it was"))
+    write_rows(rows, tmp_path / "all.csv")
+    spec = f"path:{tmp_path / 'all.csv'}"
+    found, table = prepare(spec, tmp_path / "out", text_column=("premise", "hypothesis"))
+    assert found.text_column == "premise + hypothesis"
+    assert set(table["text"]) == {f"{premise}\nit was" for premise in rows["premise"]}
+    turned, other = prepare(
+        spec, tmp_path / "out", text_column=["hypothesis", "premise"], joined_by=" [SEP] "
+    )
+    assert set(other["text"]) == {f"it was [SEP] {premise}" for premise in rows["premise"]}
+    assert turned.fingerprint != found.fingerprint
+    # One alone is what it always was, as a word or as one of several.
+    assert (
+        prepare(spec, tmp_path / "out", text_column="premise")[0]
+        == prepare(spec, tmp_path / "out", text_column=("premise",))[0]
+    )
+    with pytest.raises(UserError, match=r"no column 'question' in every split \(--text-column\)"):
+        prepare(spec, tmp_path / "out", text_column=("premise", "question"))
+    write_rows(rows.with_columns(hypothesis=pl.lit(" ")), tmp_path / "empty.csv")
+    with pytest.raises(UserError, match="an empty text \\(column 'hypothesis'\\)"):
+        prepare(f"path:{tmp_path / 'empty.csv'}", tmp_path / "out", text_column=("premise", "hypothesis"))
