@@ -7,6 +7,7 @@ import torch
 import transformers
 from torch import nn
 from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding, AutoTokenizer
+from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from storage.errors import UserError
@@ -25,6 +26,7 @@ def text_config(folder: Path, spec: str, *, trust_remote_code: bool = False) -> 
         UserError: transformers does not know it, it is no language model's, or a number in it cannot be.
     """
     config = whole_config(folder, spec, trust_remote_code=trust_remote_code)
+    quantised_as(config, str(folder))
     try:
         text = config.get_text_config(encoder=True) if config.is_encoder_decoder else config.get_text_config()
     except Exception as error:  # a stranger's configuration, which may fail in any way
@@ -120,8 +122,34 @@ def check_vocabulary(folder: Path, tokenizer: Any) -> None:
         )
 
 
-def not_loaded(folder: str, error: BaseException) -> UserError:
-    """What to say of a model folder that does not load."""
+def quantised_as(config: transformers.PretrainedConfig, folder: str) -> str | None:
+    """How a model's weights are quantised, by the name that its configuration has for it; None: they are not.
+
+    Raises:
+        UserError: transformers does not know it, and would take the weights for plain ones.
+    """
+    described = getattr(config, "quantization_config", None)
+    if described is None:
+        return None
+    method = described.get("quant_method") if isinstance(described, dict) else described.quant_method
+    name = str(getattr(method, "value", method))
+    # Which of bitsandbytes' two is told by other fields.
+    if name not in {*AUTO_QUANTIZER_MAPPING, "bitsandbytes"}:
+        raise UserError(
+            f"The weights in {folder} are quantised as {name!r} (quantization_config in config.json), which "
+            f"transformers {transformers.__version__} does not know. Take the model's plain weights, or a way that it "
+            f"knows: {', '.join(sorted(AUTO_QUANTIZER_MAPPING))}."
+        )
+    return name
+
+
+def not_loaded(folder: str, error: BaseException, quantised: str | None = None) -> UserError:
+    """What to say of a model folder that does not load. quantised: of `quantised_as`."""
+    if quantised is not None and isinstance(error, ImportError):
+        return UserError(
+            f"The weights in {folder} are quantised ({quantised}), and what reads them is not installed here: "
+            f"{words(error)}. Install it beside layerscout, or take the model's plain weights."
+        )
     return UserError(
         f"The model in {folder} does not load: {words(error)}. It must hold config.json and *.safetensors of a "
         f"model that transformers {transformers.__version__} knows. Copy it again, or save it with "

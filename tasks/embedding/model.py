@@ -36,6 +36,7 @@ from tasks.embedding.description import (
     headless,
     load_tokenizer,
     not_loaded,
+    quantised_as,
     text_config,
     whole_config,
     words,
@@ -215,6 +216,7 @@ def describe_whole(folder: str, *, trust_remote_code: bool = False) -> PreTraine
 def _headless(folder: str, trust_remote_code: bool, **options: Any) -> Any:
     """The folder's model without its head, with `options` of `from_pretrained`; `UserError` where it does not load."""
     config = whole_config(Path(folder), folder, trust_remote_code=trust_remote_code)
+    quantised = quantised_as(config, folder)
     load = partial(
         headless(config).from_pretrained,
         folder,
@@ -230,7 +232,7 @@ def _headless(folder: str, trust_remote_code: bool, **options: Any) -> Any:
     except (UserError, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # a stranger's files, which may fail in any way
-        raise not_loaded(folder, error) from error
+        raise not_loaded(folder, error, quantised) from error
 
 
 @lru_cache(maxsize=1)

@@ -112,3 +112,37 @@ def test_what_is_no_file_beside_the_weights_is_no_part_of_the_model(
 ) -> None:
     put(folder)
     assert resolve_model(f"path:{folder}").revision == resolve_model(f"path:{tiny_model}").revision
+
+
+@pytest.mark.parametrize(
+    ("method", "needed"),
+    [
+        (
+            {"quant_method": "gptq", "bits": 4},
+            r"quantised \(gptq\), and what reads them is not installed .*optimum",
+        ),
+        ({"quant_method": "awq", "bits": 4}, r"quantised \(awq\).* gptqmodel"),
+        (
+            {"quant_method": "bitsandbytes", "load_in_4bit": True},
+            r"quantised \(bitsandbytes\).* bitsandbytes",
+        ),
+        ({"quant_method": "compressed-tensors"}, r"quantised \(compressed-tensors\).* compressed-tensors>="),
+    ],
+)
+def test_quantised_weights_whose_reader_is_not_installed_name_it(
+    folder: Path, method: dict[str, object], needed: str
+) -> None:
+    configure(folder, quantization_config=method)
+    with pytest.raises(UserError, match=needed):
+        load_model(str(folder), "float32", "cpu")
+
+
+def test_weights_that_are_quantised_in_an_unknown_way_are_never_taken_for_plain_ones(folder: Path) -> None:
+    """transformers warns, and computes with the numbers as they are."""
+    configure(folder, quantization_config={"quant_method": "zip"})
+    for refused in (
+        lambda: resolve_model(f"path:{folder}", weights=False),
+        lambda: load_model(str(folder), "float32", "cpu"),
+    ):
+        with pytest.raises(UserError, match=r"are quantised as 'zip' .* does not know"):
+            refused()
