@@ -17,7 +17,7 @@ from prefect.runtime import flow_run
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.parameters import SweepParameters
-from flows.race import Raced, delete_raced, race
+from flows.race import Raced, delete_raced, race, tell_of_races
 from flows.running.engines import Engine
 from flows.running.failure import failing_in_words
 from flows.running.limits import DATABASE, limited, on_device
@@ -145,6 +145,8 @@ def _sweep(sweeps: Sequence[SweepParameters], engine: Engine) -> SweepOutcome:
         futures.append(preparing)
         with working("Taking the rows that were read"):
             dataset = preparing.result()
+    else:
+        tell_of_races(parameters, dataset)
     begun = None if raced is None else raced.begun
     asked = settle_settings(parameters, dataset, model)
     planning = engine.submit(plan_embedding_set_task, layout, dataset, model, asked, (), begun)

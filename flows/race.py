@@ -10,6 +10,7 @@ from flows.running.progress import tell
 from flows.settled import settle_settings
 from storage.errors import UserError
 from storage.layout import Layout
+from storage.sources.states import are_saved_states
 from tasks.choosing.race import Contender, Course, EndedBy, Step, judge_step, step_sizes
 from tasks.data.dataset import Dataset
 from tasks.embedding.embedding_set import embed_shard, settle_plan, using_embeddings
@@ -18,6 +19,9 @@ from tasks.embedding.set_records import EmbeddingSet
 from tasks.embedding.settings import Settings
 from tasks.machine import CORES
 from tasks.scoring.left_out import FirstRows, leave_out, read_left_out
+
+WORTH_A_RACE = 5_000
+"""Of so many train rows a race embeds a part; of fewer it may embed most."""
 
 
 class Work(Protocol):
@@ -134,6 +138,14 @@ def race(
     sets = {prompt: each.planned for prompt, each in entries.items()}
     parameters = SweepParameters.model_validate(asked.model_dump() | of_winner)
     return Raced(parameters, Course(tuple(steps), dataset.train_rows, ended_by), sets, failed)
+
+
+def tell_of_races(parameters: SweepParameters, dataset: Dataset) -> None:
+    """Say that fewer rows may do, where many are about to be embedded."""
+    rows = dataset.train_rows
+    asks_for_all = parameters.max_train_rows is None and not are_saved_states(parameters.model)
+    if asks_for_all and rows > WORTH_A_RACE:
+        tell(f"All of {rows:,} train rows are embedded; --until-confident 0.85 embeds no more than it takes")
 
 
 def delete_raced(layout: Layout, raced: Raced) -> None:

@@ -14,7 +14,7 @@ from flows.layer_sweep import (
     nothing_told_apart,
 )
 from flows.parameters import SweepParameters
-from flows.race import Raced, delete_raced, race
+from flows.race import Raced, delete_raced, race, tell_of_races
 from flows.running.progress import Pace, progress_bar, working
 from flows.settled import scoring_of, settle_settings
 from storage.errors import UserError
@@ -81,6 +81,8 @@ def run_sweep(sweeps: Sequence[SweepParameters], execution_id: str) -> tuple[str
         raced = race(sweeps, dataset, model, layout, _work)
         parameters = raced.parameters
         dataset = prepare_dataset(parameters.dataset, layout, **parameters.rows_asked)
+    else:
+        tell_of_races(parameters, dataset)
     begun = None if raced is None else raced.begun
     with working("Planning the shards"):
         asked = settle_settings(parameters, dataset, model)

@@ -209,3 +209,16 @@ def test_what_cannot_be_asked_for_is_refused(changed: dict[str, Any], message: s
     pooling = {"pooling": ("mean",)} if "pooling" in changed else {}
     with pytest.raises(ValidationError, match=message):
         SweepParameters(**({"model": "path:model", "dataset": "path:data"} | changed | pooling))
+
+
+def test_who_embeds_many_rows_is_told_that_fewer_may_do(
+    asked: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(racing, "WORTH_A_RACE", TRAIN_ROWS - 1)
+    tip = "All of 2,400 train rows are embedded; --until-confident 0.85 embeds no more than it takes"
+    for changed, told in (({}, True), ({"max_train_rows": 2_400}, False)):
+        sweep_in_threads(SweepParameters(**asked, **changed, pooling=("mean",), storage=str(tmp_path)))
+        assert (tip in capsys.readouterr().err) == told
+    monkeypatch.setattr(racing, "WORTH_A_RACE", TRAIN_ROWS)
+    sweep_in_threads(SweepParameters(**asked, pooling=("mean",), storage=str(tmp_path)))
+    assert tip not in capsys.readouterr().err
