@@ -2,7 +2,8 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from flows.parameters import SweepParameters
@@ -11,7 +12,7 @@ from flows.settled import settle_settings
 from storage.errors import UserError
 from storage.layout import Layout
 from storage.sources.states import are_saved_states
-from tasks.choosing.race import Contender, Course, EndedBy, Step, judge_step, step_sizes
+from tasks.choosing.race import Contender, Course, Step, judge_step, step_sizes
 from tasks.data.dataset import Dataset
 from tasks.embedding.embedding_set import embed_shard, settle_plan, using_embeddings
 from tasks.embedding.model import ModelFolder
@@ -77,12 +78,42 @@ def race(
         UserError: no prompt can begin; what the first says.
     """
     asked = sweeps[0]
+    sizes = step_sizes(dataset.train_rows, len(dataset.classes))
+    entries, failed = _enter(sweeps, dataset, model, layout, work, sizes)
+    with ExitStack() as held:
+        for entry in entries.values():
+            held.enter_context(using_embeddings(entry.planned.id))
+        course = _run(asked, entries, sizes, dataset, model, layout, work)
+    winner = course.steps[-1].leader.contender.prompt
+    # An ordinary sweep, which anybody may ask for, race or none.
+    of_winner = {
+        "prompt": winner,
+        "max_train_rows": course.steps[-1].rows,
+        "row_order": "sampled",
+        "max_length": entries[winner].settings.max_length,
+        "until_confident": None,
+        "within": SweepParameters.model_fields["within"].default,
+        "budget": None,
+    }
+    parameters = SweepParameters.model_validate(asked.model_dump() | of_winner)
+    sets = {prompt: each.planned for prompt, each in entries.items()}
+    return Raced(parameters, course, sets, failed)
+
+
+def _run(
+    asked: SweepParameters,
+    entries: Mapping[str, _Entry],
+    sizes: Sequence[int],
+    dataset: Dataset,
+    model: ModelFolder,
+    layout: Layout,
+    work: Work,
+) -> Course:
+    """From the first step to the one that ends it."""
     until, within = asked.until_confident, asked.within / 100
     assert until is not None
     started = time.monotonic()
-    sizes = step_sizes(dataset.train_rows, len(dataset.classes))
-    entries, failed = _enter(sweeps, dataset, model, layout, work, sizes)
-    layers = range((asked.max_layer or model.layers) + 1)
+    layers = tuple(range((asked.max_layer or model.layers) + 1))
     staying = [
         Contender(prompt, pooling, state)
         for prompt in entries
@@ -90,22 +121,17 @@ def race(
         for state in asked.norm_state
     ]
     steps: list[Step] = []
-    ended_by: EndedBy = "rows"
     for number, rows in enumerate(sizes):
         seen = {
             each: [
-                FirstRows(
-                    layout, entries[each.prompt].planned, each.pooling, each.norm_state, tuple(layers), size
-                )
+                FirstRows(layout, entries[each.prompt].planned, each.pooling, each.norm_state, layers, size)
                 for size in sizes[max(number - 1, 0) : number + 1]
             ]
             for each in staying
         }
         _embed(seen, entries, dataset, model, work)
         parts = [
-            FirstRows(now.layout, now.planned, now.pooling, now.norm_state, now.layers[part::CORES], rows)
-            for *_, now in seen.values()
-            for part in range(CORES)
+            replace(now, layers=layers[part::CORES]) for *_, now in seen.values() for part in range(CORES)
         ]
         work("Leaving out", leave_out, [(each,) for each in parts if each.layers])
         (step,) = work("Judging", judge_step, [(rows, seen, dataset.train_rows, until, within, asked.seed)])
@@ -118,26 +144,11 @@ def race(
         )
         # One step shows no trend: what gains from rows may lag among the first.
         if leader.chance >= until and (steps[1:] or rows == dataset.train_rows):
-            ended_by = "confidence"
-            break
+            return Course(tuple(steps), dataset.train_rows, "confidence")
         if asked.budget is not None and time.monotonic() - started >= 60 * asked.budget:
-            ended_by = "budget"
-            break
+            return Course(tuple(steps), dataset.train_rows, "budget")
         staying = [each.contender for each in step.standings if each.stays] or [leader.contender]
-    leader = steps[-1].leader
-    # An ordinary sweep, which anybody may ask for, race or none.
-    of_winner = {
-        "prompt": leader.contender.prompt,
-        "max_train_rows": steps[-1].rows,
-        "row_order": "sampled",
-        "max_length": entries[leader.contender.prompt].settings.max_length,
-        "until_confident": None,
-        "within": 0.5,
-        "budget": None,
-    }
-    sets = {prompt: each.planned for prompt, each in entries.items()}
-    parameters = SweepParameters.model_validate(asked.model_dump() | of_winner)
-    return Raced(parameters, Course(tuple(steps), dataset.train_rows, ended_by), sets, failed)
+    return Course(tuple(steps), dataset.train_rows, "rows")
 
 
 def tell_of_races(parameters: SweepParameters, dataset: Dataset) -> None:

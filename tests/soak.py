@@ -1,0 +1,159 @@
+"""`python -m tests.soak MINUTES`: sweeps, searches, readers and kills in a loop, and what they must not leave behind.
+
+In this process sweeps without a record, races, reports and queries; beside it commands with a server, each killed at a
+random moment and given again. At the end: this process is no larger than after its first rounds, no process, port or
+lock is left, and no storage had a run without an answer or a row that contradicts another. Ends with 1 where one does
+not hold, and says which.
+"""
+
+import contextlib
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+# What it starts finds no configured server, and asks nobody on the network.
+os.environ |= {"DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1", "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
+# Allocators and caches fill in the first rounds.
+WARM_ROUNDS = 5
+GROWTH_BYTES = 100 << 20
+KILLED_EVERY = 3
+"""Rounds."""
+
+
+def main(minutes: float) -> int:
+    """Run for so long; 1 where something was left behind, else 0."""
+    from tests.conftest import labelled_text, save_tiny_model
+
+    us = psutil.Process()
+    before = {each.pid for each in us.children(recursive=True)}
+    with tempfile.TemporaryDirectory(prefix="soak-") as scratch:
+        folder = Path(scratch)
+        os.environ["LAYERSCOUT_CACHE"] = str(folder / "cache")
+        save_tiny_model(folder / "model")
+        labelled_text(1_400, seed=1).write_csv(folder / "rows.csv")
+        wrong: list[str] = []
+        sizes: list[int] = []
+        kills = rounds = 0
+        end = time.monotonic() + 60 * minutes
+        while time.monotonic() < end:
+            storage = folder / f"storage-{rounds}"
+            in_this_process(folder, storage, seed=rounds % 4)
+            if rounds % KILLED_EVERY == 0:
+                kills += killed_and_given_again(folder, storage, random.Random(rounds))
+            wrong += what_is_wrong_in(storage)
+            shutil.rmtree(storage)
+            rounds += 1
+            sizes.append(us.memory_info().rss)
+            print(f"round {rounds}: {sizes[-1] >> 20} MiB, {kills} kills", flush=True)
+        grown = max(sizes[WARM_ROUNDS:], default=0) - max(sizes[:WARM_ROUNDS])
+        if grown > GROWTH_BYTES:
+            wrong.append(f"this process has grown by {grown >> 20} MiB after its first {WARM_ROUNDS} rounds")
+        wrong += left_running(us, before)
+        wrong += held_locks(folder)
+    print(f"{rounds} rounds, {kills} kills, {grown >> 20} MiB more than in the first {WARM_ROUNDS} rounds")
+    for each in wrong:
+        print(f"WRONG: {each}")
+    return int(bool(wrong))
+
+
+def asked(folder: Path, storage: Path, seed: int) -> dict[str, Any]:
+    return {
+        "model": f"path:{folder / 'model'}",
+        "dataset": f"path:{folder / 'rows.csv'}",
+        "storage": str(storage),
+        "seed": seed,
+    }
+
+
+def in_this_process(folder: Path, storage: Path, seed: int) -> None:
+    """A sweep, a race between two prompts, an answer that was there, its page, and a query."""
+    from flows.parameters import SearchParameters, SweepParameters
+    from flows.unrecorded_sweep import sweep_in_threads
+    from storage.results import query
+    from tasks.reporting.run_record import rebuild_database
+
+    given = asked(folder, storage, seed)
+    outcome = sweep_in_threads(SweepParameters(**given))
+    raced = SearchParameters(**given, prompt=("none", "a {text}"), until_confident=0.8)
+    sweep_in_threads(*raced.sweeps())
+    assert sweep_in_threads(SweepParameters(**given)).run_id == outcome.run_id
+    rebuild_database(outcome.layout)
+    assert query(outcome.layout.results, "SELECT count(*) FROM leaderboard").item() == 2
+
+
+def killed_and_given_again(folder: Path, storage: Path, draw: random.Random) -> int:
+    """A command with its server, killed with all that it started, and given again to its end. 1 if the kill struck."""
+    given = asked(folder, storage, seed=7)
+    flags = [word for name, value in given.items() for word in (f"--{name}", str(value))]
+    command = [sys.executable, "-m", "flows.cli", "sweep", *flags]
+    quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    first = subprocess.Popen(command, start_new_session=True, **quiet)
+    try:
+        first.wait(timeout=draw.uniform(2, 25))
+        struck = 0
+    except subprocess.TimeoutExpired:
+        struck = 1
+        for each in [*psutil.Process(first.pid).children(recursive=True), first]:
+            with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
+                each.send_signal(signal.SIGKILL)
+        first.wait()
+    subprocess.run(command, check=True, timeout=600, **quiet)
+    return struck
+
+
+def what_is_wrong_in(storage: Path) -> list[str]:
+    """Runs without an answer, rows that contradict others, and files that were never finished."""
+    from storage.results import query
+
+    database = str(storage / "results.duckdb")
+    runs, answers = (
+        query(database, f"SELECT count(*) FROM {table}").item() for table in ("run", "leaderboard")
+    )
+    wrong = [f"{storage.name} has {runs} runs and {answers} answers"] * (runs != answers)
+    impossible = query(database, "SELECT count(*) FROM impossible_row").item()
+    return wrong + [f"{storage.name} has {impossible} impossible rows"] * bool(impossible)
+
+
+def left_running(us: psutil.Process, before: set[int]) -> list[str]:
+    """Processes that this one or a killed command started, and ports that they listen on."""
+    deadline = time.monotonic() + 60  # a server ends when nobody has asked it for a while
+    while True:
+        own = [each for each in us.children(recursive=True) if each.pid not in before]
+        orphans = [
+            each
+            for each in psutil.process_iter(["cmdline"])
+            if any("soak-" in word for word in each.info["cmdline"] or []) and each.pid != us.pid
+        ]
+        listening = [each.laddr.port for each in us.net_connections() if each.status == psutil.CONN_LISTEN]
+        if not (own or orphans or listening) or time.monotonic() > deadline:
+            return [f"still running: {each.pid} {each.info.get('cmdline')}" for each in orphans] + [
+                *(f"still running: {each}" for each in own),
+                *(f"still listening on port {port}" for port in listening),
+            ]
+        time.sleep(1)
+
+
+def held_locks(folder: Path) -> list[str]:
+    """Lock files that some process still holds."""
+    from filelock import FileLock, Timeout
+
+    held = []
+    for lock in folder.rglob("*.lock"):
+        try:
+            FileLock(lock).acquire(timeout=0).lock.release()
+        except Timeout:
+            held.append(f"{lock.name} is still held")
+    return held
+
+
+if __name__ == "__main__":
+    sys.exit(main(float(sys.argv[1])))
