@@ -17,6 +17,7 @@ from tasks.embedding.cpu_weights import packs_bfloat16
 from tasks.embedding.forward import Backbone, capturing, forward_layers
 from tasks.embedding.packed_attention import LengthGroup
 from tasks.embedding.pooled_batch import Key, Pooled, PooledBatch, arrived
+from tasks.embedding.pooling import POOLINGS
 from tasks.embedding.product_speed import bfloat16_speed_up
 from tasks.embedding.shared_prefix import SharedPrefix, prefix_of
 from tasks.embedding.streaming import stream_blocks
@@ -108,6 +109,11 @@ def embed_tokens(
     has_final_norm = backbone.final_norm is not None
     layers = check_layers(backbone.family, backbone.layers, has_final_norm, norm_states, max_layer) + 1
     check_tokens(backbone, tokens)
+    if tokens.around is None and any(POOLINGS[each].of_text for each in poolings):
+        raise UserError(
+            "Pooling text_mean needs a tokenizer of the tokenizers library, which tells a text's own tokens from those "
+            "around it; this model's is in plain Python. Take mean or mean_tail."
+        )
     keys = [(norm_state, pooling) for norm_state in norm_states for pooling in poolings]
     states = {
         key: np.empty((layers, len(tokens.ids), backbone.hidden_size), dtype=np.float32) for key in keys
@@ -237,7 +243,7 @@ def pooled_batches(
         try:
             if backbone.read_block is not None:
                 begun = [
-                    PooledBatch(backbone, ids_of(members), keys, layers, tokens.around, prefix)
+                    PooledBatch(backbone, ids_of(members), keys, layers, tokens.around or (0, 0), prefix)
                     for members in batches
                 ]
                 pooled = stream_blocks(backbone, begun, executor, layers - 1, prefix)
@@ -248,7 +254,7 @@ def pooled_batches(
                     compute_prefix(backbone, prefix, layers - 1)
                 for members in batches:
                     computing = executor.submit(
-                        _pool_batch, backbone, ids_of(members), keys, layers, tokens.around, prefix
+                        _pool_batch, backbone, ids_of(members), keys, layers, tokens.around or (0, 0), prefix
                     )
                     waiting.append((members, computing))
                     if len(waiting) > 2 * workers:

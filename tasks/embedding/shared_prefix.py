@@ -48,7 +48,7 @@ class SharedPrefix:
 
 def prefix_of(tokens: Tokens) -> SharedPrefix | None:
     """The tokens before every text, which has one more at the least; None where they are too few or not the same."""
-    length = tokens.around[0]
+    length = 0 if tokens.around is None else tokens.around[0]
     if length < LEAST or not tokens.ids or int(tokens.counts.min()) <= length:
         return None
     first = tokens.ids[0][:length]

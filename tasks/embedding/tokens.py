@@ -22,13 +22,14 @@ MOST_UNKNOWN = 0.5
 class Tokens:
     """Token ids of N texts without padding: int32 [length] each. counts: int32 [N]. truncated: bool [N].
 
-    around: how many tokens before and after each text are none of its own, but a prompt's or special ones.
+    around: how many tokens before and after each text are none of its own, but a prompt's or special ones; None where
+    nobody can tell.
     """
 
     ids: list[NDArray[np.int32]]
     counts: NDArray[np.int32]
     truncated: NDArray[np.bool_]
-    around: tuple[int, int] = (0, 0)
+    around: tuple[int, int] | None = None
 
 
 def tokenise(tokenizer: Any, texts: Sequence[str], max_length: int) -> Tokens:
@@ -55,8 +56,13 @@ def tokenise(tokenizer: Any, texts: Sequence[str], max_length: int) -> Tokens:
     return Tokens(ids, counts, truncated, around_texts(tokenizer))
 
 
-def around_texts(tokenizer: Any) -> tuple[int, int]:
-    """How many tokens the tokenizer puts before and after every text: a prompt's and special ones."""
+def around_texts(tokenizer: Any) -> tuple[int, int] | None:
+    """How many tokens the tokenizer puts before and after every text: a prompt's and special ones.
+
+    None of a tokenizer in plain Python, which may have no way to tell.
+    """
+    if getattr(tokenizer, "backend_tokenizer", None) is None:
+        return None
     of_word = tokenizer("a", return_special_tokens_mask=True)["special_tokens_mask"]
     own = [place for place, is_special in enumerate(of_word) if not is_special]
     return (own[0], len(of_word) - 1 - own[-1]) if own else (0, 0)

@@ -97,7 +97,7 @@ def cut_model(
         prompt=prompt,
         trust_remote_code=trust_remote_code,
     )
-    around = around_texts(load_tokenizer(into, trust_remote_code=trust_remote_code))
+    around = around_texts(load_tokenizer(into, trust_remote_code=trust_remote_code)) or (0, 0)
     states = exported_states(backbone, cut, blocks, around)
     is_normed = any(each.source == Source.NORMED for each in states)
     return SavedCut(blocks, states, name_of_final_norm(backbone) if is_normed else None)

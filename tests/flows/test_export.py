@@ -102,6 +102,7 @@ def test_the_chosen_layer_is_exported_as_it_was_chosen(
     assert AutoModel.from_pretrained(out).config.num_hidden_layers == found.blocks == max(chosen, 1)
     head = json.loads((out / "head" / "head.json").read_text())
     state = {"layer": chosen, "pooling": "mean", "norm_state": "as_returned", "source": "hidden_states"}
+    state |= {"around": [0, 0]}
     assert head["states"] == [state]
     assert set(head["classes"]) == {"sea", "sky", "land", "hapax", "untested"}
     audited = query(

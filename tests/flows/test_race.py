@@ -1,6 +1,7 @@
 """A search until it is confident: few rows, who is left behind, and a sweep that anybody may ask for afterwards."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,13 @@ from pydantic import ValidationError
 
 from flows import race as racing
 from flows.parameters import SearchParameters, SweepParameters
+from flows.race import tell_of_races
 from flows.search import SearchOutcome, search
 from flows.terminal.show_search import search_as_json, show_search
 from flows.unrecorded_sweep import sweep_in_threads
 from storage.layout import Layout
 from storage.results import query
+from tasks.data.dataset import prepare_dataset
 from tasks.reporting.answer import answer_sentence
 from tests.conftest import labelled_text
 from tests.flows.conftest import ask, sweep_here, tables
@@ -211,14 +214,19 @@ def test_what_cannot_be_asked_for_is_refused(changed: dict[str, Any], message: s
         SweepParameters(**({"model": "path:model", "dataset": "path:data"} | changed | pooling))
 
 
+@pytest.mark.parametrize(
+    ("changed", "rows", "is_told"),
+    [({}, 5_001, True), ({}, 5_000, False), ({"max_train_rows": 9_000}, 9_000, False)],
+)
 def test_who_embeds_many_rows_is_told_that_fewer_may_do(
-    asked: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    asked: dict[str, Any],
+    changed: dict[str, Any],
+    rows: int,
+    is_told: bool,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(racing, "WORTH_A_RACE", TRAIN_ROWS - 1)
-    tip = "All of 2,400 train rows are embedded; --until-confident 0.85 embeds no more than it takes"
-    for changed, told in (({}, True), ({"max_train_rows": 2_400}, False)):
-        sweep_in_threads(SweepParameters(**asked, **changed, pooling=("mean",), storage=str(tmp_path)))
-        assert (tip in capsys.readouterr().err) == told
-    monkeypatch.setattr(racing, "WORTH_A_RACE", TRAIN_ROWS)
-    sweep_in_threads(SweepParameters(**asked, pooling=("mean",), storage=str(tmp_path)))
-    assert tip not in capsys.readouterr().err
+    dataset = replace(prepare_dataset(asked["dataset"], Layout(str(tmp_path))), train_rows=rows)
+    tell_of_races(SweepParameters(**asked, **changed), dataset)
+    said = f"All of {rows:,} train rows are embedded; --until-confident 0.85 embeds no more than it takes\n"
+    assert capsys.readouterr().err == said * is_told

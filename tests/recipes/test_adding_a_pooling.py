@@ -75,4 +75,4 @@ def test_a_folder_exported_with_it_needs_a_branch_in_its_script() -> None:
     done = with_the_toy(TEST_OF_THE_SCRIPT, "-q", "tests/tasks/exporting/test_predict.py")
     assert done.returncode == 1
     assert "Pooling 'first_and_last' is another one in predict.pool" in done.stdout
-    assert "1 failed, 5 passed" in done.stdout
+    assert "1 failed, 6 passed" in done.stdout

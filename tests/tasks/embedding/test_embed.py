@@ -86,7 +86,7 @@ def embed(model, tokenizer, texts=TEXTS, **options):
     return embed_texts(find_backbone(model), tokenizer, texts, **{**settings, **options})
 
 
-def by_hugging_face(model, tokenizer, texts, norm=None):
+def by_hugging_face(model, tokenizer, texts, norm=None, around=(0, 0)):
     """Padded by the tokenizer on its own side, all states kept, pooled with the mask."""
     body = model.encoder if model.config.model_type == "t5" else model
     batch = tokenizer(list(texts), padding=True, return_tensors="pt", return_token_type_ids=False)
@@ -95,7 +95,7 @@ def by_hugging_face(model, tokenizer, texts, norm=None):
         if norm is not None:
             layers = [norm(states) for states in layers[:-1]] + [layers[-1]]
         mask = batch["attention_mask"]
-        return {p: torch.stack([pool(states, mask, p) for states in layers]).numpy() for p in Pooling}
+        return {p: torch.stack([pool(states, mask, p, around) for states in layers]).numpy() for p in Pooling}
 
 
 @pytest.mark.parametrize("side", ["right", "left"])
@@ -103,12 +103,13 @@ def by_hugging_face(model, tokenizer, texts, norm=None):
 @pytest.mark.parametrize("name", ["llama", "bert", "t5"])
 def test_equals_hugging_face_with_padding_on_either_side(name, ends, side):
     model, tokenizer = small_model(name), word_tokenizer(side=side, **ends)
+    around = (int("bos" in ends), int("eos" in ends))
     if name == "bert" and side == "left":
         # Hugging Face gives BERT other positions behind left padding: each text alone is what is meant.
-        each = [by_hugging_face(model, tokenizer, [text]) for text in TEXTS]
+        each = [by_hugging_face(model, tokenizer, [text], around=around) for text in TEXTS]
         want = {p: np.concatenate([one[p] for one in each], axis=1) for p in Pooling}
     else:
-        want = by_hugging_face(model, tokenizer, TEXTS)
+        want = by_hugging_face(model, tokenizer, TEXTS, around=around)
     got = embed(copy.deepcopy(model), tokenizer)
     for pooling in Pooling:
         np.testing.assert_allclose(
@@ -321,3 +322,19 @@ def test_the_gpu_benchmark_runs_on_a_small_shape(tmp_path, monkeypatch):
     assert max(figures["deviation_from_float32"]) < 0.02
     if figures["device"] == "cpu":
         assert figures["share_of_peak_holds"] is figures["gpu_idle_share"] is None
+
+
+def test_without_a_way_to_tell_a_texts_own_tokens_their_mean_is_refused():
+    words = word_tokenizer()
+
+    def in_plain_python(texts, **options):
+        return words(texts, **options)
+
+    options = {"norm_states": [NormState.AS_RETURNED], "max_length": 16, "token_budget": 40}
+    backbone = find_backbone(small_model("llama"))
+    with pytest.raises(UserError, match="text_mean needs a tokenizer of the tokenizers library"):
+        embed_texts(backbone, in_plain_python, TEXTS, poolings=[Pooling.TEXT_MEAN], **options)
+    plain = embed_texts(backbone, in_plain_python, TEXTS, poolings=[Pooling.MEAN], **options)
+    ours = embed_texts(backbone, words, TEXTS, poolings=[Pooling.MEAN], **options)
+    key = (NormState.AS_RETURNED, Pooling.MEAN)
+    assert np.array_equal(plain.states[key], ours.states[key])
