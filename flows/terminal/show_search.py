@@ -21,13 +21,15 @@ def show_search(outcome: SearchOutcome, storage: str) -> None:
     Of a race that sweep alone, with the steps that led to it.
     """
     console = Console(highlight=False)
-    if outcome.chosen.raced is None:
+    is_raced = outcome.chosen.raced is not None
+    if not is_raced:
         console.print(_worth(outcome))
     for prompt, error in outcome.failed.items():
         console.print(Text(printable(f"{one_line(prompt)} is left out: {error}")), soft_wrap=True)
-    console.print()
-    if outcome.chosen.raced is None:
+    if not is_raced:
+        console.print()
         console.print(Text(printable(prompt_sentence(outcome.answers))), soft_wrap=True)
+    if not is_raced or outcome.failed:
         console.print()
     show_outcome(outcome.chosen, storage)
 
