@@ -1,4 +1,4 @@
-"""`python -m study STORAGE`: the tables and figures of docs/study.md, out of a finished grid's storage folder."""
+"""`python -m study STORAGE [FOLDER]`: tables and figures of docs/study.md, out of a finished grid's storage folder."""
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -286,7 +286,8 @@ def _interval(name: str, found: OverSets) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    for name, table in main(*sys.argv[1:2]).items():
+    # Of other models in a folder of their own, figures among them.
+    for name, table in main(sys.argv[1], *(Path(each) for each in sys.argv[2:3] * 2)).items():
         print(f"\n{name}")
         with pl.Config(tbl_rows=200, tbl_cols=30, tbl_width_chars=220, fmt_str_lengths=60):
             print(table)
