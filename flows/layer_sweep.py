@@ -219,7 +219,7 @@ def _sweep(sweeps: Sequence[SweepParameters], engine: Engine) -> SweepOutcome:
     if not parameters.keep_embeddings and not delete_embeddings([shard.uri for shard in shards]):
         get_run_logger().warning("The embeddings of set %s are kept: another run is reading them", planned.id)
     if raced is not None and not parameters.keep_embeddings:
-        delete_raced(layout, raced)
+        delete_raced(layout, raced, planned)
     reporting = report_task.submit(layout, tables)
     futures += [summarising, reporting]
     with working("Writing the report"):

@@ -159,9 +159,13 @@ def tell_of_races(parameters: SweepParameters, dataset: Dataset) -> None:
         tell(f"All of {rows:,} train rows are embedded; --until-confident 0.85 embeds no more than it takes")
 
 
-def delete_raced(layout: Layout, raced: Raced) -> None:
-    """Delete the embeddings that a race made, but those that another run reads; what was left out of them stays."""
-    for planned in raced.sets.values():
+def delete_raced(layout: Layout, raced: Raced, swept: EmbeddingSet) -> None:
+    """Delete the embeddings that a race made, but those that another run reads; what was left out of them stays.
+
+    swept: of the sweep that followed, which may be one of them, and is its own to delete: it holds the lock.
+    """
+    others = [each for each in raced.sets.values() if each.id != swept.id]
+    for planned in others:
         with using_embeddings(planned.id) as delete:
             delete([layout.shard(planned.id, shard.index) for shard in planned.shards])
 

@@ -136,7 +136,7 @@ def run_sweep(sweeps: Sequence[SweepParameters], execution_id: str) -> tuple[str
         if not parameters.keep_embeddings:
             delete_embeddings([shard.uri for shard in shards])
     if raced is not None and not parameters.keep_embeddings:
-        delete_raced(layout, raced)
+        delete_raced(layout, raced, planned)
     return run.id, layout, raced
 
 

@@ -169,15 +169,15 @@ def test_a_budget_ends_it(asked: dict[str, Any], tmp_path: Path) -> None:
     assert "The budget was spent after 500 of 2,400 train rows." in answer_sentence(outcome.tables)
 
 
-def test_few_rows_are_all_read_at_once(tiny_model: Path, tiny_dataset: Path, tmp_path: Path) -> None:
-    outcome = sweep_in_threads(
-        SweepParameters(
-            model=f"path:{tiny_model}",
-            dataset=f"path:{tiny_dataset}",
-            until_confident=0.6,
-            storage=str(tmp_path),
-        )
-    )
+def test_few_rows_are_all_read_at_once_and_deleted_once(
+    tiny_model: Path, tiny_dataset: Path, tmp_path: Path, prefect_server: str
+) -> None:
+    asked = {"model": f"path:{tiny_model}", "dataset": f"path:{tiny_dataset}", "keep_embeddings": False}
+    outcome = sweep_here(prefect_server, tmp_path, **asked, until_confident=0.6)
+    # The race and the sweep have the same embedding set.
+    assert outcome.raced is not None
+    assert outcome.raced.begun.id == outcome.tables["run"]["embedding_set_id"].item()
+    assert not list(Path(tmp_path, "embeddings").rglob("shard_*.parquet"))
     assert outcome.raced is not None
     assert [step.rows for step in outcome.raced.course.steps] == [240]
     assert "It took all 240 train rows." in answer_sentence(outcome.tables)
