@@ -155,9 +155,9 @@ def search(
     Raises:
         UserError: as `sweep` does, where no prompt has an answer.
     """
-    from flows.parameters import SearchParameters
     from flows.search import raced_search, sweep_each
     from flows.search import search as search_flow
+    from flows.search_parameters import SearchParameters
 
     asked = _asked(model, texts, labels, test, name, options) | {
         "prompt": (prompt,) if isinstance(prompt, str) else tuple(prompt)
@@ -168,11 +168,11 @@ def search(
 
         found = run_on_server(search_flow, parameters)
         return Answer(found.chosen, found.answers)
-    from flows.unrecorded_sweep import sweep_in_threads, unrecorded_sweep
+    from flows.unrecorded_sweep import unrecorded_sweep
     from tasks.choosing.prompt_choice import compare_prompts
 
     if parameters.until_confident is not None:
-        found = raced_search(parameters, sweep_in_threads)
+        found = raced_search(parameters, unrecorded_sweep)
         return Answer(found.chosen, found.answers)
     swept, _ = sweep_each(parameters, unrecorded_sweep)
     tables = {each: outcome.tables for each, outcome in swept.items()}

@@ -15,7 +15,8 @@ from typing import Annotated, Literal, NoReturn
 from cyclopts import App, CycloptsError, Parameter
 from pydantic import ValidationError
 
-from flows.parameters import SearchParameters, SweepParameters, with_prompts_of
+from flows.parameters import SweepParameters
+from flows.search_parameters import SearchParameters, with_prompts_of
 from flows.terminal.error_words import flag_errors, in_words, settings_error
 from storage.errors import UserError
 from storage.layout import Layout

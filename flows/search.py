@@ -7,10 +7,11 @@ from uuid import UUID
 from prefect import flow
 
 from flows.layer_sweep import SweepOutcome, layer_sweep, sweep_on_engine
-from flows.parameters import SearchParameters, SweepParameters
+from flows.parameters import SweepParameters
 from flows.running.failure import failing_in_words
 from flows.running.progress import tell, working
 from flows.running.tags import tag_flow_run
+from flows.search_parameters import SearchParameters
 from storage.errors import UserError
 from tasks.choosing.prompt_choice import PromptAnswer, compare_prompts, compare_prompts_task
 from tasks.scoring.criteria import check_criteria

@@ -42,17 +42,14 @@ from tasks.scoring.text_baseline import score_text
 T = TypeVar("T")
 
 
-def unrecorded_sweep(parameters: SweepParameters) -> SweepOutcome:
+def unrecorded_sweep(*sweeps: SweepParameters) -> SweepOutcome:
     """What `layer_sweep` does, on the threads of this process: the same functions in the same order.
+
+    Of several sweeps until one is confident, with the prompt that won.
 
     Raises:
         UserError: as `layer_sweep` does, and for an engine beyond this process.
     """
-    return sweep_in_threads(parameters)
-
-
-def sweep_in_threads(*sweeps: SweepParameters) -> SweepOutcome:
-    """See `unrecorded_sweep`; of several sweeps until one is confident, with the prompt that won."""
     run_id, layout, raced = run_sweep(sweeps, execution_id := str(uuid.uuid4()))
     tables = collect(layout, run_id)
     with working("Writing the report"):
@@ -61,7 +58,7 @@ def sweep_in_threads(*sweeps: SweepParameters) -> SweepOutcome:
 
 
 def run_sweep(sweeps: Sequence[SweepParameters], execution_id: str) -> tuple[str, Layout, Raced | None]:
-    """A sweep up to the merged database, without its report; see `sweep_in_threads`.
+    """A sweep up to the merged database, without its report; see `unrecorded_sweep`.
 
     execution_id: of the table `execution`, in the place of a flow run's.
     """

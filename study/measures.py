@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.stats import t
 
 from study.curves import Curve
@@ -42,15 +43,22 @@ _kept: dict[tuple[str, str, str], float] = {}
 def _held_out_best(curve: Curve) -> float:
     key = (curve.run_id, curve.pooling, curve.norm_state)
     if key not in _kept:
-        rng = np.random.default_rng(0)
-        found = []
-        for _ in range(HALVINGS):
-            halves = np.array_split(rng.permutation(curve.correct.shape[1]), 2)
-            for best_on, measured_on in (halves, halves[::-1]):
-                best = int(curve.correct[:, best_on].mean(axis=1).argmax())
-                found.append(float(curve.correct[best, measured_on].mean()))
-        _kept[key] = float(np.mean(found))
+        _kept[key] = held_out_best(curve.correct)
     return _kept[key]
+
+
+def held_out_best(correct: NDArray[np.bool_]) -> float:
+    """Accuracy of the best of some candidates, found on one half of the test rows and measured on the other.
+
+    correct: [candidates, test rows].
+    """
+    rng, found = np.random.default_rng(0), []
+    for _ in range(HALVINGS):
+        halves = np.array_split(rng.permutation(correct.shape[1]), 2)
+        for best_on, measured_on in (halves, halves[::-1]):
+            best = int(correct[:, best_on].mean(axis=1).argmax())
+            found.append(float(correct[best, measured_on].mean()))
+    return float(np.mean(found))
 
 
 def over_sets(curves: Sequence[Curve], values: Sequence[float]) -> OverSets:

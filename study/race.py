@@ -20,7 +20,7 @@ from storage.embeddings import read_layer
 from storage.layout import Layout
 from storage.sources.grammar import parse_source
 from storage.staged import read_staged
-from study.measures import HALVINGS, mean_of_sets
+from study.measures import held_out_best, mean_of_sets
 from tasks.choosing.curve_choice import by_layer
 from tasks.choosing.expectation import NEAR
 from tasks.choosing.race import Contender, LeftOut, Step, judge, step_sizes
@@ -75,14 +75,7 @@ class Candidates:
 
     def split_regret(self, candidate: int) -> float:
         """As `study.measures.split_regret`, over all candidates."""
-        rng, found = np.random.default_rng(0), []
-        for _ in range(HALVINGS):
-            halves = np.array_split(rng.permutation(self.correct.shape[1]), 2)
-            for best_on, measured_on in (halves, halves[::-1]):
-                best = int(self.correct[:, best_on].mean(axis=1).argmax())
-                accuracy = self.correct[:, measured_on].mean(axis=1)
-                found.append(float(accuracy[best] - accuracy[candidate]))
-        return float(np.mean(found))
+        return held_out_best(self.correct) - float(self.correct[candidate].mean())
 
     def best_of_all_rows(self) -> int:
         """The candidate with the lowest left-out log loss over all train rows: what a whole sweep takes."""

@@ -79,16 +79,17 @@ def asked(folder: Path, storage: Path, seed: int) -> dict[str, Any]:
 
 def in_this_process(folder: Path, storage: Path, seed: int) -> None:
     """A sweep, a race between two prompts, an answer that was there, its page, and a query."""
-    from flows.parameters import SearchParameters, SweepParameters
-    from flows.unrecorded_sweep import sweep_in_threads
+    from flows.parameters import SweepParameters
+    from flows.search_parameters import SearchParameters
+    from flows.unrecorded_sweep import unrecorded_sweep
     from storage.results import query
     from tasks.reporting.run_record import rebuild_database
 
     given = asked(folder, storage, seed)
-    outcome = sweep_in_threads(SweepParameters(**given))
+    outcome = unrecorded_sweep(SweepParameters(**given))
     raced = SearchParameters(**given, prompt=("none", "a {text}"), until_confident=0.8)
-    sweep_in_threads(*raced.sweeps())
-    assert sweep_in_threads(SweepParameters(**given)).run_id == outcome.run_id
+    unrecorded_sweep(*raced.sweeps())
+    assert unrecorded_sweep(SweepParameters(**given)).run_id == outcome.run_id
     rebuild_database(outcome.layout)
     assert query(outcome.layout.results, "SELECT count(*) FROM leaderboard").item() == 2
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from tasks.embedding.tokens import Tokens
 
 LEAST = 4
-"""Tokens that are worth it: attention to a few more keys has a price of its own (`python -m benchmarks.extraction`)."""
+"""Tokens: more than special ones alone, so that sets without a prompt stay what they were."""
 
 
 @dataclass(frozen=True)

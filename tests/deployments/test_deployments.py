@@ -26,7 +26,8 @@ from prefect_docker.worker import DockerWorker, DockerWorkerJobConfiguration
 from prefect_kubernetes.worker import KubernetesWorker, KubernetesWorkerJobConfiguration
 
 from flows.grid_parameters import GridParameters, read_grid
-from flows.parameters import SearchParameters, SweepParameters
+from flows.parameters import SweepParameters
+from flows.search_parameters import SearchParameters
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "deployments"

@@ -10,7 +10,8 @@ from pydantic import ValidationError
 
 from flows.cli import app
 from flows.layer_sweep import describe_run
-from flows.parameters import SearchParameters, SweepParameters, with_prompts_of
+from flows.parameters import SweepParameters
+from flows.search_parameters import SearchParameters, with_prompts_of
 from flows.settled import scoring_of
 from storage.errors import UserError
 from storage.migrations import result_tables

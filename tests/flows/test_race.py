@@ -11,11 +11,12 @@ from prefect.settings import temporary_settings
 from pydantic import ValidationError
 
 from flows import race as racing
-from flows.parameters import SearchParameters, SweepParameters
+from flows.parameters import SweepParameters
 from flows.race import tell_of_races
 from flows.search import SearchOutcome, search
+from flows.search_parameters import SearchParameters
 from flows.terminal.show_search import search_as_json, show_search
-from flows.unrecorded_sweep import sweep_in_threads
+from flows.unrecorded_sweep import unrecorded_sweep
 from storage.layout import Layout
 from storage.results import query
 from tasks.data.dataset import prepare_dataset
@@ -128,11 +129,11 @@ def test_without_a_record_it_finds_the_same(
     search_again = SearchParameters(
         **asked, prompt=PROMPTS, until_confident=0.85, storage=str(tmp_path), keep_embeddings=False
     )
-    outcome = sweep_in_threads(*search_again.sweeps())
+    outcome = unrecorded_sweep(*search_again.sweeps())
     assert outcome.run_id == raced.chosen.run_id
     assert outcome.tables["race_step"].equals(raced.chosen.tables["race_step"])
     assert not list(Path(tmp_path, "embeddings").rglob("shard_*.parquet"))
-    again = sweep_in_threads(*search_again.sweeps())
+    again = unrecorded_sweep(*search_again.sweeps())
     assert again.tables["race_step"].equals(outcome.tables["race_step"])
     assert not list(Path(tmp_path, "embeddings").rglob("shard_*.parquet"))
 
@@ -150,18 +151,18 @@ def test_a_killed_race_goes_on_with_what_it_had(
 
     monkeypatch.setattr(racing, "judge_step", struck)
     with pytest.raises(KeyboardInterrupt):
-        sweep_in_threads(parameters)
+        unrecorded_sweep(parameters)
     written = {each: each.stat().st_mtime_ns for each in Path(tmp_path, "embeddings").rglob("*.parquet")}
     assert any("left_out" in str(each) for each in written)
     monkeypatch.setattr(racing, "judge_step", judged)
-    outcome = sweep_in_threads(parameters)
+    outcome = unrecorded_sweep(parameters)
     assert outcome.raced is not None
     assert [step.rows for step in outcome.raced.course.steps] == [500, 1_000]
     assert all(each.stat().st_mtime_ns == then for each, then in written.items())
 
 
 def test_a_budget_ends_it(asked: dict[str, Any], tmp_path: Path) -> None:
-    outcome = sweep_in_threads(
+    outcome = unrecorded_sweep(
         SweepParameters(**asked, until_confident=0.85, budget=1e-6, storage=str(tmp_path))
     )
     assert outcome.raced is not None

@@ -14,8 +14,9 @@ from sentence_transformers import SentenceTransformer
 
 from flows.export import export_model
 from flows.grid_parameters import GridParameters
-from flows.parameters import SearchParameters, SweepParameters
+from flows.parameters import SweepParameters
 from flows.search import SearchOutcome, search
+from flows.search_parameters import SearchParameters
 from flows.terminal.show_search import prompt_sentence, search_as_json, show_search
 from storage.embeddings import read_layer
 from storage.errors import UserError
