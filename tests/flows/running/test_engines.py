@@ -14,7 +14,6 @@ from typing import Any
 import dask.config
 import pytest
 from prefect import flow, task
-from prefect.events.worker import EventsWorker
 from prefect.runtime import flow_run
 from prefect.settings import PREFECT_API_URL, PREFECT_LOGGING_TO_API_ENABLED, temporary_settings
 
@@ -141,19 +140,19 @@ def test_the_first_failure_is_raised_before_the_other_calls_are_done(server: str
 
 
 @flow
-def lose_a_worker(unless: str) -> tuple[str, dict[int, Any]]:
+def lose_a_worker(server: str, unless: str) -> tuple[str, dict[int, Any]]:
     with Engine("processes", None, workers=1) as engine:
         futures = [engine.submit(kill_the_worker, unless), engine.submit(place_of_work, "behind it")]
         found = dict(engine.results(futures))
         # The engine leaves with what the server has heard by then.
-        EventsWorker.drain_all()
+        wait_for(lambda: len(_states(server, str(flow_run.id), "kill_the_worker")) == 2, seconds=30)
     return str(flow_run.id), found
 
 
 def test_a_killed_worker_is_started_anew_its_calls_are_repeated_and_its_task_run_has_crashed(
     server: str, tmp_path: Path
 ) -> None:
-    run, found = lose_a_worker(str(tmp_path / "killed"))
+    run, found = lose_a_worker(server, str(tmp_path / "killed"))
     # Both ran in the worker that came after it: the second call had been waiting for the first.
     assert found == {0: found[0], 1: ("behind it", found[0], "1")}
     states = wait_for(lambda: _all_ended(server, run, "kill_the_worker", 2), seconds=30)
@@ -166,7 +165,6 @@ def lose_a_worker_after_a_call(unless: str) -> tuple[list[str], list[str], str]:
         early = engine.submit(place_of_work, "early")
         futures = [engine.submit(kill_the_worker, unless), engine.submit(place_of_work, "late")]
         found = [list(engine.results([each])) for each in (futures[0], early, futures[1])]
-        EventsWorker.drain_all()
         asked = [future.task_run_id for future in (early, *futures)]
         recorded = engine.recorded(asked)
     assert not set(recorded) & set(asked)
@@ -246,11 +244,16 @@ def test_an_engine_that_is_not_installed_says_how_to_install_it(
         Engine(runner, None, workers=1).__enter__()
 
 
-def _all_ended(api: str, flow_run_id: str, name: str, runs: int) -> list[str]:
-    """States of a task's runs in a flow run; none while there are fewer, or one goes on."""
+def _states(api: str, flow_run_id: str, name: str) -> list[str]:
+    """What the server has heard of a task's runs in a flow run."""
     wanted = {
         "flow_runs": {"id": {"any_": [flow_run_id]}},
         "task_runs": {"name": {"like_": name}},
     }
-    states = [each["state"]["type"] for each in ask(api, "task_runs/filter", wanted)]
+    return [each["state"]["type"] for each in ask(api, "task_runs/filter", wanted)]
+
+
+def _all_ended(api: str, flow_run_id: str, name: str, runs: int) -> list[str]:
+    """States of a task's runs in a flow run; none while there are fewer, or one goes on."""
+    states = _states(api, flow_run_id, name)
     return states if len(states) == runs and not {"PENDING", "RUNNING"} & set(states) else []
