@@ -20,6 +20,7 @@ from flows.search_parameters import SearchParameters, with_prompts_of
 from flows.terminal.error_words import flag_errors, in_words, settings_error
 from storage.errors import UserError
 from storage.layout import Layout
+from tasks.vocabulary import AskedTask
 
 EXIT_ERROR = 1
 EXIT_USAGE = 2
@@ -329,7 +330,11 @@ def inspect_dataset(
     joined_by: Annotated[
         str, Parameter(help=SweepParameters.model_fields["joined_by"].description)
     ] = SweepParameters.model_fields["joined_by"].default,
-    label_column: Annotated[str | None, Parameter(help="Found by its name when left out.")] = None,
+    label_column: Annotated[
+        tuple[str, ...],
+        Parameter(help=SweepParameters.model_fields["label_column"].description, negative_iterable=()),
+    ] = (),
+    task: Annotated[AskedTask, Parameter(help=SweepParameters.model_fields["task"].description)] = "auto",
     split_column: Annotated[
         str | None, Parameter(help=SweepParameters.model_fields["split_column"].description)
     ] = None,
@@ -361,6 +366,7 @@ def inspect_dataset(
         text_column=text_column,
         joined_by=joined_by,
         label_column=label_column,
+        task=task,
         split_column=split_column,
         group_column=group_column,
         encoding=encoding,

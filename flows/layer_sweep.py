@@ -326,6 +326,10 @@ def asked_of(parameters: SweepParameters) -> dict[str, Any]:
     if len(parameters.text_column) < 2:  # as before there could be several
         asked["text_column"] = next(iter(parameters.text_column), None)
         del asked["joined_by"]
+    if len(parameters.label_column) < 2:
+        asked["label_column"] = next(iter(parameters.label_column), None)
+    if parameters.task == "auto":
+        del asked["task"]  # the data set's own fingerprint says what it came to
     if parameters.row_order == "source":
         del asked["row_order"]  # as before there was a choice
     if parameters.prompt == NO_PROMPT:

@@ -12,6 +12,7 @@ from tasks.vocabulary import (
     NO_PROMPT,
     PROMPTS,
     TEXT,
+    AskedTask,
     Metric,
     NormState,
     Pooling,
@@ -124,8 +125,17 @@ class AskedOfAll(BaseModel):
         title="Joined by",
         description="What stands between the texts of several columns; a line break, if nothing else.",
     )
-    label_column: str | None = Field(
-        None, title="Label column", description="Found by its name when left out."
+    label_column: tuple[str, ...] = Field(
+        (),
+        title="Label column",
+        description="Found by its name when left out. Several are one label each: 0 or 1, whether a text has it.",
+    )
+    task: AskedTask = Field(
+        "auto",
+        title="Task",
+        description="What labels tell. single-label: one class. multi-label: any number of labels. regression: a "
+        "number, such as stars. auto: several for lists and for several columns, a number where there are fractions, "
+        "else a class.",
     )
     split_column: str | None = Field(
         None,
@@ -312,6 +322,7 @@ class AskedOfAll(BaseModel):
                 "text_column",
                 "joined_by",
                 "label_column",
+                "task",
                 "split_column",
                 "group_column",
                 "encoding",
@@ -324,7 +335,7 @@ class AskedOfAll(BaseModel):
         in_turn = self.row_order == "sampled" or self.until_confident is not None
         return asked | {"in_turn": in_turn, "of_saved_states": states}
 
-    @field_validator("text_column", mode="before")
+    @field_validator("text_column", "label_column", mode="before")
     @classmethod
     def _one_or_several(cls, value: Any) -> Any:
         if value is None:

@@ -1,6 +1,7 @@
 """The words of a sweep: poolings, norm states, metrics, probes. A command line needs nothing that computes."""
 
 from enum import StrEnum
+from typing import Literal
 
 TEXT, LABEL_NAMES = "{text}", "{label_names}"
 """What a prompt's template holds in the place of a text, and of the names of the classes."""
@@ -9,6 +10,20 @@ PROMPTS = (NO_PROMPT, "one-word", "task", "model")
 """The names of prompts; everything else is a template."""
 CHAT = "chat:"
 """What stands before a prompt that is to be what a user says, in the form of the model's chat template."""
+
+
+class Task(StrEnum):
+    """What labels tell of each text."""
+
+    SINGLE_LABEL = "single-label"
+    """One class of several."""
+    MULTI_LABEL = "multi-label"
+    """Any number of labels, none included."""
+    REGRESSION = "regression"
+    """A number, such as a score or stars."""
+
+
+AskedTask = Literal["auto", "single-label", "multi-label", "regression"]
 
 
 class Pooling(StrEnum):

@@ -31,6 +31,7 @@ from tasks.preview.inspection import Inspection, Lengths, inspect_table, warning
 from tasks.preview.refusal import refuse_early
 from tasks.reporting.answer import one_line
 from tasks.scoring.criteria import check_criteria
+from tasks.vocabulary import AskedTask
 
 MOST_CLASSES_SHOWN = 30
 
@@ -40,7 +41,8 @@ def show_inspection(
     *,
     text_column: Sequence[str],
     joined_by: str,
-    label_column: str | None,
+    label_column: Sequence[str],
+    task: AskedTask = "auto",
     split_column: str | None = None,
     group_column: str | None = None,
     encoding: str | None,
@@ -71,6 +73,7 @@ def show_inspection(
             text_column=text_column,
             joined_by=joined_by,
             label_column=label_column,
+            task=task,
             split_column=split_column,
             group_column=group_column,
             encoding=encoding,

@@ -2,12 +2,16 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
 from tasks.choosing.comparison import Comparison, compare
+
+Right = npt.NDArray[Any]
+"""Of test rows: whether each was told right, bool; or how right, float64."""
 
 
 @dataclass(frozen=True)
@@ -92,21 +96,20 @@ class RankCorrelation:
     """95 % interval."""
 
 
-def audit_choice(
-    layer: int, correct: npt.NDArray[np.bool_], *, seed: int = 0, resamples: int = 2000
-) -> Audit:
+def audit_choice(layer: int, correct: Right, *, seed: int = 0, resamples: int = 2000) -> Audit:
     """Lay the chosen layer beside the last, the first and the best one, on the same rows.
 
-    layer: the chosen one, 0 … L − 1. correct: bool [L, N], whether the probe of each layer gave each of N ≥ 2
-    test rows its label. Intervals and p from `comparison.compare` with this seed and number of resamples.
-    Raises ValueError for a layer that is not there and for fewer than two rows.
+    layer: the chosen one, 0 … L − 1. correct: bool [L, N], whether the probe of each layer gave each of N ≥ 2 test
+    rows its label; or float64 [L, N], how right it told each, whose mean is then what is called accuracy. Intervals and
+    p from `comparison.compare` with this seed and number of resamples. Raises ValueError for a layer that is not there
+    and for fewer than two rows.
     """
-    right = np.asarray(correct, dtype=bool)
+    right = np.asarray(correct)
     if right.ndim != 2 or right.shape[1] < 2:
         raise ValueError(f"correct is {right.shape}; [layers, test rows] with at least 2 rows is needed")
     if not 0 <= layer < len(right):
         raise ValueError(f"layer {layer} is not among the {len(right)} audited layers, 0 … {len(right) - 1}")
-    accuracy = right.mean(axis=1)
+    accuracy = _accuracy(right)
     best = int(accuracy.argmax())
     behind_best = _against(right, best, layer, seed, resamples)
     over_last = _against(right, layer, len(right) - 1, seed, resamples)
@@ -137,7 +140,7 @@ def audit_choice(
 def rank_correlation(
     silhouettes: npt.NDArray[np.floating],
     influence: npt.NDArray[np.floating],
-    correct: npt.NDArray[np.bool_],
+    correct: Right,
     *,
     seed: int = 0,
     resamples: int = 300,
@@ -181,11 +184,9 @@ def _counts(rows: int, rng: np.random.Generator) -> npt.NDArray[np.float64]:
     return np.bincount(rng.integers(0, rows, rows), minlength=rows) / rows
 
 
-def audit_zone(
-    layers: Iterable[int], correct: npt.NDArray[np.bool_], *, seed: int = 0, resamples: int = 2000
-) -> ZoneAudit:
+def audit_zone(layers: Iterable[int], correct: Right, *, seed: int = 0, resamples: int = 2000) -> ZoneAudit:
     """Is accuracy on bool [L, N] highest among these layers (0 … L − 1, in any order)?"""
-    right = np.asarray(correct, dtype=bool)
+    right = np.asarray(correct)
     accuracy = right.mean(axis=1)
     inside = np.zeros(len(right), dtype=bool)
     inside[list(layers)] = True
@@ -216,11 +217,9 @@ def near_points(points: Iterable[int], layers: int) -> list[int]:
     return [layer for layer in range(layers + 1) if at & {layer - 1, layer, layer + 1}]
 
 
-def audit_score(
-    score: npt.NDArray[np.floating], correct: npt.NDArray[np.bool_], *, seed: int = 0
-) -> ScoreAudit:
+def audit_score(score: npt.NDArray[np.floating], correct: Right, *, seed: int = 0) -> ScoreAudit:
     """What picking the maximum of a score [L] would have been worth on bool [L, N]."""
-    right = np.asarray(correct, dtype=bool)
+    right = np.asarray(correct)
     accuracy = right.mean(axis=1)
     layer = int(np.argmax(score))
     over_last = _against(right, layer, len(right) - 1, seed, 1)
@@ -235,11 +234,16 @@ def audit_score(
     )
 
 
-def _against(right: npt.NDArray[np.bool_], layer: int, other: int, seed: int, resamples: int) -> Comparison:
+def _accuracy(right: Right) -> npt.NDArray[np.float64]:
+    """Of each layer, 0–1: a mean of rows that are right in part may leave that by rounding."""
+    return np.clip(right.mean(axis=1), 0.0, 1.0)
+
+
+def _against(right: Right, layer: int, other: int, seed: int, resamples: int) -> Comparison:
     return compare(right[layer], right[other], seed=seed, resamples=resamples)
 
 
-def _split_regret(right: npt.NDArray[np.bool_], layer: int, seed: int) -> float:
+def _split_regret(right: Right, layer: int, seed: int) -> float:
     rows = np.random.default_rng(seed).permutation(right.shape[1])
     halves = np.array_split(rows, 2)
     regrets = []

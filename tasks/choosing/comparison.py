@@ -3,7 +3,9 @@
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import bdtr, chdtrc
+from scipy.special import bdtr, chdtrc, ndtr, stdtr
+
+_ROUNDING = 1e-12
 
 
 @dataclass(frozen=True)
@@ -16,7 +18,8 @@ class Comparison:
     high: float
     """95 % percentile interval of the difference over paired bootstrap resamples of the rows."""
     p_value: float
-    """McNemar's test, exact and two-sided, with the mid-p correction; 1 where the layers never disagree."""
+    """Two-sided, 1 where the layers never disagree. McNemar's test, exact, with the mid-p correction; where rows may be
+    right in part, the t-test of their paired differences."""
 
 
 def compare(
@@ -24,13 +27,17 @@ def compare(
 ) -> Comparison:
     """Compare bool [N] with bool [N]: whether each row was classified correctly by a, and by b. N ≥ 1.
 
+    Or float64 [N] each: how right each row was told, where it may be right in part (`scoring/target.py`).
+
     Mid-p McNemar keeps its level without the exact test's caution (Fagerland, Lydersen & Laake 2013,
     doi 10.1186/1471-2288-13-91). Raises ValueError where the two do not cover the same rows.
     """
-    a, b = np.asarray(correct_a, dtype=bool), np.asarray(correct_b, dtype=bool)
+    a, b = np.asarray(correct_a), np.asarray(correct_b)
     if a.shape != b.shape or a.ndim != 1 or len(a) == 0:
         raise ValueError(f"two layers are compared on the same rows, not on {a.shape} and {b.shape}")
     n = len(a)
+    if a.dtype != bool:
+        return _compare_parts(a - b, seed, resamples)
     only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
     # A resample of rows with outcomes +1, −1 and 0 is a multinomial draw of how often each occurs.
     draws = np.random.default_rng(seed).multinomial(
@@ -38,6 +45,17 @@ def compare(
     )
     low, high = np.percentile((draws[:, 0] - draws[:, 1]) / n, [2.5, 97.5])
     return Comparison((only_a - only_b) / n, float(low), float(high), mcnemar_mid_p(only_a, only_b))
+
+
+def _compare_parts(difference: np.ndarray, seed: int, resamples: int) -> Comparison:
+    n = len(difference)
+    rng = np.random.default_rng(seed)
+    drawn = np.array([difference[rng.integers(0, n, n)].mean() for _ in range(resamples)])
+    low, high = np.percentile(drawn, [2.5, 97.5])
+    mean, error = float(difference.mean()), float(difference.std(ddof=1)) / n**0.5 if n > 1 else 0.0
+    # Rounding is no disagreement.
+    p = float(2 * stdtr(n - 1, -abs(mean) / error)) if error > _ROUNDING else 1.0
+    return Comparison(mean, float(low), float(high), p)
 
 
 def mcnemar_mid_p(only_a: int, only_b: int) -> float:
@@ -61,3 +79,10 @@ def same_share_p_value(hits_a: int, n_a: int, hits_b: int, n_b: int) -> float:
         return 1.0
     square = (hits_a / n_a - hits_b / n_b) ** 2 / (pooled * (1 - pooled) * (1 / n_a + 1 / n_b))
     return float(chdtrc(1, square))
+
+
+def same_mean_p_value(a: np.ndarray, b: np.ndarray) -> float:
+    """Two-sided p-value of two independent samples, float64 [N] and [M], having one mean: the z test; 1 where neither
+    varies."""
+    error = float(np.sqrt(a.var() / len(a) + b.var() / len(b)))
+    return float(2 * ndtr(-abs(float(a.mean() - b.mean())) / error)) if error > _ROUNDING else 1.0

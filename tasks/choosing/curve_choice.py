@@ -19,7 +19,7 @@ from tasks.choosing.audit import (
     zones,
 )
 from tasks.choosing.choice import LayerChoice, LayerEvidence, choose_layers
-from tasks.choosing.comparison import compare, same_share_p_value
+from tasks.choosing.comparison import compare, same_mean_p_value, same_share_p_value
 from tasks.choosing.inflection import CurveShape, find_inflection_points, measure_curve
 from tasks.choosing.rules import DEFAULT_RULE
 from tasks.curves import CurveOfRun
@@ -93,19 +93,18 @@ def choose(curve: CurveOfRun, depth_price: float = 0.0) -> CurveChoice:
 def audit(curve: CurveOfRun, chosen: CurveChoice) -> None:
     """The first look at the test rows: stage `audit`, one row a rule, the `trend` of the accuracy, and how far the
     paper's claims and every train-only score reach (`curve_audit`, `zone_audit`, `score_audit`)."""
-    predictions = curve.read("prediction").with_columns(correct=pl.col("label") == pl.col("predicted"))
-    correct = by_layer(predictions, "correct")
+    correct = by_layer(_with_right(curve.read("prediction")), "right")
     accuracy = find_inflection_points(
         correct.mean(axis=1), correct, last_is_normed=curve.last_is_normed, seed=curve.seed
     )
     _stage(curve, "trend", _trend("accuracy", accuracy), suffix="-accuracy")
     text = _right_by_text(curve)
-    probe = curve.read("probe").sort("layer")
+    probe, left_out = curve.read("probe").sort("layer"), curve.read("ridge_row")
     audited = [
         {"rule": choice.rule, "is_default": choice.rule == DEFAULT_RULE}
         | asdict(audit_choice(choice.layer, correct, seed=curve.seed))
         | _over_text(correct[choice.layer], text, curve.seed)
-        | _shift(correct[choice.layer], probe.row(choice.layer, named=True))
+        | _shift(correct[choice.layer], probe.row(choice.layer, named=True), left_out)
         for choice in chosen.choices
     ]
     _stage(curve, "audit", audited)
@@ -133,16 +132,23 @@ def audit(curve: CurveOfRun, chosen: CurveChoice) -> None:
     _stage(curve, "score_audit", scored)
 
 
-def right_on_test(layout: Layout, run_id: str, part: str) -> npt.NDArray[Any]:
-    """bool [test rows], in the order of their ids: whether a layer's probe, as it was staged, gave each its label."""
-    rows = read_staged(layout, run_id, "prediction", part).sort("row_id")
-    return (rows["label"] == rows["predicted"]).to_numpy()
+def right_on_test(layout: Layout, run_id: str, part: str, table: str = "prediction") -> npt.NDArray[Any]:
+    """[test rows], in the order of their ids: whether a layer's probe, as it was staged, gave each its label, bool; or
+    how right it told each, float64."""
+    rows = read_staged(layout, run_id, table, part).sort("row_id")
+    return _with_right(rows)["right"].to_numpy()
+
+
+def _with_right(predictions: pl.DataFrame) -> pl.DataFrame:
+    """What each row's column `right` says, which a row of several labels, or of a number, has already."""
+    if "right" in predictions.columns:
+        return predictions
+    return predictions.with_columns(right=pl.col("label") == pl.col("predicted"))
 
 
 def _right_by_text(curve: CurveOfRun) -> npt.NDArray[Any]:
-    """bool [test rows]: whether the words alone gave each its label; [0] of a data set without texts."""
-    rows = read_staged(curve.layout, curve.run_id, "text_prediction").sort("row_id")
-    return (rows["label"] == rows["predicted"]).to_numpy()
+    """As `right_on_test`, of the words alone; [0] of a data set without texts."""
+    return right_on_test(curve.layout, curve.run_id, "baseline", table="text_prediction")
 
 
 def _over_text(right: npt.NDArray[Any], text: npt.NDArray[Any], seed: int) -> dict[str, float | None]:
@@ -152,11 +158,16 @@ def _over_text(right: npt.NDArray[Any], text: npt.NDArray[Any], seed: int) -> di
     return dict(zip(_OVER_TEXT, (over.difference, over.low, over.high, over.p_value), strict=True))
 
 
-def _shift(right: npt.NDArray[Any], probe: Mapping[str, Any]) -> dict[str, float | None]:
+def _shift(
+    right: npt.NDArray[Any], probe: Mapping[str, Any], left_out: pl.DataFrame
+) -> dict[str, float | None]:
     """Whether the probe is as good on train rows that were held out as on test rows; None where none were."""
     rows, accuracy = probe["held_out_rows"], probe["held_out_accuracy"]
     if not rows:
         return {"held_out_accuracy": None, "shift_p_value": None}
+    if right.dtype != bool:
+        of_layer = left_out.filter(layer=probe["layer"])["correct"].to_numpy()
+        return {"held_out_accuracy": accuracy, "shift_p_value": same_mean_p_value(of_layer, right)}
     hits = round(accuracy * rows)
     same = same_share_p_value(hits, rows, int(right.sum()), len(right))
     return {"held_out_accuracy": accuracy, "shift_p_value": same}

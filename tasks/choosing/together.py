@@ -17,16 +17,20 @@ from prefect import get_run_logger, task
 
 from storage.layout import Layout
 from storage.staged import is_staged, read_staged, rows_of, stage
+from tasks.choosing.audit import Right
 from tasks.choosing.comparison import Comparison, compare
 from tasks.choosing.curve_choice import CurveChoice, right_on_test
 from tasks.curves import LayerOfRun
 from tasks.machine import use_all_cores
 from tasks.numerics.cores import cores
 from tasks.retries import LONG_S, RETRIED
+from tasks.scoring.features import Features
 from tasks.scoring.layer_scores import read_rows
 from tasks.scoring.probe import fit_probe
 from tasks.scoring.ridge import ridge_leave_one_out
 from tasks.scoring.silhouette import stratified_rows
+from tasks.scoring.target import Target
+from tasks.scoring.target_probe import fit_target_probe
 from tasks.vocabulary import ProbeProtocol
 
 MOST_TOGETHER = 3
@@ -68,18 +72,19 @@ def grow(
     read: Read,
     labels: npt.NDArray[np.integer],
     *,
+    target: Target | None = None,
     most: int = MOST_TOGETHER,
     sure_gain: float = SURE_GAIN,
 ) -> list[Together]:
     """One layer, then it and one more, and so on to `most`; the last one is the first that is not sure, if any is.
 
-    losses: of the first layer alone, [N]. read: the train rows [N, D] of a layer. labels: [N]. sure_gain: how many
-    paired standard errors a layer has to gain.
+    losses: of the first layer alone, [N]. read: the train rows [N, D] of a layer. labels: [N]. target: of the same
+    rows, where they are to tell something else. sure_gain: how many paired standard errors a layer has to gain.
     """
     found = [_alone(first, losses)]
     while found[-1].is_sure and len(found) < most:
         layers = found[-1].layers
-        beside = _best_beside([read(each) for each in layers], labels, layers, candidates, read)
+        beside = _best_beside([read(each) for each in layers], labels, target, layers, candidates, read)
         if beside is None:
             break
         best, of_all = beside
@@ -100,6 +105,7 @@ def _alone(layer: LayerOfRun, losses: Losses) -> Together:
 def _best_beside(
     blocks: Sequence[Rows],
     labels: npt.NDArray[np.integer],
+    target: Target | None,
     taken: Sequence[LayerOfRun],
     candidates: Sequence[LayerOfRun],
     read: Read,
@@ -115,7 +121,7 @@ def _best_beside(
     while True:
         new = [each for each in some if each not in tried and each not in taken]
         with cores(torch.device("cpu")) as shared:
-            found = shared.map(lambda each: left_out_losses([*blocks, read(each)], labels), new)
+            found = shared.map(lambda each: left_out_losses([*blocks, read(each)], labels, target), new)
         tried.update(zip(new, found, strict=True))
         if not tried:
             return None
@@ -126,9 +132,11 @@ def _best_beside(
         some = _around(best, candidates, step)
 
 
-def left_out_losses(blocks: Sequence[Rows], labels: npt.NDArray[np.integer]) -> Losses:
+def left_out_losses(
+    blocks: Sequence[Rows], labels: npt.NDArray[np.integer], target: Target | None = None
+) -> Losses:
     """Of each train row, in nats: float64 [N], of layers [N, D] side by side."""
-    return ridge_leave_one_out(np.concatenate(blocks, axis=1), labels).log_loss
+    return ridge_leave_one_out(Features(np.concatenate(blocks, axis=1), labels, target=target)).log_loss
 
 
 def _coarse(candidates: Sequence[LayerOfRun], step: int) -> list[LayerOfRun]:
@@ -162,17 +170,20 @@ def choose_together(
     losses = left_out["log_loss"].to_numpy().astype(np.float64)
     if most == 1:
         return [_alone(first, losses)]
-    labels = read_rows(first)[0].y
+    train = read_rows(first)[0]
+    labels, target = train.y, train.target
     use_all_cores()  # reading a layer asks for one thread
     drawn = stratified_rows(labels, MOST_ROWS, first.seed)
     labels = labels[drawn]
+    if target is not None:
+        target = replace(target, values=target.values[drawn])
 
     def read(layer: LayerOfRun) -> Rows:
         return read_rows(layer)[0].X[drawn]
 
     if len(drawn) < len(losses):
-        losses = left_out_losses([read(first)], labels)  # left out of as many rows as the others' are
-    return grow(first, losses, candidates, read, labels, most=most)
+        losses = left_out_losses([read(first)], labels, target)  # left out of as many rows as the others' are
+    return grow(first, losses, candidates, read, labels, target=target, most=most)
 
 
 def is_found_together(layer: LayerOfRun, most: int) -> bool:
@@ -231,7 +242,7 @@ def audit_together(found: Sequence[Together], protocol: ProbeProtocol) -> None:
                 "log_loss": each.log_loss,
                 "log_loss_gain": each.gain,
                 "log_loss_gain_error": each.gain_error,
-                "accuracy": float(right.mean()),
+                "accuracy": float(np.clip(right.mean(), 0.0, 1.0)),
                 "n_test": len(right),
                 **_named("gain_over_single", compare(right, alone, seed=single.seed)),
                 **_named("gain_over_last", compare(right, last, seed=single.seed)),
@@ -258,13 +269,16 @@ def _last_layer(layer: LayerOfRun) -> int:
     return int(probes["layer"].to_numpy().max())
 
 
-def _probe(layers: Sequence[LayerOfRun], protocol: ProbeProtocol) -> npt.NDArray[np.bool_]:
-    """bool [test rows], of a probe on the layers side by side."""
+def _probe(layers: Sequence[LayerOfRun], protocol: ProbeProtocol) -> Right:
+    """As `right_on_test`, of a probe on the layers side by side."""
     splits = [read_rows(layer) for layer in layers]
     use_all_cores()
     train, test = (np.concatenate([split[i].X for split in splits], axis=1) for i in (0, 1))
     y_train, y_test = splits[0][0].y, splits[0][1].y
+    told, to_tell = splits[0][0].target, splits[0][1].target
     del splits  # as large as what was made of them
+    if to_tell is not None:
+        return fit_target_probe(Features(train, y_train, target=told), test, to_tell).judged.right
     found = fit_probe(train, y_train, test, y_test, protocol=protocol, seed=layers[0].seed)
     return found.predictions == y_test
 

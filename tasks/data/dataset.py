@@ -18,19 +18,19 @@ from storage.errors import UserError
 from storage.files import exists, filesystem, write_atomically
 from storage.layout import Layout
 from storage.sources.grammar import parse_source
-from tasks.data.labels import alike, are_plain_integers, in_order, label_values
-from tasks.data.reading import SPLIT_NAMES, Read, read_source
+from tasks.data.columns import LABEL_COLUMNS, TEXT_COLUMNS, clean, find_column, labelled, shared_columns
+from tasks.data.labels import alike, in_order
+from tasks.data.reading import SPLIT_NAMES, read_source
 from tasks.data.splits import LEAST_ROWS_PER_CLASS, by_split_column, split_rows, stratified_sample
+from tasks.data.targets import task_of, with_classes
 from tasks.retries import LONG_S, RETRIED
+from tasks.vocabulary import AskedTask, Task
 
 log = logging.getLogger(__name__)
 
-# Tried in this order when no column is named.
-TEXT_COLUMNS = ("text", "sentence", "content", "document", "review", "tweet", "question", "body", "title")
-LABEL_COLUMNS = ("label", "labels", "category", "class", "target", "intent", "topic", "author")
 MOST_CLASSES = 5_000
 BESIDE = " + "
-"""Between the names of several text columns."""
+"""Between the names of several columns."""
 # A shard reads its own rows: few enough that it reads little beside them, enough for one request to be worth it.
 ROWS_PER_GROUP = 1_000
 
@@ -39,8 +39,10 @@ ROWS_PER_GROUP = 1_000
 class Dataset:
     """A clean data set in storage: one Parquet file `row_id, text, label, split`, train rows first.
 
-    `label` is an index into `classes`; `test_is_made` says that the source had no test split, so that a seeded
-    stratified fifth of the rows became one; `revision` is the hub's commit or empty.
+    `label` is an index into `classes`. Where the task is not one class a text, the file has `target` as well, float64
+    [T] a row: 0 or 1 of each of the `target_names`, or the number; and classes are those of `targets`. `test_is_made`
+    says that the source had no test split, so that a seeded stratified fifth of the rows became one; `revision` is the
+    hub's commit or empty.
     """
 
     id: str
@@ -58,6 +60,14 @@ class Dataset:
     """Where the rows' places in the source lie, of a set whose embeddings somebody saved; else None."""
     source_rows: int = 0
     """Of train, validation and test as the source has them, before any row was sampled."""
+    task: Task = Task.SINGLE_LABEL
+    target_names: tuple[str, ...] = ()
+    """Of several labels."""
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """Of what a text can be told to be."""
+        return self.target_names or self.classes
 
     @property
     def has_texts(self) -> bool:
@@ -71,7 +81,8 @@ def prepare_dataset(
     *,
     text_column: str | Sequence[str] | None = None,
     joined_by: str = "\n",
-    label_column: str | None = None,
+    label_column: str | Sequence[str] | None = None,
+    task: AskedTask = "auto",
     split_column: str | None = None,
     group_column: str | None = None,
     encoding: str | None = None,
@@ -92,6 +103,7 @@ def prepare_dataset(
         text_column=text_column,
         joined_by=joined_by,
         label_column=label_column,
+        task=task,
         split_column=split_column,
         group_column=group_column,
         encoding=encoding,
@@ -122,7 +134,8 @@ def read_dataset(
     *,
     text_column: str | Sequence[str] | None = None,
     joined_by: str = "\n",
-    label_column: str | None = None,
+    label_column: str | Sequence[str] | None = None,
+    task: AskedTask = "auto",
     split_column: str | None = None,
     group_column: str | None = None,
     encoding: str | None = None,
@@ -142,7 +155,9 @@ def read_dataset(
         layout: of the storage where the table has its place.
         text_column: found by its name when None or none; several are read as one text.
         joined_by: what stands between the texts of several columns.
-        label_column: found by its name when None.
+        label_column: found by its name when None or none; several say of one label each whether a text has it.
+        task: what the labels tell; auto takes lists and several columns for several labels, fractions for a number,
+            and all else for a class.
         split_column: says of each row whether it is of train, validation or test, by the names that files of splits
             have; None takes the source's own splits.
         group_column: rows of one group never stand in train and test both; None takes every row for itself.
@@ -159,21 +174,29 @@ def read_dataset(
     """
     source = parse_source(spec, "dataset")
     read = read_source(source, encoding)
-    columns = _columns(read)
+    columns = shared_columns(read)
     asked_for = [text_column] if isinstance(text_column, str) else [*(text_column or ())]
     text = asked_for or [each for each in [read.text_column] if each is not None]
     if text or not of_saved_states or {each.lower() for each in columns} & {*TEXT_COLUMNS}:
-        named = [_find_column("text", each, TEXT_COLUMNS, columns, spec) for each in text]
-        text = named or [_find_column("text", None, TEXT_COLUMNS, columns, spec)]
-    label = _find_column("label", label_column or read.label_column, LABEL_COLUMNS, columns, spec)
+        named = [find_column("text", each, TEXT_COLUMNS, columns, spec) for each in text]
+        text = named or [find_column("text", None, TEXT_COLUMNS, columns, spec)]
+    wanted: list[str | None] = [label_column] if isinstance(label_column, str) else [*(label_column or ())]
+    of_label = [
+        find_column("label", each, LABEL_COLUMNS, columns, spec) for each in wanted or [read.label_column]
+    ]
+    kind = task_of([read.splits["train"][each] for each in of_label]) if task == "auto" else Task(task)
+    if task == "auto" and kind is not Task.SINGLE_LABEL:
+        log.info(
+            "%s: the task is %s, by what column %s holds (--task)", spec, kind.value, ", ".join(of_label)
+        )
     for role, asked in (("split", split_column), ("group", group_column)):
         if asked is not None:
-            _find_column(role, asked, (), columns, spec)
+            find_column(role, asked, (), columns, spec)
     cleaned, source_rows = {}, 0
     for split in SPLIT_NAMES:
         if split in read.splits:
             frame = read.splits[split]
-            rows = _clean(frame, text, joined_by, label, f"{split} of {spec}")
+            rows = clean(frame, text, joined_by, of_label, kind, f"{split} of {spec}")
             for role, asked in (("split", split_column), ("group", group_column)):
                 if asked is not None:
                     rows = rows.with_columns(frame[asked].cast(pl.String).alias(role))
@@ -181,11 +204,17 @@ def read_dataset(
             source_rows += rows.height
     if split_column is not None:
         cleaned = by_split_column(pl.concat(cleaned.values()), f"{spec} (--split-column {split_column})")
-    cleaned = _labelled(cleaned, label, spec)
+    label = BESIDE.join(of_label)
+    cleaned = labelled(cleaned, label, spec)
+    order: Sequence[str] | None = read.label_names.get(label)
+    names: tuple[str, ...] = ()
+    if kind is not Task.SINGLE_LABEL:
+        classed = with_classes(cleaned, kind, order, spec)
+        cleaned, order, names = classed.splits, classed.classes, classed.names
     train, test = split_rows(cleaned, seed, f"{spec} (--group-column {group_column})")
     train = stratified_sample(train, max_train_rows, seed, in_turn=in_turn)
     test = stratified_sample(test, max_test_rows, seed)
-    values = _check_classes(train, test, spec, label, read.label_names.get(label))
+    values = _check_classes(train, test, spec, label, order)
     classes = _class_names(values, train)
     if doubled := alike(classes):
         log.warning(
@@ -193,14 +222,15 @@ def read_dataset(
             spec,
             ", ".join(map(repr, doubled[:6])),
         )
+    told = [] if kind is Task.SINGLE_LABEL else ["target"]
     numbered = pl.DataFrame({"value": values, "label": np.arange(len(values), dtype=np.int32)})
     table = (
         pl.concat([train.with_columns(split=pl.lit("train")), test.with_columns(split=pl.lit("test"))])
         .join(numbered, on="value", how="left", maintain_order="left")
         .with_row_index("row_id")
-        .select(pl.col("row_id").cast(pl.Int64), "text", "label", "split", "place")
+        .select(pl.col("row_id").cast(pl.Int64), "text", "label", "split", "place", *told)
     )
-    fingerprint = fingerprint_table(table, classes)
+    fingerprint = fingerprint_table(table, classes, names)
     places = hashlib.sha256(table["place"].to_numpy().tobytes() + source_rows.to_bytes(8)).hexdigest()[:32]
     found = Dataset(
         id=spec,
@@ -216,6 +246,8 @@ def read_dataset(
         test_is_made="test" not in cleaned,
         places=layout.places(places) if of_saved_states else None,
         source_rows=source_rows,
+        task=kind,
+        target_names=names,
     )
     return found, table
 
@@ -240,6 +272,11 @@ def read_table(uri: str, rows: range | None = None) -> pl.DataFrame:
     return pl.DataFrame(read)
 
 
+def targets_of(table: pl.DataFrame) -> NDArray[np.float64]:
+    """The targets of some rows of the stored table, [N, T]."""
+    return np.asarray(table["target"].to_list(), dtype=np.float64).reshape(len(table), -1)
+
+
 def read_places(dataset: Dataset, start: int = 0, stop: int | None = None) -> NDArray[np.int64]:
     """The places of some rows in the source, [n], of a set that was prepared for saved states."""
     assert dataset.places is not None
@@ -255,112 +292,23 @@ def stored_table(uri: str) -> pl.DataFrame | None:
         return None
 
 
-def fingerprint_table(table: pl.DataFrame, classes: tuple[str, ...]) -> str:
-    """32 hex digits of a SHA-256 over every text, label and split in order, and the class names."""
+def fingerprint_table(
+    table: pl.DataFrame, classes: tuple[str, ...], target_names: tuple[str, ...] = ()
+) -> str:
+    """32 hex digits of a SHA-256 over every text, label, target and split in order, and the names of the classes."""
     whole = hashlib.sha256()
-    for name in classes:
+    for name in (*classes, *target_names):
         whole.update(f"{len(name)}:{name}".encode())
     for text, label, split in table.select("text", "label", "split").iter_rows():
         encoded = text.encode()
         whole.update(f"|{split}:{label}:{len(encoded)}:".encode() + encoded)
+    if "target" in table.columns:
+        whole.update(targets_of(table).tobytes())
     return whole.hexdigest()[:32]
 
 
-def _columns(read: Read) -> list[str]:
-    shared = [set(frame.columns) for frame in read.splits.values()]
-    return [name for name in read.splits["train"].columns if all(name in columns for columns in shared)]
-
-
-def _find_column(role: str, asked: str | None, known: tuple[str, ...], columns: list[str], spec: str) -> str:
-    there = f"Its columns are: {', '.join(columns) or 'none'}."
-    if asked is not None:
-        if asked not in columns:
-            raise UserError(f"{spec} has no column {asked!r} in every split (--{role}-column). {there}")
-        return asked
-    # Under its very name first: `text` beside `Text` is what was meant.
-    by_name: dict[str, list[str]] = {}
-    for column in columns:
-        by_name.setdefault(column.lower(), []).append(column)
-    found = next((by_name[name] for name in known if name in by_name), None)
-    if found is None:
-        # What nobody calls a column is a value.
-        headless = any(" " in column or column.isdigit() for column in columns)
-        raise UserError(
-            f"Which column of {spec} is the {role}? Say --{role}-column NAME. {there}"
-            + (" If these are values of its first row, write a line with names above it." if headless else "")
-        )
-    if len(found) > 1:
-        plain = [name for name in found if name == name.lower()]
-        if not plain:
-            raise UserError(
-                f"Both {' and '.join(found)} of {spec} may be the {role}. Say --{role}-column NAME."
-            )
-        found = plain
-    return found[0]
-
-
-def _clean(frame: pl.DataFrame, text: Sequence[str], joined_by: str, label: str, where: str) -> pl.DataFrame:
-    """The columns `text` and `value` (the label as it is written, null without one), `name` where the source has it.
-
-    text: of a data set without a text column, whose texts are empty then, none.
-    """
-    columns = [_texts(frame, each, where) for each in text]
-    if len(columns) == 1:
-        (texts,) = columns
-    elif columns:
-        numbered = pl.DataFrame({str(number): each for number, each in enumerate(columns)})
-        texts = numbered.select(pl.concat_str(pl.all(), separator=joined_by)).to_series()
-    else:
-        texts = pl.repeat("", frame.height, dtype=pl.String, eager=True)
-    values = label_values(frame[label], where)
-    rows = pl.DataFrame({"text": texts, "value": values})
-    companion = f"{label}_name"
-    if frame.schema.get(companion) == pl.String and are_plain_integers(values.drop_nulls()):
-        return rows.with_columns(name=frame[companion])
-    return rows.with_columns(name=pl.lit(None, dtype=pl.String))
-
-
-def _texts(frame: pl.DataFrame, text: str, where: str) -> pl.Series:
-    texts = frame[text]
-    if texts.dtype != pl.String:
-        kind = "of lists or objects" if texts.dtype == pl.Object else texts.dtype
-        raise UserError(f"Column {text!r} in {where} is {kind}, not text. Name another --text-column.")
-    _reject(
-        texts.to_frame("text"),
-        pl.col("text").str.strip_chars().fill_null("") == "",
-        f"an empty text (column {text!r})",
-        where,
-    )
-    if len(texts) and texts.str.contains(r"^\s*[-+]?[\d.,]+\s*$").all():
-        raise UserError(
-            f"Column {text!r} in {where} holds numbers alone, not text. Name another --text-column."
-        )
-    return texts
-
-
-def _labelled(splits: dict[str, pl.DataFrame], label: str, spec: str) -> dict[str, pl.DataFrame]:
-    """The splits but those where no row has a label: benchmarks keep those of their test rows to themselves."""
-    kept = {}
-    for split, rows in splits.items():
-        if split != "train" and rows.height and rows["value"].is_null().all():
-            log.warning("No row in %s of %s has a label (column %r): it is left out", split, spec, label)
-            continue
-        _reject(rows, pl.col("value").is_null(), f"no label (column {label!r})", f"{split} of {spec}")
-        kept[split] = rows
-    return kept
-
-
-def _reject(rows: pl.DataFrame, bad: pl.Expr, what: str, where: str) -> None:
-    numbers = rows.with_row_index("row").filter(bad)["row"]
-    if len(numbers):
-        raise UserError(
-            f"Row {numbers[0] + 1:,} in {where} has {what}; {len(numbers):,} of {rows.height:,} rows do. "
-            "Remove or fill these rows."
-        )
-
-
 def _check_classes(
-    train: pl.DataFrame, test: pl.DataFrame, spec: str, label: str, named: list[str] | None
+    train: pl.DataFrame, test: pl.DataFrame, spec: str, label: str, named: Sequence[str] | None
 ) -> pl.Series:
     values = in_order(train["value"].unique(), named)
     if len(values) < 2:
@@ -399,7 +347,8 @@ def prepare_dataset_task(
     layout: Layout,
     text_column: Sequence[str],
     joined_by: str,
-    label_column: str | None,
+    label_column: Sequence[str],
+    task: AskedTask,
     split_column: str | None,
     group_column: str | None,
     encoding: str | None,
@@ -416,6 +365,7 @@ def prepare_dataset_task(
         text_column=text_column,
         joined_by=joined_by,
         label_column=label_column,
+        task=task,
         split_column=split_column,
         group_column=group_column,
         encoding=encoding,

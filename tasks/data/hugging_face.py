@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from storage.errors import UserError
 from tasks.data.files import ending_of, read_file
-from tasks.data.labels import are_plain_integers
+from tasks.data.labels import are_plain_integers, in_lists
 
 # A split's rows, and for each column of class labels the names that its numbers stand for.
 Part = tuple[pl.DataFrame, dict[str, list[str]]]
@@ -48,7 +48,9 @@ def parts_of(loaded: Any) -> dict[str, Part]:
 def _names_of(features: Mapping[str, Any]) -> dict[str, list[str]]:
     from datasets import ClassLabel
 
-    return {name: list(each.names) for name, each in features.items() if isinstance(each, ClassLabel)}
+    # Of a column of lists what is in them.
+    inner = {name: getattr(each, "feature", each) for name, each in features.items()}
+    return {name: list(each.names) for name, each in inner.items() if isinstance(each, ClassLabel)}
 
 
 def are_plain_tables(builder: Any) -> bool:
@@ -83,19 +85,22 @@ def class_names(file: Path) -> dict[str, list[str]]:
     try:
         told = json.loads((pq.read_schema(file).metadata or {}).get(b"huggingface", b"{}"))
         features = told["info"]["features"] if told else {}
+        inner = {name: each.get("feature", each) for name, each in features.items()}
         return {
-            name: list(each["names"]) for name, each in features.items() if each.get("_type") == "ClassLabel"
+            name: list(each["names"]) for name, each in inner.items() if each.get("_type") == "ClassLabel"
         }
     except (ValueError, KeyError, TypeError, AttributeError, pa.ArrowException):
         return {}  # not as `datasets` writes it: then it says nothing about the labels
 
 
 def named_labels(labels: pl.Series, names: list[str], where: str) -> pl.Series:
-    """Names of integer class labels; null for -1, which means that a row has none.
+    """Names of integer class labels, or of lists of them; null for -1, which means that a row has none.
 
     Raises:
         UserError: a label beyond the names.
     """
+    if isinstance(labels.dtype, pl.List):
+        return in_lists(labels, lambda each: named_labels(each, names, where))
     unknown = labels.filter((labels < -1) | (labels >= len(names)))
     if len(unknown):
         raise UserError(

@@ -1,7 +1,8 @@
 """A label column → strings, one a class, as they are written; and the order and the names of the classes."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+import numpy as np
 import polars as pl
 
 from storage.errors import UserError
@@ -35,6 +36,17 @@ def label_values(column: pl.Series, where: str) -> pl.Series:
     values = column.cast(pl.String)
     missing = (values.str.strip_chars() == "") | values.is_in(MISSING)
     return values.set(missing.fill_null(True), None)
+
+
+def in_lists(lists: pl.Series, read: Callable[[pl.Series], pl.Series]) -> pl.Series:
+    """A column of lists with what `read` makes of all their elements, each once; null stays null, and has no list."""
+    lengths = lists.list.len().fill_null(0).clip(lower_bound=1)
+    rows = np.repeat(np.arange(len(lists)), lengths)
+    frame = pl.DataFrame({"row": rows, "value": read(lists.explode(empty_as_null=True))})
+    values = frame.group_by("row", maintain_order=True).agg(
+        pl.col("value").drop_nulls().unique(maintain_order=True)
+    )
+    return values["value"].set(lists.is_null(), None).alias(lists.name)
 
 
 def _no_label(column: pl.Series, where: str) -> str:

@@ -51,7 +51,7 @@ def resolve_prompt(
         return _task(dataset)
     if asked == "model":
         return f"{_own_prompt(model)}{TEXT}"
-    return asked.replace(LABEL_NAMES, _listed(dataset.classes))
+    return asked.replace(LABEL_NAMES, _listed(dataset.label_names))
 
 
 def with_prompt(tokenizer: Any, template: str | None) -> Any:
@@ -104,7 +104,7 @@ def _task(dataset: Dataset) -> str:
     """`{text}⏎The emotion of this text (anger, joy, sadness) is`, as far as column and classes have names."""
     column = dataset.label_column.replace("_", " ").strip()
     asked_for = "class" if column.lower() in _PLAIN_COLUMNS else column
-    names = _listed([each for each in dataset.classes if not each.strip().lstrip("-").isdigit()])
+    names = _listed([each for each in dataset.label_names if not each.strip().lstrip("-").isdigit()])
     names = f" ({names})" if 0 < len(names) <= MOST_NAMED else ""
     return f"{TEXT}\nThe {asked_for} of this text{names} is"
 

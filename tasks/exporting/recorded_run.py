@@ -77,7 +77,10 @@ def find_recorded_run(layout: Layout, run_id: str, *, trust_remote_code: bool = 
     dataset, asked = _recorded_inputs(layout, set_id)
     planned = kept_plan(layout, set_id, dataset.train_rows + dataset.test_rows)
     rows = stored_table(dataset.uri)
-    if rows is None or fingerprint_table(rows, dataset.classes) != row["dataset_fingerprint"]:
+    if (
+        rows is None
+        or fingerprint_table(rows, dataset.classes, dataset.target_names) != row["dataset_fingerprint"]
+    ):
         raise UserError(_damaged(f"The run's texts ({dataset.uri})"))
     if planned is None:
         raise UserError(_damaged(f"The plan of its embeddings ({layout.manifest(set_id)})"))

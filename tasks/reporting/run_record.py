@@ -102,6 +102,8 @@ def stage_run(layout: Layout, record: SweepRecord) -> None:
                 "train_rows": dataset.train_rows,
                 "test_rows": dataset.test_rows,
                 "test_is_made": dataset.test_is_made,
+                "task": dataset.task.value,
+                "label_names": list(dataset.target_names) or None,
             },
         ),
         "embedding_set": (

@@ -16,6 +16,7 @@ from tasks.numerics.matrix_products import product
 from tasks.scoring.closed_form_silhouette import closed_form_samples
 from tasks.scoring.features import Features, features_of
 from tasks.scoring.ridge import ridge_leave_one_out
+from tasks.scoring.target import loss_of_none
 from tasks.vocabulary import Metric, Space
 
 TOP_DIMENSIONS = 3
@@ -32,7 +33,8 @@ EQUAL_CLASSES = 1e-6
 
 
 CRITERIA: dict[str, Callable[[Features], float]] = {}
-"""Name → function. Those with labels are higher where classes separate better; those without describe the layer."""
+"""Name → function. Those with labels are higher where classes separate better; those without describe the layer. What
+is to be told is no class where `features.target` says so: the three of ridge regression read it, all others classes."""
 
 
 def criterion(score: Callable[[Features], float]) -> Callable[[Features], float]:
@@ -146,7 +148,7 @@ def h_score(features: Features) -> float:
 
 @criterion
 def ridge_loo(features: Features) -> float:
-    """Accuracy of `ridge_leave_one_out`, a fraction 0–1."""
+    """Accuracy of `ridge_leave_one_out`, a fraction 0–1; of a target the mean of what it calls right."""
     return features.once(ridge_leave_one_out).accuracy
 
 
@@ -157,8 +159,11 @@ def ridge_loo_r2(features: Features) -> float:
     Predicted R² = 1 − PRESS/PRESS₀ (Allen 1974, doi 10.1080/00401706.1974.10489157) of `ridge_leave_one_out`, PRESS₀
     that of no features at all. A proper score: it moves with every row's margin, where a hit rate counts crossings.
     """
-    share = features.counts / features.n
-    without = float((features.counts * (1.0 - 2.0 * share + share.square().sum())).sum())
+    if features.target is None:
+        share = features.counts / features.n
+        without = float((features.counts * (1.0 - 2.0 * share + share.square().sum())).sum())
+    else:
+        without = float((features.told - features.wanted_mean).square().sum())
     without *= (features.n / (features.n - 1)) ** 2
     return 1.0 - float(features.once(ridge_leave_one_out).squared_error.sum()) / without
 
@@ -168,10 +173,14 @@ def ridge_loo_information(features: Features) -> float:
     """Share of the labels' entropy that the left-out values of `ridge_leave_one_out` tell, at most 1.
 
     McFadden's R² = 1 − log loss/entropy (1974), each row by the fit without it, after one temperature for all rows; a
-    proper score as well. Below 0 where the values mislead.
+    proper score as well. Below 0 where the values mislead. Of several labels, of their summed entropies; of a number it
+    is `ridge_loo_r2` but for the factor ((n − 1)/n)².
     """
-    share = features.counts / features.n
-    entropy = -float((share * share.log()).sum())
+    if features.target is None:
+        share = features.counts / features.n
+        entropy = -float((share * share.log()).sum())
+    else:
+        entropy = loss_of_none(features.target)
     return 1.0 - float(features.once(ridge_leave_one_out).log_loss.mean()) / entropy
 
 

@@ -14,6 +14,7 @@ from tasks.numerics.distances import Points, Tile, over_tiles, prepare
 from tasks.numerics.matrix_products import product
 from tasks.numerics.matrix_rows import as_labels, as_rows, blocks_of, check_finite, deviation_of, mean_of
 from tasks.numerics.principal_axes import PrincipalAxes, decompose_gram, smaller_gram
+from tasks.scoring.target import Target
 
 _R = TypeVar("_R")
 
@@ -52,9 +53,18 @@ class Features:
     """One layer's rows and labels; see the module's docstring."""
 
     def __init__(
-        self, X: np.ndarray | torch.Tensor, y: np.ndarray | torch.Tensor, *, device: str = "cpu"
+        self,
+        X: np.ndarray | torch.Tensor,
+        y: np.ndarray | torch.Tensor,
+        *,
+        target: Target | None = None,
+        device: str = "cpu",
     ) -> None:
-        """X: float [N, D], y: int [N]. Raises UserError for values that are not finite."""
+        """X: float [N, D], y: int [N]; target: of the rows, where they are to tell something else than the class y.
+
+        Raises UserError for values that are not finite.
+        """
+        self.target = target
         self.rows = as_rows(X).to(device)
         labels = as_labels(y, len(self.rows))
         self.labels, codes = np.unique(labels, return_inverse=True)
@@ -166,6 +176,30 @@ class Features:
         index = torch.cat([index for _, index in parts], 1).gather(1, order)
         return Neighbours(distance[:, :k], index[:, :k])
 
+    @cached_property
+    def told(self) -> torch.Tensor:
+        """Of a target, its values, float64 [N, T]."""
+        assert self.target is not None
+        return torch.from_numpy(self.target.values).to(self.rows.device)
+
+    def wanted(self, at: slice) -> torch.Tensor:
+        """What ridge regression is to say of some rows, float64 [n, T]: the target, or one-hot labels."""
+        return self.one_hot(at) if self.target is None else self.told[at]
+
+    @cached_property
+    def wanted_mean(self) -> torch.Tensor:
+        """float64 [T]."""
+        return self.counts / self.n if self.target is None else self.told.mean(0)
+
+    @cached_property
+    def wanted_products(self) -> torch.Tensor:
+        """Uᵀ·Y of what is wanted, float64 [r, T]."""
+        spectrum = self.spectrum
+        if self.target is None:
+            return spectrum.targets
+        centred = (self.told - self.wanted_mean).float()
+        return product(spectrum.left.T.contiguous(), centred.T.contiguous()).double()
+
     def one_hot(self, at: slice) -> torch.Tensor:
         """Labels of some rows, float64 [n, K] of 0 and 1."""
         return (self.codes[at, None] == torch.arange(len(self.counts), device=self.codes.device)).double()
@@ -190,7 +224,9 @@ class Features:
             return torch.stack(shared.map(part, parts)).sum(0)
 
 
-def features_of(X: np.ndarray | torch.Tensor | Features, y: np.ndarray | torch.Tensor | None) -> Features:
+def features_of(
+    X: np.ndarray | torch.Tensor | Features, y: np.ndarray | torch.Tensor | None = None
+) -> Features:
     """The features of rows and labels that can be compared; UserError where there are too few."""
     features = X if isinstance(X, Features) else Features(X, np.empty(0) if y is None else y)
     if len(features.labels) < 2 or len(features.rows) < 3:

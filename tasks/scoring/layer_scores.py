@@ -15,8 +15,9 @@ import polars as pl
 from prefect import task
 
 from storage.embeddings import read_layer
-from storage.staged import is_staged, keyed, read_part, stage
+from storage.staged import is_staged, keyed, read_part, rows_of, stage
 from tasks.curves import LayerOfRun
+from tasks.data.dataset import read_table, targets_of
 from tasks.numerics.cores import side_by_side, use_threads
 from tasks.numerics.distances import FLOAT64_ROWS
 from tasks.retries import LONG_S, RETRIED
@@ -25,7 +26,9 @@ from tasks.scoring.features import Features
 from tasks.scoring.probe import fit_probe_on
 from tasks.scoring.ridge import ridge_leave_one_out
 from tasks.scoring.silhouette import Silhouette, silhouette
-from tasks.vocabulary import Metric, Precision, ProbeProtocol, Space
+from tasks.scoring.target import Target
+from tasks.scoring.target_probe import fit_target_probe
+from tasks.vocabulary import Metric, Precision, ProbeProtocol, Space, Task
 
 # Raised by hand when a change of the scoring code changes a number.
 SCORING_VERSION = 10
@@ -33,6 +36,12 @@ SCORING_VERSION = 10
 # What one kind of score stages.
 SILHOUETTE = ("silhouette", "silhouette_by_class", "silhouette_row")
 PROBE = ("probe", "prediction")
+RIDGE = "ridge"
+"""The protocol of a probe of several labels or a number."""
+# Columns of `probe` that some tasks have.
+_OF_DETECTION = ("positive_class", "auroc", "tpr_at_1_percent_fpr")
+_OF_TARGETS = ("micro_f1", "average_precision", "r2", "spearman", "mean_absolute_error")
+_NOT_MEASURED = dict.fromkeys((*_OF_DETECTION, *_OF_TARGETS))
 
 
 @dataclass(frozen=True)
@@ -55,6 +64,8 @@ class SplitRows:
     X: npt.NDArray[np.float32]
     y: npt.NDArray[np.int32]
     row_id: npt.NDArray[np.int64]
+    target: Target | None = None
+    """Where the task is not one class a text."""
 
 
 def score_layer(layer: LayerOfRun, settings: ScoringSettings) -> None:
@@ -63,7 +74,7 @@ def score_layer(layer: LayerOfRun, settings: ScoringSettings) -> None:
         return
     train, test = read_rows(layer)
     # What criteria and probe share is computed once, by the first that needs it.
-    features = Features(train.X, train.y)
+    features = Features(train.X, train.y, target=train.target)
 
     def fit() -> None:
         score_with_criteria(layer, train, features, settings.criteria)
@@ -182,6 +193,9 @@ def score_with_probe(layer: LayerOfRun, train: Features, test: SplitRows, protoc
     """Stage `probe` and `prediction`: fitted on train rows, measured on test rows."""
     if _has(layer, *PROBE):
         return
+    if test.target is not None:
+        _score_target(layer, train, test, test.target)
+        return
     started = time.perf_counter()
     found = fit_probe_on(train, test.X, test.y, protocol=protocol, seed=layer.seed)
     row: dict[str, Any] = {
@@ -201,10 +215,8 @@ def score_with_probe(layer: LayerOfRun, train: Features, test: SplitRows, protoc
         "converged": found.converged,
         "n_train": found.n_train,
         "n_test": found.n_test,
-        "positive_class": None,
-        "auroc": None,
-        "tpr_at_1_percent_fpr": None,
         "seconds": time.perf_counter() - started,
+        **_NOT_MEASURED,
     }
     if found.detection is not None:
         row["positive_class"] = layer.dataset.classes[found.detection.positive]
@@ -212,7 +224,35 @@ def score_with_probe(layer: LayerOfRun, train: Features, test: SplitRows, protoc
         row["tpr_at_1_percent_fpr"] = found.detection.true_positive_rate
     predictions = {"row_id": test.row_id, "label": test.y, "predicted": found.predictions}
     _stage(layer, "prediction", pl.DataFrame(predictions))
-    _stage(layer, "probe", pl.DataFrame([row]))
+    stage(layer.layout, layer.run_id, "probe", layer.part, rows_of("probe", layer.key(), [row]))
+
+
+def _score_target(layer: LayerOfRun, train: Features, test: SplitRows, target: Target) -> None:
+    started = time.perf_counter()
+    found = fit_target_probe(train, test.X, target)
+    row: dict[str, Any] = _NOT_MEASURED | {
+        "protocol": RIDGE,
+        "accuracy": found.accuracy,
+        "accuracy_low": found.accuracy_low,
+        "accuracy_high": found.accuracy_high,
+        "macro_f1": None,
+        "balanced_accuracy": None,
+        "majority_accuracy": found.floor,
+        "log_loss": float(found.judged.loss.mean()),
+        "penalty": found.penalty,
+        "held_out_accuracy": found.held_out_accuracy,
+        "held_out_log_loss": found.held_out_loss,
+        "held_out_rows": train.n,
+        "iterations": 0,
+        "converged": True,
+        "n_train": train.n,
+        "n_test": len(test.y),
+        "seconds": time.perf_counter() - started,
+        **found.measures,
+    }
+    predictions = {"row_id": test.row_id, "label": test.y, "right": found.judged.right}
+    _stage(layer, "prediction", pl.DataFrame(predictions))
+    stage(layer.layout, layer.run_id, "probe", layer.part, rows_of("probe", layer.key(), [row]))
 
 
 def read_rows(layer: LayerOfRun) -> tuple[SplitRows, SplitRows]:
@@ -224,10 +264,15 @@ def read_rows(layer: LayerOfRun) -> tuple[SplitRows, SplitRows]:
     )
     # Shards hold the rows of the data set in its order: parts of the arrays, not copies.
     train = int(np.searchsorted(found.row_id, layer.dataset.train_rows))
-    return (
-        SplitRows(found.embeddings[:train], found.label[:train], found.row_id[:train]),
-        SplitRows(found.embeddings[train:], found.label[train:], found.row_id[train:]),
-    )
+    targets = None
+    if layer.dataset.task is not Task.SINGLE_LABEL:
+        targets = targets_of(read_table(layer.dataset.uri))[found.row_id]
+
+    def rows(at: slice) -> SplitRows:
+        target = None if targets is None else Target(layer.dataset.task, targets[at])
+        return SplitRows(found.embeddings[at], found.label[at], found.row_id[at], target)
+
+    return rows(slice(None, train)), rows(slice(train, None))
 
 
 def _has(layer: LayerOfRun, *tables: str) -> bool:

@@ -1,0 +1,119 @@
+"""A linear probe of several labels, or of a number: ridge regression, its penalty by rows left out of train."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from storage.errors import UserError
+from tasks.numerics.matrix_rows import as_rows, check_finite
+from tasks.scoring.features import Features, features_of
+from tasks.scoring.ridge import ridge_leave_one_out
+from tasks.scoring.target import Judged, Reading, Target, interval, judge, right_of_none
+from tasks.vocabulary import Task
+
+
+@dataclass(frozen=True)
+class TargetProbe:
+    """A fitted probe and what it is worth on the test rows."""
+
+    judged: Judged
+    """Of the test rows; its mean is `accuracy`."""
+    accuracy: float
+    accuracy_low: float
+    accuracy_high: float
+    """Normal 95 % interval, within 0–1."""
+    floor: float
+    """The accuracy of telling every row the same, which is what train rows are."""
+    penalty: float
+    """λ of RIDGE_PENALTIES."""
+    reading: Reading
+    held_out_accuracy: float
+    """Of train rows, each told by the fit to all others."""
+    held_out_loss: float
+    coefficients: np.ndarray
+    """float64 [T, D], for standardised features."""
+    intercepts: np.ndarray
+    """float64 [T]."""
+    mean: np.ndarray
+    scale: np.ndarray
+    """float64 [D], as of `probe.Probe`."""
+    measures: dict[str, float | None] = field(default_factory=dict)
+    """As `measures_of` names them."""
+
+
+def fit_target_probe(
+    train: Features, X_test: np.ndarray | torch.Tensor, target_test: Target, *, penalty: float | None = None
+) -> TargetProbe:
+    """Fit to the train rows' target, measure on X_test [m, D]. penalty: None is that of `ridge_leave_one_out`.
+
+    Raises:
+        UserError: no test rows, or values that are not finite.
+    """
+    assert train.target is not None
+    test = as_rows(X_test).to(train.rows.device)
+    check_finite(test, "probe", "test ")
+    if len(test) == 0:
+        raise UserError(
+            "A probe needs test rows to be worth anything, and the test split is empty. Give one."
+        )
+    left_out = features_of(train).once(ridge_leave_one_out)
+    chosen = left_out.penalty if penalty is None else penalty
+    along = train.principal
+    Z = along.coordinates.double()
+    prior = train.wanted_mean
+    products = Z.T @ (train.told - prior)
+    weights = (products / (Z.square().sum(0) + train.n * chosen)[:, None]).T @ along.axes.double()
+    scale = torch.where(train.deviation > 0, train.deviation, 1.0)
+    told = (((test - train.mean) / scale).double() @ weights.T + prior).cpu().numpy()
+    judged = judge(target_test, told, left_out.reading, variance=float(train.target.values.var()))
+    accuracy, low, high = interval(judged.right)
+    return TargetProbe(
+        judged=judged,
+        accuracy=accuracy,
+        accuracy_low=low,
+        accuracy_high=high,
+        floor=float(right_of_none(train.target, target_test).mean()),
+        penalty=chosen,
+        reading=left_out.reading,
+        held_out_accuracy=left_out.accuracy,
+        held_out_loss=float(left_out.log_loss.mean()),
+        coefficients=weights.cpu().numpy(),
+        intercepts=prior.cpu().numpy(),
+        mean=train.mean.cpu().numpy(),
+        scale=scale.cpu().numpy(),
+        measures=measures_of(target_test, told, left_out.reading),
+    )
+
+
+def measures_of(target: Target, told: np.ndarray, reading: Reading) -> dict[str, float | None]:
+    """What else people ask for, by scikit-learn and SciPy; None where the task or the rows have no such measure.
+
+    Several labels: `macro_f1` over the labels, `micro_f1`, `average_precision` (macro, over labels that a row has). A
+    number: `r2`, below 1; `spearman`, −1 to 1; `mean_absolute_error`, in its own unit.
+    """
+    # slow to import
+    from scipy.stats import spearmanr
+    from sklearn.metrics import average_precision_score, f1_score, mean_absolute_error, r2_score
+
+    found: dict[str, float | None] = dict.fromkeys(
+        ("macro_f1", "micro_f1", "average_precision", "r2", "spearman", "mean_absolute_error")
+    )
+    truth = target.values
+    if target.task is Task.REGRESSION:
+        number, said = truth[:, 0], told[:, 0]
+        if np.ptp(number) > 0:
+            found["r2"] = float(r2_score(number, said))
+            if np.ptp(said) > 0:
+                found["spearman"] = float(spearmanr(number, said).statistic)
+        found["mean_absolute_error"] = float(mean_absolute_error(number, said))
+        return found
+    flags, labels = truth > 0.5, told > reading.threshold
+    found["macro_f1"] = float(f1_score(flags, labels, average="macro", zero_division=0))
+    found["micro_f1"] = float(f1_score(flags, labels, average="micro", zero_division=0))
+    there = flags.any(axis=0)
+    if there.any():
+        found["average_precision"] = float(
+            average_precision_score(flags[:, there], told[:, there], average="macro")
+        )
+    return found
