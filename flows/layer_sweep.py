@@ -156,7 +156,9 @@ def _sweep(sweeps: Sequence[SweepParameters], engine: Engine) -> SweepOutcome:
     delete_embeddings = engine.open(using_embeddings(planned.id))
     run = describe_run(parameters, planned.id)
 
-    curves = curves_of(layout, run.id, planned, parameters.pooling, parameters.norm_state, parameters.seed)
+    curves = curves_of(
+        layout, run.id, planned, parameters.pooling, parameters.norm_state, parameters.seed, dataset.task
+    )
     layers = layers_of(curves, planned, dataset, range((parameters.max_layer or model.layers) + 1))
     # Finding out here that a layer's scores are staged is cheaper than a task run that finds it out.
     unscored = [layer for layer in layers if not is_scored(layer, parameters.criterion)]

@@ -87,7 +87,13 @@ def run_sweep(sweeps: Sequence[SweepParameters], execution_id: str) -> tuple[str
     run = describe_run(parameters, planned.id)
     with using_embeddings(planned.id) as delete_embeddings:
         curves = curves_of(
-            layout, run.id, planned, parameters.pooling, parameters.norm_state, parameters.seed
+            layout,
+            run.id,
+            planned,
+            parameters.pooling,
+            parameters.norm_state,
+            parameters.seed,
+            dataset.task,
         )
         layers = layers_of(curves, planned, dataset, range((parameters.max_layer or model.layers) + 1))
         unscored = [layer for layer in layers if not is_scored(layer, parameters.criterion)]

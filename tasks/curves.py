@@ -10,7 +10,7 @@ from storage.layout import Layout
 from storage.staged import read_staged
 from tasks.data.dataset import Dataset
 from tasks.embedding.set_records import EmbeddingSet
-from tasks.vocabulary import NormState, Pooling
+from tasks.vocabulary import NormState, Pooling, Task
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,7 @@ class CurveOfRun:
     norm_state: NormState
     last_is_normed: bool
     seed: int
+    task: Task = Task.SINGLE_LABEL
 
     @property
     def part(self) -> str:
@@ -83,6 +84,7 @@ def curves_of(
     poolings: Sequence[Pooling],
     norm_states: Sequence[NormState],
     seed: int,
+    task: Task = Task.SINGLE_LABEL,
 ) -> list[CurveOfRun]:
     """Every pooling × norm state."""
     return [
@@ -93,6 +95,7 @@ def curves_of(
             norm_state,
             planned.last_is_normed and norm_state == NormState.AS_RETURNED,
             seed,
+            task,
         )
         for pooling, norm_state in product(poolings, norm_states)
     ]

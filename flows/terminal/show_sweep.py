@@ -9,6 +9,7 @@ from rich.text import Text
 
 from flows.layer_sweep import SweepOutcome
 from flows.terminal.query_rows import printable
+from tasks.measures import Measure
 from tasks.reporting.answer import answer_sentence, layer_table, percent
 from tasks.reporting.layer_curves import answer_curves
 from tasks.reporting.report_parts import race_steps
@@ -20,7 +21,7 @@ def show_outcome(outcome: SweepOutcome, storage: str) -> None:
     if steps := race_steps(answer_curves(outcome.tables)):
         console.print(_race(steps))
         console.print()
-    console.print(_curve(layer_table(outcome.tables)))
+    console.print(_curve(layer_table(outcome.tables), answer_curves(outcome.tables).measure))
     console.print()
     console.print(Text(printable(answer_sentence(outcome.tables))), soft_wrap=True)
     embedded = outcome.tables["embedding_set"].row(0, named=True)
@@ -57,7 +58,7 @@ def _race(steps: list[dict[str, Any]]) -> Table:
     return table
 
 
-def _curve(rows: list[dict[str, Any]]) -> Table:
+def _curve(rows: list[dict[str, Any]], measure: Measure) -> Table:
     """Layer, depth, each silhouette, accuracy with its 95 % interval, and what the layer is."""
     table = Table(box=None, header_style="bold", pad_edge=False)
     metrics = [column for column in rows[0] if column.startswith("silhouette_")]
@@ -67,7 +68,7 @@ def _curve(rows: list[dict[str, Any]]) -> Table:
         *(f"silhouette\n{each.removeprefix('silhouette_')}" for each in metrics),
     ):
         table.add_column(heading, justify="right")
-    table.add_column("probe accuracy\n(95 % interval)", justify="right")
+    table.add_column(f"{measure.axis}\n(95 % interval)", justify="right")
     table.add_column("", max_width=34)
     for row in rows:
         accuracy = f"{row['accuracy']:.3f} ({row['accuracy_low']:.3f}–{row['accuracy_high']:.3f})"

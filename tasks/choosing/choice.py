@@ -5,6 +5,7 @@ No gradient-trained probe and no test row takes part in the default rule. The ru
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +13,8 @@ import numpy.typing as npt
 from tasks.choosing.expectation import Expectation
 from tasks.choosing.inflection import FloatArray, MeasuredCurve, error_covariance
 from tasks.choosing.rules import RULES, Curves, Noise
+from tasks.measures import MEASURES
+from tasks.vocabulary import Task
 
 CONSTANT = "Every text has the same embedding there, so it tells no texts apart. "
 SCORE = "ridge_loo_information"
@@ -26,13 +29,15 @@ class LayerEvidence:
     """By metric. The rules read `cosine` where it is there, else `sqeuclidean`, else `euclidean`."""
     criteria: Mapping[str, FloatArray]
     """name → score [L], the higher the better; `ridge_loo_information` among them, and what else a rule reads."""
-    ridge_correct: npt.NDArray[np.bool_]
-    """[L, M]: whether ridge regression fitted without the row gives the row its label."""
+    ridge_correct: npt.NDArray[Any]
+    """[L, M]: whether ridge regression fitted without the row gives the row its label, bool; or how right it tells it,
+    float64."""
     ridge_loss: FloatArray
     """[L, M]: the left-out log loss of the same rows, in nats."""
     last_is_normed: bool
     """The last layer alone has passed the final norm (norm state `as_returned`): see
     `measure_curve`."""
+    task: Task = Task.SINGLE_LABEL
     constant: npt.NDArray[np.bool_] | None = None
     """[L]: every train row has the same embedding there; None: of no layer. Such a layer is chosen only where a rule
     has no other."""
@@ -113,5 +118,6 @@ def _read(evidence: LayerEvidence, depth_price: float, seed: int) -> Curves:
         depth_price=depth_price,
         noise=Noise(silhouette.noise, error_covariance(ridge), 1.5 / ridge.shape[1]),
         last_is_normed=evidence.last_is_normed,
+        measure=MEASURES[evidence.task],
         constant=np.zeros(len(ridge), dtype=bool) if evidence.constant is None else evidence.constant,
     )

@@ -70,6 +70,7 @@ def choose(curve: CurveOfRun, depth_price: float = 0.0) -> CurveChoice:
         ridge_correct=by_layer(left_out, "correct"),
         ridge_loss=by_layer(left_out, "log_loss"),
         last_is_normed=curve.last_is_normed,
+        task=curve.task,
         constant=_constant_layers(influences),
     )
     shapes = {metric: measured.shape for metric, measured in silhouettes.items()}

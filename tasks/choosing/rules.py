@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from tasks.choosing.expectation import Expectation
 from tasks.choosing.inflection import CurveNoise, CurveShape, FloatArray, Kind, curve_shape, paired_errors
+from tasks.measures import Measure
 from tasks.numerics.cached_property import cached_property
 
 TIE = 1.0
@@ -48,6 +49,8 @@ class Curves:
     """Accuracy, a fraction, that all blocks of the model have to be worth."""
     noise: Noise
     last_is_normed: bool
+    measure: Measure
+    """What the values of `expectation` are."""
     constant: npt.NDArray[np.bool_]
     """[L]: every train row has the same embedding there, which tells no texts apart."""
 
@@ -220,14 +223,14 @@ def _told_last(rule: Rule, curves: Curves, pick: Pick) -> str:
 def _told_expected(rule: Rule, curves: Curves, pick: Pick) -> str:
     expected = curves.expectation.mean
     among = rule.candidates.words.format(count=curves.last + 1)
-    by = "by the left-out log loss of ridge regression"
+    name, by = curves.measure.name, f"by the left-out {curves.measure.loss} of ridge regression"
     best = max(pick.candidates, key=lambda layer: (expected[layer], -layer))
     if pick.layer == best:
-        return f"Layer {best} has the highest expected accuracy, {expected[best]:.3f}, of {among}, {by}."
+        return f"Layer {best} has the highest expected {name}, {expected[best]:.3f}, of {among}, {by}."
     short = 100 * (expected[best] - expected[pick.layer])
     blocks = best - pick.layer
     return (
-        f"Layer {pick.layer} has an expected accuracy of {expected[pick.layer]:.3f} {by}, {short:.2f} points below the "
+        f"Layer {pick.layer} has an expected {name} of {expected[pick.layer]:.3f} {by}, {short:.2f} points below the "
         f"highest of {among}, layer {best}: {blocks} more block{'s' if blocks > 1 else ''} would not be worth it at "
         f"{100 * curves.depth_price:g} points for all {curves.last}."
     )

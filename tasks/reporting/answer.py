@@ -36,15 +36,15 @@ def _beaten(curves: LayerCurves) -> list[str]:
         return []
     own, floor = audit["chosen_accuracy"], curves.baselines["majority"]["accuracy"]
     if own <= floor:
-        return [
-            f"Nothing was read from this model: always naming the largest class is right on {percent(floor)}."
-        ]
+        return [f"Nothing was read from this model: {curves.measure.floor.format(percent(floor))}."]
     if "text" not in curves.baselines:
         return []
     words = curves.baselines["text"]["accuracy"]
     if own <= words:
         how = "do better" if audit["gain_over_text_high"] < 0 else "do as well"
-        return [f"The words alone {how} without the model: TF-IDF is right on {percent(words)}."]
+        return [
+            f"The words alone {how} without the model: TF-IDF {curves.measure.says.format(percent(words))}."
+        ]
     return []
 
 
@@ -85,10 +85,8 @@ def _beside(curves: LayerCurves) -> list[str]:
         worth = f"less than alone, so leave it at one ({interval})"
     else:
         worth = f"level with it alone ({interval})"
-    right = percent(both["accuracy"])
-    return [
-        f"Side by side with {others(both)} it is right on {right}, {worth}, at {both['size']} times the width."
-    ]
+    right = curves.measure.says.format(percent(both["accuracy"]))
+    return [f"Side by side with {others(both)} it {right}, {worth}, at {both['size']} times the width."]
 
 
 def others(both: Row) -> str:
@@ -108,8 +106,8 @@ def _shifted(curves: LayerCurves) -> list[str]:
     if audit is None or audit.get("shift_p_value") is None or audit["shift_p_value"] >= SHIFT_LEVEL:
         return []
     return [
-        "Test rows are not like train rows: on train rows that it was not fitted on, the same layer is right on "
-        f"{percent(audit['held_out_accuracy'])} ({p_value(audit['shift_p_value'])})."
+        "Test rows are not like train rows: on train rows that it was not fitted on, the same layer "
+        f"{curves.measure.says.format(percent(audit['held_out_accuracy']))} ({p_value(audit['shift_p_value'])})."
     ]
 
 
@@ -122,7 +120,7 @@ def _choice_sentence(curves: LayerCurves) -> str:
     audit = curves.audit
     if audit is None:
         return f"Take {where}: chosen from train rows, and not yet audited on test rows."
-    right = f"{percent(audit['chosen_accuracy'])} of test texts classified correctly"
+    right = curves.measure.sentence.format(percent(audit["chosen_accuracy"]))
     if layer == last:
         return f"Keep the last layer, {where}: {right}, and no earlier layer promised more."
     interval = (
@@ -189,7 +187,7 @@ def key_figures(curves: LayerCurves) -> list[tuple[str, str, str]]:
                 f"best is layer {audit['best_layer']}, {percent(audit['best_accuracy'])}",
             ),
             (
-                "test accuracy",
+                f"test {curves.measure.name}",
                 percent(audit["chosen_accuracy"]),
                 f"last layer {percent(audit['last_accuracy'])}",
             ),
@@ -197,6 +195,7 @@ def key_figures(curves: LayerCurves) -> list[tuple[str, str, str]]:
     if curves.probe is not None and curves.probe.get("auroc") is not None:
         found = f"{percent(curves.probe['tpr_at_1_percent_fpr'])} of {curves.probe['positive_class']}"
         figures.append(("AUROC", f"{curves.probe['auroc']:.3f}", f"{found} found at 1 % false positives"))
+    figures += _further(curves.probe)
     if curves.together is not None:
         both = curves.together
         gain = f"{points(both['gain_over_single'])} points over the layer alone"
@@ -205,8 +204,24 @@ def key_figures(curves: LayerCurves) -> list[tuple[str, str, str]]:
         if "text" in curves.baselines:
             gain = f"{points(audit['gain_over_text'])} points by the layer, {p_value(audit['gain_over_text_p_value'])}"
             figures.append(("words alone", percent(curves.baselines["text"]["accuracy"]), gain))
-        figures.append(("largest class", percent(curves.baselines["majority"]["accuracy"]), "always named"))
+        floor = percent(curves.baselines["majority"]["accuracy"])
+        figures.append((curves.measure.floor_name, floor, "always named"))
     return figures
+
+
+def _further(probe: Row | None) -> list[tuple[str, str, str]]:
+    """What else people measure several labels, or a number, by."""
+    named = (
+        ("micro_f1", "micro F1", "over all labels of all test texts"),
+        ("macro_f1", "macro F1", "mean over the labels"),
+        ("average_precision", "average precision", "mean over the labels"),
+        ("r2", "R²", "share of the numbers' variance that is told"),
+        ("spearman", "Spearman", "rank correlation of numbers told and true"),
+        ("mean_absolute_error", "mean absolute error", "in their own unit"),
+    )
+    if probe is None or (probe.get("micro_f1") is None and probe.get("mean_absolute_error") is None):
+        return []
+    return [(name, f"{probe[key]:.3f}", note) for key, name, note in named if probe[key] is not None]
 
 
 def _meant(choice: Row) -> str:

@@ -206,7 +206,7 @@ def _draw_panel(left: Axes, panel: LayerCurves, title: str) -> None:
                 zorder=4,
             )
     left.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=None, symbol=" %"))
-    _colour_axis(left, "left", "probe accuracy on test rows", _ACCURACY)
+    _colour_axis(left, "left", f"{panel.measure.axis} on test rows", _ACCURACY)
 
 
 def _draw_silhouette(axes: Axes, curve: SilhouetteCurve, colour: str, dashes: Any) -> None:
@@ -252,7 +252,8 @@ def _styles(panel: LayerCurves) -> list[tuple[str, Any]]:
 def _legend(panels: list[LayerCurves]) -> list[Line2D]:
     handles = []
     if any(panel.accuracy for panel in panels):
-        handles.append(Line2D([], [], color=_ACCURACY, linewidth=1.9, label="accuracy, 95 % band"))
+        names = "/".join(dict.fromkeys(panel.measure.name for panel in panels))
+        handles.append(Line2D([], [], color=_ACCURACY, linewidth=1.9, label=f"{names}, 95 % band"))
     widest = max(panels, key=lambda panel: len(panel.silhouettes))
     for curve, (colour, dashes) in zip(widest.silhouettes, _styles(widest), strict=True):
         handles.append(

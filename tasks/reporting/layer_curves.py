@@ -6,6 +6,9 @@ from typing import Any
 
 import polars as pl
 
+from tasks.measures import MEASURES, Measure
+from tasks.vocabulary import Task
+
 Tables = Mapping[str, pl.DataFrame]
 Row = dict[str, Any]
 
@@ -51,6 +54,7 @@ class LayerCurves:
     """All curves of one run, pooling and norm state, and the layers that stand out."""
 
     run: Row
+    task: Task
     pooling: str
     norm_state: str
     accuracy: AccuracyCurve | None
@@ -68,6 +72,11 @@ class LayerCurves:
 
     race: list[Row]
     """Rows of `race_step`, in order; empty where no race said how many rows to read."""
+
+    @property
+    def measure(self) -> Measure:
+        """What accuracy is here."""
+        return MEASURES[self.task]
 
     @property
     def name(self) -> str:
@@ -149,8 +158,11 @@ def _curves(tables: Tables, run: Row, pooling: str, norm_state: str) -> LayerCur
     choice = choices[0] if choices else None
     audits = rows_where(tables, "audit", **where, rule=choice["rule"]).to_dicts() if choice else []
     probes = rows_where(tables, "probe", **where, layer=choice["layer"]).to_dicts() if choice else []
+    described = rows_where(tables, "dataset", id=run["dataset_id"]).to_dicts()
     return LayerCurves(
         run=run,
+        # A run of an older version knew of no other task.
+        task=Task(next((row["task"] for row in described if row.get("task")), Task.SINGLE_LABEL)),
         pooling=pooling,
         norm_state=norm_state,
         accuracy=_accuracy(rows_where(tables, "probe", **where)),

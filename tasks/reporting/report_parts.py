@@ -134,7 +134,7 @@ def _contender(row: Row) -> str:
 def strip(curves: LayerCurves) -> Row | None:
     """The model as a core sample: a cell a layer, the darker the better."""
     if curves.accuracy is not None:
-        layers, values, what = curves.accuracy.layers, curves.accuracy.accuracy, "probe accuracy"
+        layers, values, what = curves.accuracy.layers, curves.accuracy.accuracy, curves.measure.axis
         low, high = percent(min(values)), percent(max(values))
     elif curves.silhouettes:
         first = curves.silhouettes[0]
@@ -172,7 +172,7 @@ def notes(tables: Tables, answer: LayerCurves, described: Mapping[str, Row]) -> 
         majority = float(probe["majority_accuracy"].to_list()[0])
         if answer.accuracy is not None and max(answer.accuracy.low) <= majority:
             notes.append(
-                f"No layer reads the labels better than always naming the largest class ({percent(majority)}) does."
+                f"No layer reads the labels better: {answer.measure.floor.format(percent(majority))}."
             )
     return notes
 
@@ -187,6 +187,7 @@ def drawn(tables: Tables, curves: LayerCurves) -> Row:
         "chosen": curves.chosen,
         "best": curves.best,
         "last": curves.last,
+        "measure": [curves.measure.axis, curves.measure.name],
         "accuracy": None
         if accuracy is None
         else {

@@ -31,7 +31,7 @@
     if (view.group.accuracy)
       found.push({
         kind: "a", curve: view.group.accuracy, height: 230, tick: (v, step) => percent(v, step < 0.01 ? 1 : 0),
-        title: "Probe accuracy, 95 % interval", points: [],
+        title: `${capital(view.group.measure[0])}, 95 % interval`, points: [],
       });
     if (silhouette)
       found.push({
@@ -166,7 +166,7 @@
       knots[number].setAttribute("cy", panel.y(panel.curve.y[index]));
       const [value, low, high] = [panel.curve.y[index], panel.curve.low[index], panel.curve.high[index]];
       parts.push(panel.kind === "a"
-        ? html("span", { class: "a" }, `accuracy ${percent(value)} `, html("i", {}, `${percent(low)} to ${percent(high)}`))
+        ? html("span", { class: "a" }, `${view.group.measure[1]} ${percent(value)} `, html("i", {}, `${percent(low)} to ${percent(high)}`))
         : html("span", { class: "s" }, `${named(view.metric)} silhouette ${signed(value, 4)} `, html("i", {}, `± ${(high - value).toFixed(4)}`)));
     });
     const marks = ["chosen", "best", "last"].filter((name) => view.group[name] === view.at);
