@@ -23,10 +23,10 @@ from tasks.exporting.linear_head import (
     fit_head,
     fresh_features,
     kept_features,
-    labels_of_test,
     plan_features,
     reduced,
     refuse_another,
+    right_by,
     train_rows,
     write_head,
 )
@@ -92,8 +92,7 @@ def export_model(
             with working(f"Reducing to {width:,} dimensions"):
                 reduction = fit_reduction(train_rows(run, features), width)
                 wide, head = head, fit_head(run, cut, reduced(features, reduction))
-            label = labels_of_test(run, features)
-            cost = compare(head.predictions == label, wide.predictions == label, seed=run.seed)
+            cost = compare(right_by(head, run, features), right_by(wide, run, features), seed=run.seed)
             checked = replace(checked, expected=reduction.apply(checked.expected))
         write_sentence_transformers(folder, saved, run.model.hidden_size, run.settings.max_length, reduction)
         write_head(folder, run, saved, head, reduction)

@@ -167,7 +167,7 @@ def _parts(numbers: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float64], l
     edges = np.unique(np.quantile(numbers, np.arange(1, PARTS) / PARTS))
     edges = edges[edges < distinct[-1]]
     count = len(edges) + 1
-    ends = [f"up to {each:g}" for each in edges] + [f"over {edges[-1]:g}"]
+    ends = [f"up to {each:.4g}" for each in edges] + [f"over {edges[-1]:.4g}"]
     return edges, [f"part {place + 1} of {count}, {end}" for place, end in enumerate(ends)]
 
 

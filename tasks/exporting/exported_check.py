@@ -16,17 +16,21 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from storage.errors import UserError
 from tasks.embedding.model import LoadedModel
 from tasks.exporting.cut import quiet
+from tasks.exporting.linear_head import Head
 from tasks.exporting.predict import embed, load_classifier
 from tasks.exporting.recorded_run import RecordedRun, texts_of_test
 from tasks.exporting.states import Cut
 from tasks.exporting.whole_model import embed_cut
 from tasks.scoring.probe import Probe
+from tasks.vocabulary import Task
 
 # Test rows of which exported and whole model are compared, and the first of them, on which both are timed.
 CHECKED_ROWS = 256
 TIMED_ROWS = 16
 # Of the largest value: rounding stays far below it, a wrong block far above.
 TOLERANCE = 1e-4
+# Numbers are told alike within this share of their deviation.
+CLOSE = 0.01
 
 _REPEATS = 5
 
@@ -81,7 +85,7 @@ def whole_model_embeddings(run: RecordedRun, whole: LoadedModel, cut: Cut) -> Ch
 
 
 def check_exported(
-    run: RecordedRun, cut: Cut, folder: Path, probe: Probe, checked: CheckedRows
+    run: RecordedRun, cut: Cut, folder: Path, head: Head, checked: CheckedRows
 ) -> ExportedCheck:
     """Load the folder as anybody would, and hold its embeddings and labels against the whole model's.
 
@@ -109,20 +113,32 @@ def check_exported(
             f"they differ by {deviation:.1e} of the largest value, so this family cannot be cut there. Nothing was "
             "written."
         )
-    names = [run.dataset.classes[label] for label in probe.classes.tolist()]
-    predicted = load_classifier(folder).predict(embedded)
-    fitted = np.array(names)[np.searchsorted(probe.classes, probe.predictions[checked.rows])]
     original, _ = load_plain(Path(run.model.folder), device, trust_remote_code=trust)
     sizes = size_of(model, folder), size_of(original, Path(run.model.folder))
     rates = measure_rates(original, model, tokenizer, texts[:TIMED_ROWS], run.settings.max_length)
     return ExportedCheck(
         checked_rows=len(checked.rows),
         deviation=deviation,
-        agreement=float((predicted == fitted).mean()),
+        agreement=_agreement(run, head, checked.rows, load_classifier(folder).predict(embedded)),
         parameters=(sizes[0].parameters, sizes[1].parameters),
         bytes=(sizes[0].bytes, sizes[1].bytes),
         tokens_per_second=(rates.cut, rates.whole),
     )
+
+
+def _agreement(
+    run: RecordedRun, head: Head, rows: NDArray[np.integer], predicted: NDArray[np.generic]
+) -> float:
+    """Of some test rows the share, 0–1, that the folder tells what the head was fitted to tell."""
+    if isinstance(head, Probe):
+        names = np.array([run.dataset.classes[label] for label in head.classes.tolist()])
+        return float((predicted == names[np.searchsorted(head.classes, head.predictions[rows])]).mean())
+    told, fitted = predicted.reshape(len(rows), -1).astype(np.float64), head.told[rows]
+    if run.dataset.task is Task.MULTI_LABEL:
+        same = (told > head.reading.threshold) == (fitted > head.reading.threshold)
+    else:
+        same = np.abs(told - fitted) <= CLOSE * head.told.std()
+    return float(same.all(axis=1).mean())
 
 
 def load_plain(

@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -15,6 +16,8 @@ from storage.embeddings import Layer, read_layer
 from storage.errors import UserError
 from storage.layout import Layout
 from storage.staged import DamagedPartError, read_staged
+from tasks.choosing.audit import Right
+from tasks.data.dataset import targets_of
 from tasks.embedding.embedding_set import delete_embeddings, embed_shard, plan_embedding_set
 from tasks.embedding.set_records import EmbeddingSet
 from tasks.embedding.settings import Settings
@@ -24,8 +27,13 @@ from tasks.exporting.recorded_run import RecordedRun, audited_accuracy, probe_ro
 from tasks.exporting.reduction import Reduction
 from tasks.exporting.states import Cut
 from tasks.reporting.answer import percent
+from tasks.scoring.features import Features
 from tasks.scoring.probe import Probe, fit_probe
-from tasks.vocabulary import ProbeProtocol
+from tasks.scoring.target import Target
+from tasks.scoring.target_probe import TargetProbe, fit_target_probe
+from tasks.vocabulary import ProbeProtocol, Task
+
+Head = Probe | TargetProbe
 
 # Of the test rows that another device's rounding may give another label; damage gives more.
 MOST_OTHER = 0.05
@@ -66,14 +74,23 @@ def train_rows(run: RecordedRun, features: Layer) -> NDArray[np.float32]:
     return features.embeddings[features.row_id < run.dataset.train_rows]
 
 
-def labels_of_test(run: RecordedRun, features: Layer) -> NDArray[np.int32]:
-    """The labels of the test rows, in the order of a head's predictions."""
-    return features.label[features.row_id >= run.dataset.train_rows]
+def right_by(head: Head, run: RecordedRun, features: Layer) -> Right:
+    """Whether a head gave each test row its label, or how right it told each."""
+    if isinstance(head, TargetProbe):
+        return head.judged.right
+    return head.predictions == features.label[features.row_id >= run.dataset.train_rows]
 
 
-def fit_head(run: RecordedRun, cut: Cut, features: Layer) -> Probe:
+def fit_head(run: RecordedRun, cut: Cut, features: Layer) -> Head:
     """The probe of the sweep, fitted as the run fitted its own, on its train and test rows."""
     train = features.row_id < run.dataset.train_rows
+    task = run.dataset.task
+    if task is not Task.SINGLE_LABEL:
+        told = targets_of(run.rows)[features.row_id]
+        of_train = Features(
+            features.embeddings[train], features.label[train], target=Target(task, told[train])
+        )
+        return fit_target_probe(of_train, features.embeddings[~train], Target(task, told[~train]))
     return fit_probe(
         features.embeddings[train],
         features.label[train],
@@ -84,10 +101,12 @@ def fit_head(run: RecordedRun, cut: Cut, features: Layer) -> Probe:
     )
 
 
-def refuse_another(run: RecordedRun, cut: Cut, head: Probe) -> None:
+def refuse_another(run: RecordedRun, cut: Cut, head: Head) -> None:
     """Raises UserError where the head is not the probe that was audited, although it was fitted to the same layers."""
     audited = audited_accuracy(run, cut)
-    if len(cut.states) == 1:
+    if isinstance(head, TargetProbe):
+        other = abs(head.accuracy - audited)
+    elif len(cut.states) == 1:
         other = float((head.predictions != _audited_predictions(run, cut)).mean())
     else:  # of layers side by side the run has staged how many are right
         other = abs(head.accuracy - audited)
@@ -104,14 +123,15 @@ def write_head(
     folder: Path,
     run: RecordedRun,
     saved: SavedCut,
-    head: Probe,
+    head: Head,
     reduction: Reduction | None = None,
 ) -> None:
     """Write `head/weights.safetensors`, `head/head.json` and `predict.py` into the folder of a model.
 
     The logits of an embedding x are coefficients · (x − mean) / scale + intercepts; the weights are float64, the
     coefficients [K, D]. `head.json` names the K classes in the order of the rows; of what else stands there,
-    `predict.py` reads `states`, `final_norm`, `max_length` and `runs_own_code`. A reduction is what makes x of the
+    `predict.py` reads `states`, `final_norm`, `max_length` and `runs_own_code`. Where a text is told several labels or
+    a number, the logits are values: of each label, told where above `threshold`, or the number. A reduction is what makes x of the
     pooled states: weight · states + bias, in `head/reduction.safetensors`.
     """
     place = folder / "head"
@@ -135,9 +155,8 @@ def write_head(
         "states": [each.described() for each in saved.states],
         "final_norm": saved.final_norm,
         "max_length": run.settings.max_length,
-        "classes": [run.dataset.classes[label] for label in head.classes.tolist()],
+        **_told(run, head),
         "penalty": head.penalty,
-        "iterations": head.iterations,
         "train_rows": head.n_train,
         "test_rows": head.n_test,
         "test_accuracy": head.accuracy,
@@ -147,6 +166,16 @@ def write_head(
         json.dumps(described, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
     )
     shutil.copyfile(predict.__file__, folder / "predict.py")
+
+
+def _told(run: RecordedRun, head: Head) -> dict[str, Any]:
+    if isinstance(head, TargetProbe):
+        names = {"labels": list(run.dataset.target_names), "threshold": head.reading.threshold}
+        return {"task": run.dataset.task.value} | (names if run.dataset.target_names else {})
+    return {
+        "classes": [run.dataset.classes[label] for label in head.classes.tolist()],
+        "iterations": head.iterations,
+    }
 
 
 def _audited_predictions(run: RecordedRun, cut: Cut) -> NDArray[np.integer]:

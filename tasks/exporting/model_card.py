@@ -9,11 +9,13 @@ from storage.sources.grammar import parse_source
 from tasks.choosing.comparison import Comparison
 from tasks.exporting.cut import SavedCut
 from tasks.exporting.exported_check import ExportedCheck
+from tasks.exporting.linear_head import Head
 from tasks.exporting.recorded_run import RecordedRun, audited_accuracy, found_side_by_side, side_by_side
 from tasks.exporting.sentence_transformers_files import needs_code
 from tasks.exporting.states import Cut, ExportedState, Source
+from tasks.measures import MEASURES
 from tasks.reporting.answer import answer_sentence, one_line, p_value, percent, points
-from tasks.scoring.probe import Probe
+from tasks.vocabulary import Task
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ def evidence_of(
     run: RecordedRun,
     cut: Cut,
     saved: SavedCut,
-    head: Probe,
+    head: Head,
     reduction: Comparison | None,
     check: ExportedCheck,
 ) -> Evidence:
@@ -124,7 +126,7 @@ def write_model_card(found: Evidence) -> str:
         "---",
         f"# {base}, {found.cut.named} of {found.layers}{', side by side' if found.beside else ''}",
         f"`{_for_others(run['model_id'])}` cut after layer {found.cut.deepest}: its embeddings ({_embedding(found)}) "
-        f"and a linear head for the {len(found.dataset['classes'])} classes of `{_for_others(run['dataset_id'])}`. "
+        f"and a linear head for {_told(found)} of `{_for_others(run['dataset_id'])}`. "
         "Made by layerscout; the licence of the model it was cut from holds.",
         "## Evidence",
         found.answer,
@@ -146,6 +148,17 @@ def write_model_card(found: Evidence) -> str:
     return "\n\n".join([front, *(line for line in lines[len(head) + 1 :] if line)]) + "\n"
 
 
+def _task(found: Evidence) -> Task:
+    return Task(found.dataset.get("task") or Task.SINGLE_LABEL)
+
+
+def _told(found: Evidence) -> str:
+    if _task(found) is Task.REGRESSION:
+        return "the numbers"
+    names = found.dataset.get("label_names")
+    return f"the {len(names)} labels" if names else f"the {len(found.dataset['classes'])} classes"
+
+
 def figures(found: Evidence) -> list[tuple[str, str, str]]:
     """(what, this model, the whole model or what it is compared with), for the card and the terminal."""
     cut, whole = found.tokens_per_second
@@ -156,7 +169,7 @@ def figures(found: Evidence) -> list[tuple[str, str, str]]:
         ("bytes", f"{found.bytes[0]:,}", f"{found.bytes[1]:,}"),
         (f"tokens/s ({found.device}, float32)", f"{cut:,.0f} ({cut / whole:.2f}×)", f"{whole:,.0f}"),
         (
-            "test accuracy",
+            f"test {MEASURES[_task(found)].name}",
             f"{percent(found.accuracy)} ({percent(found.accuracy_low)} to {percent(found.accuracy_high)})",
             f"{percent(found.audited_accuracy)} as audited",
         ),

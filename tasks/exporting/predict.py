@@ -1,4 +1,4 @@
-"""Predict labels with this folder's model and linear head: python predict.py "a text" "another text"
+"""Predict labels, or numbers, with this folder's model and linear head: python predict.py "a text" "another text"
 
 A model that brings Python code of its own is run with --trust-remote-code before the texts, and never without.
 Needs torch, transformers, safetensors and scikit-learn; `layerscout export` has put it here. As a module it gives
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.numpy import load_file
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from transformers import AutoModel, AutoTokenizer
@@ -24,7 +24,10 @@ TRUST = "--trust-remote-code"
 
 
 def load_classifier(folder: Path) -> Pipeline:
-    """Standardisation and logistic regression with the weights of `head/`, as a fitted scikit-learn pipeline."""
+    """Standardisation and logistic regression with the weights of `head/`, as a fitted scikit-learn pipeline.
+
+    Where a text is told several labels or a number, linear regression: a value of each label, or the number.
+    """
     weights = load_file(folder / "head" / "weights.safetensors")
     head = json.loads((folder / "head" / "head.json").read_text(encoding="utf-8"))
     scaler = StandardScaler()
@@ -32,6 +35,11 @@ def load_classifier(folder: Path) -> Pipeline:
     scaler.var_ = weights["scale"] ** 2
     scaler.n_features_in_ = len(weights["mean"])
     scaler.n_samples_seen_ = head["train_rows"]
+    if "classes" not in head:
+        values = LinearRegression()
+        values.coef_, values.intercept_ = weights["coefficients"], weights["intercepts"]
+        values.n_features_in_ = len(weights["mean"])
+        return make_pipeline(scaler, values)
     regression = LogisticRegression()
     regression.classes_ = np.array(head["classes"])
     regression.coef_, regression.intercept_ = weights["coefficients"], weights["intercepts"]
@@ -144,8 +152,16 @@ def pool(
     return states.masked_fill(~mask[:, :, None], 0).sum(1) / mask.sum(1, keepdim=True)
 
 
+def say(head: dict[str, Any], values: np.ndarray) -> str:
+    """The labels whose values [T] are above the threshold that `head.json` names; or the number, [1]."""
+    if "labels" not in head:
+        return f"{values[0]:.4g}"
+    told = [name for name, value in zip(head["labels"], values, strict=True) if value > head["threshold"]]
+    return ", ".join(told) or "no label"
+
+
 def main(texts: list[str]) -> None:
-    """Print each text's label, its probability and the text."""
+    """Print each text's label, its probability and the text; or its labels, or its number, and the text."""
     folder = Path(__file__).parent
     trusted = texts[0] == TRUST
     texts = texts[1:] if trusted else texts
@@ -154,6 +170,11 @@ def main(texts: list[str]) -> None:
         embeddings = embed(folder, texts, trust_remote_code=trusted)
     except PermissionError as refused:
         sys.exit(f"{refused} python predict.py {TRUST} TEXT …")
+    head = json.loads((folder / "head" / "head.json").read_text(encoding="utf-8"))
+    if "classes" not in head:
+        for text, row in zip(texts, classifier.predict(embeddings), strict=True):
+            print(f"{say(head, row)}\t{text}")
+        return
     probabilities = classifier.predict_proba(embeddings)
     for text, row in zip(texts, probabilities, strict=True):
         print(f"{classifier.classes_[row.argmax()]}\t{row.max():.3f}\t{text}")

@@ -17,8 +17,10 @@ from tasks.vocabulary import Task
 class TargetProbe:
     """A fitted probe and what it is worth on the test rows."""
 
+    told: np.ndarray
+    """float64 [n_test, T]: the values of the test rows."""
     judged: Judged
-    """Of the test rows; its mean is `accuracy`."""
+    """Of the same rows; the mean of what is right is `accuracy`."""
     accuracy: float
     accuracy_low: float
     accuracy_high: float
@@ -31,6 +33,8 @@ class TargetProbe:
     held_out_accuracy: float
     """Of train rows, each told by the fit to all others."""
     held_out_loss: float
+    n_train: int
+    n_test: int
     coefficients: np.ndarray
     """float64 [T, D], for standardised features."""
     intercepts: np.ndarray
@@ -69,6 +73,7 @@ def fit_target_probe(
     judged = judge(target_test, told, left_out.reading, variance=float(train.target.values.var()))
     accuracy, low, high = interval(judged.right)
     return TargetProbe(
+        told=told,
         judged=judged,
         accuracy=accuracy,
         accuracy_low=low,
@@ -78,6 +83,8 @@ def fit_target_probe(
         reading=left_out.reading,
         held_out_accuracy=left_out.accuracy,
         held_out_loss=float(left_out.log_loss.mean()),
+        n_train=train.n,
+        n_test=len(test),
         coefficients=weights.cpu().numpy(),
         intercepts=prior.cpu().numpy(),
         mean=train.mean.cpu().numpy(),
