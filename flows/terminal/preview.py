@@ -31,7 +31,7 @@ from tasks.preview.inspection import Inspection, Lengths, inspect_table, warning
 from tasks.preview.refusal import refuse_early
 from tasks.reporting.answer import one_line
 from tasks.scoring.criteria import check_criteria
-from tasks.vocabulary import AskedTask
+from tasks.vocabulary import AskedTask, Task
 
 MOST_CLASSES_SHOWN = 30
 
@@ -209,6 +209,7 @@ def _show_dataset(console: Console, dataset: Dataset, seen: Inspection) -> None:
         [
             ("data set", dataset.id),
             ("columns", f"text: {dataset.text_column or 'none'}, label: {dataset.label_column}"),
+            *([] if dataset.task is Task.SINGLE_LABEL else [("task", _task(dataset))]),
             ("rows", f"{seen.train_rows:,} train, {seen.test_rows:,} test"),
             *([] if lengths is None else _of_texts(seen, lengths)),
         ],
@@ -224,6 +225,13 @@ def _show_dataset(console: Console, dataset: Dataset, seen: Inspection) -> None:
     console.print(table)
     if seen.classes.height > MOST_CLASSES_SHOWN:
         console.print(f"… and {seen.classes.height - MOST_CLASSES_SHOWN} more classes")
+
+
+def _task(dataset: Dataset) -> str:
+    """What labels tell, and what the classes below are then."""
+    told = f"of {len(dataset.target_names)} labels" if dataset.target_names else "of a number"
+    made = "sets of labels" if dataset.target_names else "parts of the numbers"
+    return f"{dataset.task.value} {told}; the classes are {made}, for silhouettes and strata alone"
 
 
 def _of_texts(seen: Inspection, lengths: Lengths) -> list[tuple[str, str]]:

@@ -106,6 +106,10 @@ def _way_out(raw: bytes) -> str:
     return f" It seems to be {guess.encoding}: say --encoding {guess.encoding}, or save it as UTF-8."
 
 
+def _is_flat_list(value: Any) -> bool:
+    return isinstance(value, list) and not any(isinstance(each, dict | list) for each in value)
+
+
 def _json_rows(text: str, ending: str, where: str) -> Iterator[dict[str, Any]]:
     """Objects of an array, or one a line. Numbers stay what is written, as strings."""
     if text.lstrip().startswith("["):
@@ -144,7 +148,10 @@ def _frame(rows: list[dict[str, Any]], where: str) -> pl.DataFrame:
     columns = {}
     for name in dict.fromkeys(name for row in rows for name in row):
         values = [row.get(name) for row in rows]
-        if any(isinstance(value, dict | list) for value in values):
+        if all(value is None or _is_flat_list(value) for value in values) and any(values):
+            lists = [None if value is None else [_as_written(each) for each in value] for value in values]
+            columns[name] = pl.Series(name, lists, dtype=pl.List(pl.String))
+        elif any(isinstance(value, dict | list) for value in values):
             columns[name] = pl.Series(name, values, dtype=pl.Object)
         else:
             columns[name] = pl.Series(name, [_as_written(value) for value in values], dtype=pl.String)
