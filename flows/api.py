@@ -46,7 +46,8 @@ def sweep(
         texts: a column of strings: a list, an array, or a column of pandas, Polars or `datasets`. Or, with `labels`
             left out, a table (a DataFrame of pandas or Polars, a `datasets.Dataset`) or a spec such as
             `"path:reviews.csv"`, whose columns are found by their usual names or by `text_column`, `label_column`.
-        labels: a column of strings, integers or booleans, one a text.
+        labels: a column of strings, integers or booleans, one a text; of lists of labels; or of floats, numbers to be
+            told (`task="regression"` where they are integers).
         test: rows that the audit is done on, a pair (texts, labels) or a table, as `texts` is. Left out, a fifth of the
             rows is set aside, stratified by class.
         name: of the texts, in tables and reports.
@@ -91,7 +92,7 @@ def choose(
     Args:
         states: an array or tensor [N, L, D] of a floating type, layers in order; or a mapping of layer
             (0 … L − 1) to [N, D].
-        labels: a column of strings, integers or booleans, one a row.
+        labels: as of `sweep`, one a row.
         pooling: how each text's token states became one row, or what is nearest to it: `mean`, `mean_tail`, `last`,
             `first` or `max`. What a layer is expected to be worth depends on it.
         test: rows that the audit is done on, a pair (states, labels), or with `texts` a triple (states, labels, texts).
