@@ -6,14 +6,14 @@
   addEventListener("beforeprint", () => all("details:not([open])").forEach((each) => { each.open = each.dataset.print = true; }));
   addEventListener("afterprint", () => all("details[data-print]").forEach((each) => { each.open = false; delete each.dataset.print; }));
   if (!form) return;
-  const lines = all(".line", atlas), told = document.querySelector("[data-told]"), reach = 5;
+  const lines = all(".curve", atlas), told = document.querySelector("[data-told]"), reach = 5;
   const cellsOf = (line) => all(".strip i", line);
 
   function filter() {
     const asked = Object.entries(Object.fromEntries(new FormData(form))).filter(([name, value]) => value && name !== "shade");
     for (const each of all("[data-row]"))
       each.toggleAttribute("hidden", asked.some(([name, value]) => name in each.dataset && each.dataset[name] !== value));
-    for (const group of all("[data-of]")) group.hidden = !group.querySelector(".line:not([hidden])");
+    for (const group of all("[data-of]")) group.hidden = !group.querySelector(".curve:not([hidden])");
     const shown = lines.filter((line) => !line.hidden);
     document.querySelector("[data-shown]").textContent = `${shown.length} of ${lines.length} curves`;
     for (const figure of all("[data-where]")) count(figure, shown);
@@ -55,11 +55,11 @@
     if (stop) stop.tabIndex = 0;
   }
   function show(cell) {
-    told.textContent = `${cell.closest(".line").querySelector("[role=rowheader]").textContent}: ${cell.title}`;
+    told.textContent = `${cell.closest(".curve").querySelector("[role=rowheader]").textContent}: ${cell.title}`;
   }
   function walk(event) {
     if (!event.target.matches(".strip i")) return;
-    const shown = lines.filter((line) => !line.hidden), line = event.target.closest(".line");
+    const shown = lines.filter((line) => !line.hidden), line = event.target.closest(".curve");
     const row = shown.indexOf(line), own = cellsOf(line), at = own.indexOf(event.target);
     const step = { ArrowLeft: [0, at - 1], ArrowRight: [0, at + 1], ArrowUp: [-1], ArrowDown: [1], Home: [0, 0], End: [0, own.length - 1] }[event.key];
     if (!step) return;
@@ -73,8 +73,12 @@
     stop.focus();
   }
   atlas.addEventListener("keydown", walk);
-  for (const kind of ["focusin", "pointerover"])
-    atlas.addEventListener(kind, (event) => { if (event.target.matches(".strip i")) show(event.target); });
+  atlas.addEventListener("focusin", (event) => { if (event.target.matches(".strip i")) show(event.target); });
+  // A page that scrolls under a resting mouse is no pointing: the words stay with the keyboard.
+  atlas.addEventListener("pointermove", (event) => {
+    if ((event.movementX || event.movementY) && event.target.matches(".strip i")) show(event.target);
+  });
+  atlas.addEventListener("pointerdown", (event) => { if (event.target.matches(".strip i")) show(event.target); });
   form.addEventListener("change", (event) => (event.target.name === "shade" ? shade() : filter()));
   form.addEventListener("submit", (event) => event.preventDefault());
   filter();
