@@ -6,7 +6,9 @@
   addEventListener("beforeprint", () => all("details:not([open])").forEach((each) => { each.open = each.dataset.print = true; }));
   addEventListener("afterprint", () => all("details[data-print]").forEach((each) => { each.open = false; delete each.dataset.print; }));
   if (!form) return;
-  const lines = all(".curve", atlas), told = document.querySelector("[data-told]"), reach = 5;
+  form.hidden = false;
+  const lines = all(".curve", atlas), told = document.querySelector("[data-told]");
+  const reach = Number(atlas.dataset.reach); // in points
   const cellsOf = (line) => all(".strip i", line);
 
   function filter() {
