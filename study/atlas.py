@@ -73,7 +73,12 @@ def draw(layers: pl.DataFrame) -> str:
             f'<title id="t">{title}</title>',
             f"<style>{_style()}</style>",
             f'<rect class="paper" x="-12" width="{width + 24}" height="{height}"/>',
-            _text(0, 16, "b", "Points of accuracy of every layer over the last one"),
+            _text(
+                0,
+                16,
+                "b",
+                "Points of accuracy of every layer over the last one; at the right, those of the chosen layer",
+            ),
             *(f'<path class="{name}" d="{"".join(found)}"/>' for name, found in sorted(shapes.items())),
             *words,
             *_legend(y + 30),
