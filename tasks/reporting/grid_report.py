@@ -1,4 +1,4 @@
-"""Many runs as one self-contained page: their answers, Figure 1, models at equal depth, rules, claims, cost."""
+"""Many runs as one self-contained page: atlas, answers, Figure 1, models at equal depth, rules, claims, cost."""
 
 import base64
 from collections.abc import Mapping
@@ -6,10 +6,24 @@ from typing import Any
 
 import polars as pl
 
+from tasks.reporting.atlas import (
+    REACH,
+    choices,
+    cost_charts,
+    curve_key,
+    gains_of_layers,
+    gains_of_prompts,
+    heat_map,
+    where_layers_lie,
+)
 from tasks.reporting.report import page_environment
 
-# The views that the page lays out; those that are absent or empty are left out.
+# The views that the page lays out, and one table; those that are absent or empty are left out.
 SHOWN = (
+    "atlas",
+    "pareto",
+    "prompt_comparison",
+    "representation",
     "leaderboard",
     "certainty",
     "equal_depth",
@@ -36,13 +50,26 @@ def render_grid(views: Mapping[str, pl.DataFrame], figure: bytes) -> str:
     if not board:
         raise ValueError("no run has an answer, so there is nothing to compare")
     answers = [row | {"verdict": sure["verdict"]} for row in board for sure in _of_run(views, row["run_id"])]
-    low = min(0.0, *(row["gain_low"] for row in answers))
-    high = max(0.0, *(row["gain_high"] for row in answers))
+    pairs = (
+        gains_of_layers(views["representation"], views["leaderboard"]) if "representation" in views else []
+    )
+    low = min(0.0, *(row["gain_low"] for row in answers), *(row["gain_over_single_low"] for row in pairs))
+    high = max(0.0, *(row["gain_high"] for row in answers), *(row["gain_over_single_high"] for row in pairs))
+    groups = heat_map(views["atlas"]) if _rows(views, "atlas") else []
+    kinds = {row["key"]["dataset_id"]: row["key"].get("kind") for group in groups for row in group["rows"]}
     return (
         page_environment()
         .get_template("grid_report.html")
         .render(
             sentence=_sentence(answers),
+            map=groups,
+            where=where_layers_lie(groups),
+            choices=choices(groups),
+            reach=f"{100 * REACH:.0f}",
+            prompts=gains_of_prompts(views["prompt_comparison"]) if "prompt_comparison" in views else [],
+            pairs=pairs,
+            charts=cost_charts(views["pareto"], kinds) if _rows(views, "pareto") else [],
+            key_of=lambda row: curve_key(row, kinds),
             answers=answers,
             place=lambda gain: 100 * (gain - low) / (high - low or 1.0),
             figure=base64.b64encode(figure).decode(),

@@ -29,6 +29,10 @@ def test_every_run_stands_with_its_answer(views: dict[str, pl.DataFrame]) -> Non
         "8 runs; the chosen layer: 4 level with the last layer, within noise; 4 is the last layer."
     ]
     assert page.all("h2") == [
+        "Accuracy over depth",
+        "Where these layers lie",
+        "What prompts and further layers gain",
+        "Accuracy against cost",
         "The answer of each run",
         "Every curve",
         "Models at equal depth",
@@ -39,10 +43,54 @@ def test_every_run_stands_with_its_answer(views: dict[str, pl.DataFrame]) -> Non
     ]
     assert set(views["leaderboard"]["run_id"]) <= set(page.all("small"))
     assert base64.b64encode(SVG).decode() in html
-    lines = [attributes for tag, attributes in page.tags if tag == "path" and "line" in attributes["class"]]
+    depths = Page(section(html, "depth-title"))
+    lines = [attributes for tag, attributes in depths.tags if tag == "path" and "line" in attributes["class"]]
     assert len(lines) == 8
     links = [value for _, a in page.tags for name, value in a.items() if name in ("src", "href")]
     assert not [link for link in links if not link.startswith(("#", "data:"))]
+
+
+def test_the_map_has_every_layer_of_every_curve_and_its_marks(views: dict[str, pl.DataFrame]) -> None:
+    atlas = views["atlas"]
+    page = Page(section(render_grid(views, SVG), "atlas-title"))
+    cells = [
+        attributes for tag, attributes in page.tags if tag == "i" and attributes.get("role") == "gridcell"
+    ]
+    assert len(cells) == atlas.height
+    for cell, row in zip(cells, atlas.to_dicts(), strict=True):
+        assert cell["title"].startswith(
+            f"layer {row['layer']} of {row['layers']}: {100 * row['accuracy']:.1f} %"
+        )
+        marks = {"c": row["is_chosen"], "b": row["is_best"], "t": row["is_turning"]}
+        assert cell.get("class", "").split() == [mark for mark, there in marks.items() if there]
+        shade = float(cell["style"].removeprefix("--v:"))
+        assert shade == pytest.approx(max(0, 1 - row["regret"] / 0.05), abs=0.0051)
+    lengths = [row["text_tokens"] for row in atlas.filter(family="bert", kind="two classes").to_dicts()]
+    assert lengths == sorted(lengths)
+    assert atlas["family"].to_list() == sorted(atlas["family"])
+
+
+def test_where_layers_lie_counts_them_all(views: dict[str, pl.DataFrame]) -> None:
+    page = Page(section(render_grid(views, SVG), "where-title"))
+    counts = [int(text) for text in page.all("b")]
+    of_marks = [counts[start : start + 11] for start in range(0, 33, 11)]
+    sums = [views["atlas"][mark].sum() for mark in ("is_best", "is_chosen", "is_turning")]
+    assert [sum(each) for each in of_marks] == sums
+
+
+def test_the_cheapest_near_the_best_of_each_data_set_stands_in_its_row(
+    views: dict[str, pl.DataFrame],
+) -> None:
+    page = Page(section(render_grid(views, SVG), "pareto-title").split("</table>")[0])
+    near = views["pareto"].filter("is_cheapest_near_best").to_dicts()
+    told = page.all("td")
+    for row in near:
+        place = told.index(
+            f"{row['model_id'].removeprefix('wheel:')}, layer {row['layer']} of {row['layers']} "
+        )
+        assert f"{100 * row['accuracy']:.1f} %" in told[place:]
+        assert f"{row['milliseconds_per_text']:.2f}" in told
+    assert len(near) == 5
 
 
 def test_what_each_run_cost_is_told_in_its_row(views: dict[str, pl.DataFrame]) -> None:
@@ -89,5 +137,5 @@ def test_data_never_becomes_markup(views: dict[str, pl.DataFrame]) -> None:
         for name, frame in views.items()
     }
     page = Page(render_grid(changed, SVG))
-    assert "script" not in {tag for tag, _ in page.tags}
+    assert [tag for tag, _ in page.tags].count("script") == 1  # ours, which holds no data
     assert evil in page.all("th")

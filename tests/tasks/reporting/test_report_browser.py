@@ -222,12 +222,55 @@ def test_print_opens_what_is_folded(page):
 
 def test_many_runs_are_drawn_and_read_by_keyboard(grid_page):
     assert text(grid_page, "h1").startswith("8 runs; the chosen layer: ")
-    assert len(grid_page.find_elements(By.CSS_SELECTOR, "#main tbody:first-of-type .gain .middle")) == 8
+    assert len(grid_page.find_elements(By.CSS_SELECTOR, "[aria-labelledby=answers-title] .gain .middle")) == 8
     assert grid_page.execute_script("return document.querySelector('.sheet img').naturalWidth") > 0
-    legend = grid_page.find_elements(By.CSS_SELECTOR, "figure .legend li")
-    assert len(grid_page.find_elements(By.CSS_SELECTOR, "svg.depth path.line")) == len(legend) == 8
-    focus(grid_page, "details summary")
+    depths = "[aria-labelledby=depth-title]"
+    legend = grid_page.find_elements(By.CSS_SELECTOR, f"{depths} .legend li")
+    assert len(grid_page.find_elements(By.CSS_SELECTOR, f"{depths} path.line")) == len(legend) == 8
+    focus(grid_page, f"{depths} details summary")
     press(grid_page, Keys.ENTER)
     cells = grid_page.find_elements(By.CSS_SELECTOR, "details[open] tbody td")
     assert cells
     assert all(0 <= float(cell.text) <= 100 for cell in cells)
+
+
+def test_the_atlas_is_filtered_walked_and_shaded_by_keyboard(grid_page):
+    def lines():
+        return [line for line in grid_page.find_elements(By.CSS_SELECTOR, ".curve") if line.is_displayed()]
+
+    def counted(mark):
+        counts = grid_page.find_elements(By.CSS_SELECTOR, f"[data-where={mark}] li b")
+        return sum(int(count.text) for count in counts)
+
+    assert len(lines()) == counted("best") == counted("chosen") == 15
+    focus(grid_page, ".filters [name=model]")
+    press(grid_page, "smol")
+    assert [line.get_attribute("data-model") for line in lines()] == ["wheel:smollm2-135m"] * 2
+    assert text(grid_page, "[data-shown]") == "2 of 15 curves"
+    assert counted("best") == counted("chosen") == 2
+    shown = grid_page.find_elements(By.CSS_SELECTOR, "svg.depth path.thin")
+    assert {path.get_attribute("data-model") for path in shown if path.is_displayed()} == {
+        "wheel:smollm2-135m"
+    }
+    focus(grid_page, ".filters [name=model]")
+    press(grid_page, Keys.HOME)
+    assert len(lines()) == 15
+
+    focus(grid_page, ".strip i[tabindex='0']")
+    assert len(grid_page.find_elements(By.CSS_SELECTOR, ".strip i[tabindex]")) == 1
+    press(grid_page, Keys.END, Keys.NULL)
+    assert "smollm2-135m last: layer 30 of 30: " in text(grid_page, "[data-told]")
+    for _ in lines():
+        press(grid_page, Keys.ARROW_UP)
+    assert "minilm-l6 mean: layer 6 of 6: " in text(grid_page, "[data-told]")
+    assert "against the last layer" in text(grid_page, "[data-told]")
+
+    best = find(grid_page, ".curve[data-model='wheel:smollm2-135m'] i.b")
+    shade = "return getComputedStyle(arguments[0]).backgroundColor"
+    before = grid_page.execute_script(shade, best)
+    Select(find(grid_page, "[name=shade]")).select_by_value("gain")
+    assert grid_page.execute_script(shade, best) != before
+    assert grid_page.find_elements(By.CSS_SELECTOR, ".strip i.down")
+    assert grid_page.find_elements(By.CSS_SELECTOR, ".depth [d*=nan], .depth [cx=nan]") == []
+    grid_page.execute_script("dispatchEvent(new Event('beforeprint'))")
+    assert grid_page.find_elements(By.CSS_SELECTOR, "details:not([open])") == []
