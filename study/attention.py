@@ -5,6 +5,7 @@ no block reads, is never picked by a measure alone. Beside another score it has 
 """
 
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -18,18 +19,12 @@ from storage.staged import read_staged
 from study.__main__ import RESULTS
 from study.curves import Curve, read_curves
 from study.measures import set_means, split_regret
-from study.rules import DEFAULT, Rule, maximum, priced, together
+from study.rules import DEFAULT, Rule, best_elsewhere, maximum, priced, together
 from tasks.choosing.audit import audit_score
 from tasks.embedding.attention_measures import MEASURES
 
 RESAMPLES = 10_000
 DEFAULT_SCORE, SILHOUETTE = "log_loss", "silhouette:cosine"
-RIVALS: Mapping[str, Rule] = {
-    DEFAULT: priced(0.0),
-    "last layer": lambda curve: curve.last,
-    "middle layer": lambda curve: curve.last // 2,
-    SILHOUETTE: maximum(SILHOUETTE),
-}
 _DIGITS = 4
 
 
@@ -86,35 +81,44 @@ def families() -> dict[str, dict[str, Rule]]:
 
 def rule_table(curves: Sequence[Curve]) -> pl.DataFrame:
     """One row a rule or family: split regret over data sets, and against each rival, with bootstrap intervals."""
-    picked = {name: [rule(curve) for curve in curves] for name, rule in RIVALS.items()}
+    known: Mapping[str, Rule] = {
+        DEFAULT: priced(0.0),
+        "last layer": lambda curve: curve.last,
+        "best layer on other sets": best_elsewhere(curves),
+        SILHOUETTE: maximum(SILHOUETTE),
+    }
+    picked = {name: [rule(curve) for curve in curves] for name, rule in known.items()}
     rivals = {name: _regrets(curves, layers) for name, layers in picked.items()}
-    rows = [_row(curves, name, "", regrets, rivals, "") for name, regrets in rivals.items()]
+    rows = [_row(curves, name, "", layers, rivals, "") for name, layers in picked.items()]
     for family, rules in families().items():
-        tried = {name: _regrets(curves, [rule(curve) for curve in curves]) for name, rule in rules.items()}
+        tried = {name: [rule(curve) for curve in curves] for name, rule in rules.items()}
         for by in ("dataset", "model"):
-            regrets, fitted = left_out(curves, tried, by)
+            layers, fitted = left_out(curves, tried, by)
             if fitted:
-                rows.append(_row(curves, family, by, regrets, rivals, "; ".join(sorted(fitted))))
+                rows.append(_row(curves, family, by, layers, rivals, "; ".join(sorted(fitted))))
     return pl.DataFrame(rows)
 
 
 def left_out(
-    curves: Sequence[Curve], tried: Mapping[str, Sequence[float]], by: str
-) -> tuple[list[float], set[str]]:
-    """Each curve's regret by the rule that has the least mean over sets on all that differ in `by`; those rules."""
+    curves: Sequence[Curve], tried: Mapping[str, Sequence[int]], by: str
+) -> tuple[list[int], set[str]]:
+    """Each curve's layer by the rule of least mean regret over sets on all that differ in `by`; those rules.
+
+    tried: rule → its layer on each curve.
+    """
+    regrets = {name: _regrets(curves, layers) for name, layers in tried.items()}
     fitted: dict[str, str] = {}
     for place in sorted({str(getattr(curve, by)) for curve in curves}):
         outside = [i for i, curve in enumerate(curves) if getattr(curve, by) != place]
         if not outside:
             return [], set()
-        fitted[place] = min(
-            tried,
-            key=lambda name: np.mean(
-                list(set_means([curves[i] for i in outside], [tried[name][i] for i in outside]).values())
-            ),
-        )
-    regrets = [tried[fitted[str(getattr(curve, by))]][i] for i, curve in enumerate(curves)]
-    return regrets, set(fitted.values())
+        elsewhere = {
+            name: set_means([curves[i] for i in outside], [values[i] for i in outside])
+            for name, values in regrets.items()
+        }
+        fitted[place] = min(elsewhere, key=lambda name: np.mean(list(elsewhere[name].values())))
+    layers = [tried[fitted[str(getattr(curve, by))]][i] for i, curve in enumerate(curves)]
+    return layers, set(fitted.values())
 
 
 def correlation_table(curves: Sequence[Curve]) -> pl.DataFrame:
@@ -160,16 +164,28 @@ def _row(
     curves: Sequence[Curve],
     name: str,
     by: str,
-    regrets: Sequence[float],
+    layers: Sequence[int],
     rivals: Mapping[str, Sequence[float]],
     fitted: str,
 ) -> dict[str, Any]:
+    regrets = _regrets(curves, layers)
     row: dict[str, Any] = {"rule": name, "left_out_by": by}
     row |= _interval("split_regret", curves, regrets) | {"worst": max(regrets)}
     for rival, theirs in rivals.items():
         beside = [own - their for own, their in zip(regrets, theirs, strict=True)]
         row |= _interval(f"above {rival}", curves, beside)
-    return row | {"fitted": fitted}
+    return row | {"layers": _counted(curves, layers), "fitted": fitted}
+
+
+def _counted(curves: Sequence[Curve], layers: Sequence[int]) -> str:
+    """Which layers were taken, as `minilm-l6 5 (3), 6 (2); …`: where it is one, the data made no difference."""
+    taken: dict[str, Counter[int]] = {}
+    for curve, layer in zip(curves, layers, strict=True):
+        taken.setdefault(curve.model, Counter())[layer] += 1
+    return "; ".join(
+        f"{model} " + ", ".join(f"{layer} ({times})" for layer, times in sorted(counts.items()))
+        for model, counts in sorted(taken.items())
+    )
 
 
 def _interval(name: str, curves: Sequence[Curve], values: Sequence[float]) -> dict[str, float]:
