@@ -181,8 +181,8 @@ def _sweep(sweeps: Sequence[SweepParameters], engine: Engine) -> SweepOutcome:
             look = on_device(measure_attention_task, settings.device)
             futures.append(engine.submit(look, *asked_of_it))
             _finish(engine, "Looking at attention", futures[-1:])
-        else:
-            measure_attention(*asked_of_it)
+        elif why_not := measure_attention(*asked_of_it):
+            get_run_logger().info("Nothing is told of attention: %s", why_not)
 
     if len(unscored) < len(layers):
         get_run_logger().info("%s of %s layers are scored already", len(layers) - len(unscored), len(layers))

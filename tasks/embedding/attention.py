@@ -83,7 +83,7 @@ def measure_attention(
     No row, and the reason as what is returned, where the model's attention is not computed by us: nothing is said
     then rather than something wrong.
     """
-    found, why_not = [], None
+    found, why_not = [], "saved states were made without us" if model.is_saved_states else None
     if texts:
         loaded = load_for(model, settings)
         why_not = _why_not(loaded.backbone)

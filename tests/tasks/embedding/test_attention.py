@@ -160,9 +160,14 @@ def test_of_attention_that_is_not_ours_nothing_is_told(
     layout = Layout(str(tmp_path))
     loaded = SimpleNamespace(backbone=find_backbone(small_model("t5")), tokenizer=None)
     monkeypatch.setattr(attention, "load_for", lambda model, settings: loaded)
-    why_not = measure_attention(layout, "run", None, None, None, 1024, 8, 0)  # type: ignore[arg-type]
+    model = SimpleNamespace(is_saved_states=False)
+    why_not = measure_attention(layout, "run", None, model, None, 1024, 8, 0)  # type: ignore[arg-type]
     assert why_not == "the attention of this 't5' model is not computed by layerscout"
     assert is_measured(layout, "run")
     staged = read_part(layout, "run", attention.TABLE, attention.TABLE)
     assert staged is not None
     assert staged.is_empty()
+    model = SimpleNamespace(is_saved_states=True)
+    told = measure_attention(layout, "states", None, model, None, 1024, 0, 0)  # type: ignore[arg-type]
+    assert told == "saved states were made without us"
+    assert is_measured(layout, "states")
