@@ -81,7 +81,7 @@ class AskedOfAll(BaseModel):
     attention_rows: int | None = Field(
         None,
         ge=0,
-        le=LARGEST_BIGINT,
+        le=LARGEST_INTEGER,
         title="Attention rows",
         description="Train texts of which every block's attention is measured; it describes the model and chooses no "
         "layer. 200 when left out, and no more than one in forty of the rows; 0: none.",
