@@ -34,6 +34,7 @@ from tasks.choosing.race import judge_step, judge_step_task, stage_race
 from tasks.choosing.together import audit_together_task, choose_together_task, is_found_together
 from tasks.curves import curves_of, drawn_layers, layers_of
 from tasks.data.dataset import prepare_dataset_task
+from tasks.embedding.attention import attention_texts, is_measured, measure_attention, measure_attention_task
 from tasks.embedding.embedding_set import (
     ShardOutcome,
     embed_shard,
@@ -174,6 +175,16 @@ def _sweep(sweeps: Sequence[SweepParameters], engine: Engine) -> SweepOutcome:
         shards = _finish(
             engine, "Embedding", embedding, "rows", [each.stop - each.start for each in planned.shards]
         )
+
+    if not is_measured(layout, run.id):
+        texts = attention_texts(parameters.attention_rows, dataset, model)
+        asked_of_it = layout, run.id, dataset, model, settings, planned.token_budget, texts, parameters.seed
+        if texts:
+            look = on_device(measure_attention_task, settings.device)
+            futures.append(engine.submit(look, *asked_of_it))
+            _finish(engine, "Looking at attention", futures[-1:])
+        elif why_not := measure_attention(*asked_of_it):
+            get_run_logger().info("Nothing is told of attention: %s", why_not)
 
     if len(unscored) < len(layers):
         get_run_logger().info("%s of %s layers are scored already", len(layers) - len(unscored), len(layers))
@@ -338,7 +349,7 @@ def asked_of(parameters: SweepParameters) -> dict[str, Any]:
         del asked["prompt"]  # a run without one is what it was before there were any
     # A set of scores, whichever was asked for first.
     asked["criterion"] = sorted(asked["criterion"])
-    for name in ("encoding", "split_column", "group_column"):
+    for name in ("encoding", "split_column", "group_column", "attention_rows"):
         if asked[name] is None:
             del asked[name]  # as before there was a choice, so that older runs keep their ids
     return asked

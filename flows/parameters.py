@@ -79,6 +79,14 @@ class AskedOfAll(BaseModel):
         "effective_rank, anisotropy, top_variance_share, intrinsic_dimension.",
         min_length=1,
     )
+    attention_rows: int | None = Field(
+        None,
+        ge=0,
+        le=LARGEST_INTEGER,
+        title="Attention rows",
+        description="Train texts of which every block's attention is measured; it describes the model and chooses no "
+        "layer. 200 when left out, and no more than one in forty of the rows; 0: none.",
+    )
     together: int = Field(
         3,
         ge=1,

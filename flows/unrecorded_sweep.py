@@ -15,7 +15,7 @@ from flows.layer_sweep import (
 )
 from flows.parameters import SweepParameters
 from flows.race import Raced, delete_raced, race, tell_of_races
-from flows.running.progress import Pace, progress_bar, working
+from flows.running.progress import Pace, progress_bar, tell, working
 from flows.settled import scoring_of, settle_settings
 from storage.errors import UserError
 from storage.layout import Layout
@@ -25,6 +25,7 @@ from tasks.choosing.race import stage_race
 from tasks.choosing.together import audit_together, choose_together, is_found_together
 from tasks.curves import curves_of, drawn_layers, layers_of
 from tasks.data.dataset import prepare_dataset
+from tasks.embedding.attention import attention_texts, is_measured, measure_attention
 from tasks.embedding.embedding_set import (
     embed_shard,
     recorded_shards,
@@ -110,6 +111,13 @@ def run_sweep(sweeps: Sequence[SweepParameters], execution_id: str) -> tuple[str
                 Pace("Embedding", "rows", dataset.train_rows + dataset.test_rows),
                 [each.stop - each.start for each in planned.shards],
             )
+        if not is_measured(layout, run.id):
+            texts = attention_texts(parameters.attention_rows, dataset, model)
+            with working("Looking at attention"):
+                budget, seed = planned.token_budget, parameters.seed
+                why_not = measure_attention(layout, run.id, dataset, model, settings, budget, texts, seed)
+            if why_not is not None:
+                tell(f"Nothing is told of attention: {why_not}.")
         words = partial(score_text, layout, run.id, dataset, parameters.seed)
         scoring = scoring_of(parameters)
         in_threads(

@@ -21,7 +21,6 @@ from tasks.choosing.expectation import Expectation
 from tasks.choosing.inflection import error_covariance, measure_curve
 from tasks.numerics.cached_property import cached_property
 
-METRICS = ("cosine", "sqeuclidean", "euclidean")
 # Of a layer's rows: what the mean over them is called among the scores.
 OF_ROWS = {"correct": "ridge_loo", "squared_error": "squared_error", "log_loss": "log_loss"}
 
@@ -102,7 +101,7 @@ def _read(layout: Layout, run_id: str, part: str) -> dict[str, NDArray[Any]]:
     trend = read_staged(layout, run_id, "trend", part).filter(pl.col("curve") == "accuracy")
     end = max(trend["to_layer"].to_list())
     arrays: dict[str, NDArray[Any]] = {"trend_end": np.array(end)}
-    for metric in METRICS:
+    for metric in means["metric"].unique(maintain_order=True):
         values = by_layer(means.filter(metric=metric), "mean")[:, 0]
         influence = by_layer(influences.filter(metric=metric), "influence")
         measured = measure_curve(values, influence, last_is_normed=end != len(values) - 1)

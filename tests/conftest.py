@@ -5,6 +5,7 @@ import string
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import polars as pl
 import pytest
@@ -16,6 +17,10 @@ os.environ |= {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
 }
+
+# Examples are timed by the wall, and other work on the machine is no fault of theirs.
+hypothesis.settings.register_profile("layerscout", deadline=None)
+hypothesis.settings.load_profile("layerscout")
 
 # Begun last, one of them would keep one worker at it while the others have nothing left.
 LONGEST = (

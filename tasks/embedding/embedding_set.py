@@ -89,7 +89,7 @@ def plan_embedding_set(
             planned = plan_states(set_id, dataset, model, settings)
             return _record_plan(layout, planned, dataset, model, settings)
         texts = read_table(dataset.uri)["text"].to_list()
-        loaded = _load(model, settings)
+        loaded = load_for(model, settings)
         backbone = loaded.backbone
         has_final_norm = backbone.final_norm is not None
         # Before a plan is written that no shard could follow.
@@ -213,7 +213,7 @@ def embed_shard(
     if model.is_saved_states:
         embedded, token_budget = take_states(dataset, shard, model, settings), planned.token_budget
     else:
-        loaded = _load(model, settings)
+        loaded = load_for(model, settings)
         # Outside the lock: while one shard computes, the next is tokenised.
         tokens = tokenise(loaded.tokenizer, table["text"].to_list(), settings.max_length)
         with device_lock(settings.device):
@@ -347,7 +347,7 @@ def recorded_shards(layout: Layout, planned: EmbeddingSet) -> list[ShardOutcome]
     return outcomes
 
 
-def _load(model: ModelFolder, settings: Settings) -> LoadedModel:
+def load_for(model: ModelFolder, settings: Settings) -> LoadedModel:
     """The model in this process's memory; a worker on another machine brings it there first."""
     use_all_cores()
     folder = folder_here(model, trust_remote_code=settings.trust_remote_code)

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from storage.errors import UserError
 from tasks.embedding.families import Family
-from tasks.embedding.packed_attention import ForwardPass, LastLayerReached, LengthGroup, current_pass
+from tasks.embedding.packed_attention import ForwardPass, LastLayerReached, LengthGroup, Look, current_pass
 from tasks.embedding.shared_prefix import SharedPrefix
 
 
@@ -106,15 +106,16 @@ def forward_layers(
     *,
     prefix: SharedPrefix | None = None,
     records: SharedPrefix | None = None,
+    look: Look | None = None,
 ) -> None:
     """Run the tokens of some texts through the model, and hand each layer to `take(layer, states)` as it is made.
 
     To be called inside `capturing`. ids: int64 [T] on the model's device, the texts of `groups` end to end; one group
     only where the backbone is not `packed`. states: [T, D] in the model's dtype; it dies after the call unless
-    `take` keeps it. Blocks after `max_layer` do not run. prefix, records: as of `ForwardPass`.
+    `take` keeps it. Blocks after `max_layer` do not run. prefix, records, look: as of `ForwardPass`.
     """
     last = backbone.layers if max_layer is None else max_layer
-    current = ForwardPass(groups, take, last, prefix=prefix, records=records)
+    current = ForwardPass(groups, take, last, prefix=prefix, records=records, look=look)
     if backbone.restore is not None:
         backbone.restore()
     token = current_pass.set(current)

@@ -41,11 +41,26 @@ class LastLayerReached(BaseException):
 
 
 @dataclass(frozen=True)
+class Sight:
+    """How an attention weighs what its tokens see: the scale of its scores, and what of a text a token may see."""
+
+    scale: float
+    causal: bool
+    window: int | None
+    softcap: float | None
+
+
+Look = Callable[[int, LengthGroup, Tensor, Tensor, Sight], None]
+"""Is given the layer that a block reads, and queries [n, H, L, d] and keys [n, K, L, d] of each group of texts."""
+
+
+@dataclass(frozen=True)
 class ForwardPass:
     """What hooks and attention have to know of the forward pass that their thread is in.
 
     `take(layer, states)` is handed each layer up to `last`, states [T, D] of the `groups` end to end. `prefix`: what
-    every text sees before its own tokens; `records`: what the tokens of this pass leave for others to see.
+    every text sees before its own tokens; `records`: what the tokens of this pass leave for others to see. `look`:
+    who looks at what texts attend to; none where there is a prefix.
     """
 
     groups: Sequence[LengthGroup]
@@ -55,6 +70,7 @@ class ForwardPass:
     """How often each block has run."""
     prefix: SharedPrefix | None = None
     records: SharedPrefix | None = None
+    look: Look | None = None
 
     def reached(self, layer: int, states: Tensor) -> None:
         """Hand out a layer's states [..., D]; `LastLayerReached` where it is the last."""
@@ -100,13 +116,16 @@ def attend(
                 torch.cat((old.expand(group.texts, -1, -1, -1), new), dim=2)
                 for old, new in zip(before, (k, v), strict=True)
             )
+        if current.look is not None:
+            sight = Sight(scale, causal, sliding_window, softcap)
+            current.look(current.calls.total(), group, q, k, sight)
         keys = k.shape[2]
         window = sliding_window if sliding_window is not None and keys > sliding_window else None
         if softcap is not None or (q.device.type == "cpu" and keys <= _SHORT):
             _attend_by_products(q, k, v, into, scale, causal, window, softcap)
         elif window is not None or keys > group.length:
-            allowed = _allowed(group.length, keys, keys, causal, window, q.device)
-            into.copy_(scaled_dot_product_attention(q, k, v, attn_mask=allowed, scale=scale, enable_gqa=True))
+            seen = allowed(group.length, keys, keys, causal, window, q.device)
+            into.copy_(scaled_dot_product_attention(q, k, v, attn_mask=seen, scale=scale, enable_gqa=True))
         else:
             causal_now = causal and group.length > 1
             into.copy_(
@@ -169,12 +188,12 @@ def _bias(
     device: torch.device,
 ) -> Tensor:
     """0 where a query may see a key, else −∞: [1, length · group, padded], each query's row `group` times."""
-    allowed = _allowed(length, known, padded, causal, window, device)
-    bias = torch.zeros(length, padded, dtype=dtype, device=device).masked_fill_(~allowed, float("-inf"))
+    seen = allowed(length, known, padded, causal, window, device)
+    bias = torch.zeros(length, padded, dtype=dtype, device=device).masked_fill_(~seen, float("-inf"))
     return bias.repeat_interleave(group, dim=0)[None]
 
 
-def _allowed(
+def allowed(
     length: int, known: int, padded: int, causal: bool, window: int | None, device: torch.device
 ) -> Tensor:
     """Which key (column) each query (row) may see: bool [length, padded]. A window holds the query's own token.
@@ -183,5 +202,5 @@ def _allowed(
     """
     keys = torch.arange(padded, device=device)
     back = torch.arange(known - length, known, device=device)[:, None] - keys
-    allowed = (back >= 0) if causal else (keys < known).expand(length, padded)
-    return allowed if window is None else allowed & (back.abs() < window)
+    seen = (back >= 0) if causal else (keys < known).expand(length, padded)
+    return seen if window is None else seen & (back.abs() < window)

@@ -26,6 +26,7 @@ from tasks.reporting.answer import (
 )
 from tasks.reporting.layer_curves import Row, Tables, layer_curves, rows_where
 from tasks.reporting.report_parts import (
+    attention_rows,
     drawn,
     group,
     matrices,
@@ -78,6 +79,7 @@ def render_report(
             strip=strip(answer),
             notes=notes(tables, answer, described),
             race=race_steps(answer),
+            attention=attention_rows(tables, answer),
             has_classes=not rows_where(tables, "silhouette_by_class").is_empty(),
             recalls=recalls(counts, classes) if counts else [],
             scatter=scatter(projection, answer) if projection is not None and len(projection) else None,

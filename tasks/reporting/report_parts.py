@@ -15,6 +15,14 @@ _ARROWS = {"up": "↗", "down": "↘", "flat": "→"}
 # As many classes as the palette tells apart; the others share a grey.
 _COLOURS = 8
 _SPARK_WIDTH, _SPARK_HEIGHT = 150, 34
+_OF_ATTENTION = {
+    "entropy": "entropy of a head, of the most it can be",
+    "sink_mass": "share on the first token",
+    "distance": "distance, in tokens",
+    "distance_share": "distance, of the text's length",
+    "function_words": "share on punctuation and function words",
+    "head_divergence": "divergence of the heads",
+}
 _WORDS = {"loo": "leave-one-out", "logme": "LogME", "knn": "k-NN", "h": "H"}
 
 
@@ -110,6 +118,36 @@ def _spark(layers: Sequence[int], values: Sequence[float], highest: int | None, 
         "highest": None if highest is None else place.get(highest),
         "chosen": place.get(curves.chosen) if curves.chosen is not None else None,
     }
+
+
+def attention_rows(tables: Tables, curves: LayerCurves) -> list[Row]:
+    """One row a measure of attention, which is of the whole model: its curve, and how it follows that accuracy."""
+    attention = rows_where(tables, "attention", run_id=curves.run["run_id"])
+    found = []
+    for name in attention["measure"].unique(maintain_order=True) if len(attention) else []:
+        own = attention.filter(measure=name).sort("layer")
+        layers, values = own["layer"].to_list(), own["value"].to_list()
+        extremes = {kind: pick(values) for kind, pick in (("lowest", min), ("highest", max))}
+        found.append(
+            {"name": _OF_ATTENTION.get(name, named(name)), "spark": _spark(layers, values, None, curves)}
+            | {
+                "texts": max(own["texts"]),
+                "chosen": dict(zip(layers, values, strict=True)).get(curves.chosen),
+            }
+            | {kind: (layers[values.index(value)], value) for kind, value in extremes.items()}
+            | {"rank_correlation": _rank_correlation(own, curves)}
+        )
+    return found
+
+
+def _rank_correlation(attention: pl.DataFrame, curves: LayerCurves) -> float | None:
+    """Spearman's, between a measure and the accuracy of the layers that have both; None where one is constant."""
+    accuracy_of = curves.accuracy.by_layer if curves.accuracy else {}
+    both = attention.with_columns(
+        accuracy=pl.col("layer").replace_strict(accuracy_of, default=None, return_dtype=pl.Float64)
+    ).drop_nulls("accuracy")
+    found = both.select(pl.corr("value", "accuracy", method="spearman")).item()
+    return None if found is None or math.isnan(found) else float(found)
 
 
 def race_steps(curves: LayerCurves) -> list[Row]:

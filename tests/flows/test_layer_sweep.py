@@ -66,6 +66,8 @@ def test_every_layer_pooling_and_norm_state_is_scored(
     assert found["silhouette"].height == 4 * 2 * 2 * 2  # layers × poolings × norm states × metrics
     assert found["probe"].height == found["criterion"].height / 4 == 16
     assert found["silhouette_by_class"].height == 32 * 3
+    assert found["attention"].height == 3 * 6  # blocks × measures
+    assert found["attention"]["texts"].unique().to_list() == [9]  # one in forty
     assert found["layer_choice"].filter("is_answer").height == found["audit"].filter("is_answer").height == 1
     # Class words tell the classes apart, and a random model blurs them: the embedding output must be the best.
     assert answer["audit"]["best_layer"] == answer["layer_choice"]["layer"] == 0
@@ -197,9 +199,9 @@ def test_storage_on_s3_gives_the_same_tables(
 def test_the_server_records_every_task_run_and_artifact(tiny_sweep: Tiny, prefect_server: str) -> None:
     flow_run = tiny_sweep[2]["flow_run_id"]
     states = _task_states(prefect_server, flow_run)
-    # dataset, model, plan, one shard, the words, 16 layers, projection, choice and audit of 4 curves, those of layers
-    # side by side, summary, report
-    assert len(states) == 3 + 1 + 1 + 16 + 3 * 4 + 2 + 2
+    # dataset, model, plan, one shard, attention, the words, 16 layers, projection, choice and audit of 4 curves, those
+    # of layers side by side, summary, report
+    assert len(states) == 3 + 1 + 1 + 1 + 16 + 3 * 4 + 2 + 2
     assert set(states) == {"COMPLETED"}
     found = ask(prefect_server, "artifacts/filter", {"artifacts": {"flow_run_id": {"any_": [flow_run]}}})
     kinds = {each["key"].split("-tiny")[0] for each in found}

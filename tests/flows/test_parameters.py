@@ -73,6 +73,11 @@ def test_no_integer_is_taken_that_its_column_cannot_hold() -> None:
             asked(**{name: largest + 1})
 
 
+def test_looking_at_attention_as_by_default_leaves_a_run_its_id() -> None:
+    assert "attention_rows" not in describe_run(asked(), "set").parameters
+    assert describe_run(asked(attention_rows=300), "set").id != describe_run(asked(), "set").id
+
+
 def test_a_price_on_depth_makes_another_run_of_the_same_scores() -> None:
     assert scoring_of(asked(depth_price=1.0)) == scoring_of(asked())
     assert describe_run(asked(depth_price=1.0), "set").id != describe_run(asked(), "set").id

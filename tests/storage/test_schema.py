@@ -186,6 +186,11 @@ def sweep_rows(
             | {"gain_over_single_p_value": 0.5, "gain_over_last_p_value": 0.5}
             for size, gain in ((1, 0.0), (2, 0.02))
         ],
+        "attention": [
+            {"run_id": run_id, "layer": layer, "measure": "entropy", "value": 0.5}
+            | {"standard_error": 0.1, "texts": 200}
+            for layer in range(layers)
+        ],
         "race_step": [
             {"run_id": run_id, "step": step, "train_rows": 50 * step, "train_rows_in_all": 400}
             | {"prompt": prompt, "pooling": "mean", "norm_state": "as_returned", "layer": 2, "chance": 0.9}
@@ -257,6 +262,7 @@ def test_every_table_view_and_column_has_a_comment() -> None:
         ("representation", {"accuracy": 0.1}, "its one layer is not the answer that is audited"),
         ("representation", {"gain_over_single": 0.1}, "gain of 1 layers is not over the one"),
         ("race_step", {"layer": 5}, "race_step at layer 5: the model has 4 layers"),
+        ("attention", {"layer": 4}, "attention at layer 5: the model has 4 layers"),
         ("race_step", {"is_leader": False}, "step 1 has 0 leaders, not one"),
     ],
 )

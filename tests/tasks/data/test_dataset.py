@@ -260,7 +260,7 @@ def test_built_in_data_sets(
         ({"text": [1, 2], "label": ["x", "y"]}, {}, "not text"),
         ({"text": ["1", "2.5"], "label": ["x", "y"]}, {}, "holds numbers alone, not text"),
         ({"text": ["a", "b"], "label": ["x", "nan"]}, {}, "Row 2 .* has no label"),
-        ({"text": ["a", "b"], "label": [0.5, 1.5]}, {}, "integer or a string"),
+        ({"text": ["a", "b"], "label": [0.5, 1.5]}, {"task": "single-label"}, "integer or a string"),
         ({"text": list("abcd"), "label": list("wxyz")}, {}, "looks like an id"),
     ],
 )

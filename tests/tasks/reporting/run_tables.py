@@ -64,6 +64,12 @@ def run_tables(
         | {"accuracy_low": accuracy - 0.02, "accuracy_high": accuracy + 0.02, "seconds": 1.5}
         for name, accuracy in (("text", WORDS), ("majority", MAJORITY))
     ]
+    rows["attention"] = [
+        {"run_id": run_id, "layer": layer, "measure": measure, "standard_error": 0.01, "texts": 200}
+        | {"value": scale * (0.3 + 0.2 * math.sin(3 * layer / layers))}
+        for layer in range(layers)
+        for measure, scale in (("entropy", 1), ("sink_mass", 1.5), ("distance", 30))
+    ]
     return {name: pl.DataFrame(found) for name, found in rows.items()} | _shared(
         run_id, model_id, dataset_id, layers, classes, poolings, norm_states, metrics
     )

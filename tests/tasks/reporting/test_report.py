@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 import numpy as np
 import polars as pl
 import pytest
+from scipy.stats import spearmanr
 
 from tasks.reporting.report import render_report
 from tests.tasks.reporting.run_tables import EMOTIONS, confusion_of, projection_of, run_tables
@@ -53,6 +54,7 @@ def test_every_section_is_there_when_there_is_data_for_it():
         "Which classes separate where",
         "Trends and inflection points",
         "Criteria compared",
+        "What attention falls on",
         "What pooling changes",
         "Where the errors go",
         "A sample of texts in two dimensions",
@@ -133,6 +135,22 @@ def test_what_a_score_led_to_is_read_from_its_audit():
     assert list(shown).index("effective rank") == order.index("criterion:effective_rank") == len(order) - 1
 
 
+def test_what_attention_falls_on_stands_beside_the_accuracy_of_the_answer():
+    tables = run_tables(layers=4)
+    accuracy = tables["probe"].filter(pooling="mean").sort("layer")["accuracy"]
+    values = [0.2, 0.4, 0.1, 0.3]
+    sink = {"measure": "sink_mass", "layer": range(4), "value": values, "standard_error": 0.0, "texts": 200}
+    tables["attention"] = pl.DataFrame({"run_id": tables["run"]["run_id"][0], **sink})
+    shown = Page(section(render_report(tables), "attention-title"))
+    cells = [text.strip() for text in shown.all("td") if text.strip()]
+    chosen = tables["layer_choice"].filter("is_answer", pooling="mean")["layer"][0]
+    follows = spearmanr(values, accuracy[:4]).statistic
+    assert "share on the first token" in shown.all("th")
+    assert cells == ["0.10", "0.40", f"{values[chosen]:.2f}", f"{follows:.2f}".replace("-", "−")]
+    assert shown.all("small") == ["layer 2", "layer 1"]
+    assert "attention-title" not in render_report(tables | {"attention": tables["attention"].clear()})
+
+
 def test_scores_of_another_space_and_of_runs_that_were_not_audited_lead_nowhere():
     tables = run_tables(poolings=("mean",), metrics=("cosine",))
     centred = tables["silhouette"].with_columns(space=pl.lit("centred"))
@@ -202,7 +220,7 @@ def test_notes_warn_of_what_weakens_the_answer():
     assert "no test split" in notes
     assert "41 % likely to be within half a point" in notes
     assert "did not converge at layer 3, 9." in notes
-    assert "always naming the largest class (90.0 %)" in notes
+    assert "always naming the largest class is right on 90.0 %" in notes
 
 
 def test_recall_by_class_is_that_of_the_matrices():
