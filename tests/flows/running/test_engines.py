@@ -91,7 +91,7 @@ def look_around(own: str, other: str) -> Seen:
     with on_slot("cuda") as device:
         Path(own).touch()
         wait_for(lambda: os.path.exists(other), seconds=60)
-        quiet = {name: dask.config.get(name) for name in QUIET_DASK} == QUIET_DASK
+        quiet = {name: dask.config.get(name, None) for name in QUIET_DASK} == QUIET_DASK
         return Seen(device, os.getpid(), os.environ.get("OMP_NUM_THREADS"), quiet)
 
 
@@ -131,7 +131,7 @@ def test_each_worker_has_a_gpu_that_no_other_has_and_its_share_of_the_cores(
     assert {each.quiet for each in seen} == {runner == "dask"}
     # The process that the flow ran in has its own settings back.
     assert os.environ["OMP_NUM_THREADS"] == "6"
-    assert dask.config.get("distributed.worker.profile.enabled") is True
+    assert dask.config.get("distributed.worker.profile.enabled", True) is True
 
 
 def test_a_variable_that_was_not_set_is_gone_again(monkeypatch: pytest.MonkeyPatch) -> None:
