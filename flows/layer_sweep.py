@@ -21,7 +21,8 @@ from flows.race import Raced, delete_raced, race, tell_of_races
 from flows.running.engines import Engine
 from flows.running.failure import failing_in_words
 from flows.running.limits import DATABASE, limited, on_device
-from flows.running.progress import stage_progress, working
+from flows.running.progress import stage_progress, tell, working
+from flows.running.slots import Slot, plan_slots
 from flows.running.tags import tag_flow_run
 from flows.settled import scoring_of, settings_of, settle_settings
 from storage.cache import cache_folder
@@ -44,7 +45,7 @@ from tasks.embedding.embedding_set import (
     settle_plan,
     using_embeddings,
 )
-from tasks.embedding.model import resolve_model_task
+from tasks.embedding.model import ModelFolder, resolve_model_task
 from tasks.embedding.settings import resolve_settings
 from tasks.machine import CORES
 from tasks.reporting.artifacts import ReportFiles, report_task
@@ -119,7 +120,7 @@ def layer_sweep(parameters: SweepParameters) -> SweepOutcome:
 
 def sweep_on_engine(*sweeps: SweepParameters) -> SweepOutcome:
     """What `layer_sweep` does, inside a flow; of several sweeps until one is confident, with the prompt that won."""
-    with Engine(sweeps[0].runner, sweeps[0].runner_address, workers=CORES) as engine:
+    with Engine(sweeps[0].runner, sweeps[0].runner_address) as engine:
         outcome = _sweep(sweeps, engine)
         return replace(outcome, task_run_ids=engine.recorded(outcome.task_run_ids))
 
@@ -138,6 +139,7 @@ def _sweep(sweeps: Sequence[SweepParameters], engine: Engine) -> SweepOutcome:
     futures += [preparing, resolving]
     with working("Reading the data set and the model"):
         dataset, model = preparing.result(), resolving.result()
+    parameters, *_ = sweeps = start_on_slots(sweeps, model, engine.start)
     raced = None
     if parameters.until_confident is not None:
         raced = race(sweeps, dataset, model, layout, _Work(engine, futures))
@@ -189,10 +191,10 @@ def _sweep(sweeps: Sequence[SweepParameters], engine: Engine) -> SweepOutcome:
     if len(unscored) < len(layers):
         get_run_logger().info("%s of %s layers are scored already", len(layers) - len(unscored), len(layers))
     # Before the layers, so that it is done beside them and not after the last.
-    reading = engine.submit(score_text_task, layout, run.id, dataset, parameters.seed)
+    reading = engine.submit_to_core(score_text_task, layout, run.id, dataset, parameters.seed)
     futures.append(reading)
     scoring = [
-        engine.submit(score_layer_task, layer, scoring_of(parameters))
+        engine.submit_to_core(score_layer_task, layer, scoring_of(parameters))
         for layer in on_idle_cores(unscored, CORES)
     ]
     futures += scoring
@@ -275,7 +277,9 @@ class _Work:
         if function is embed_shard:
             *_, settings = calls[0]
             work = on_device(work, settings.device)
-        futures = [self._engine.submit(work, *call) for call in calls]
+        needs_model = function in (settle_plan, embed_shard)
+        submit = self._engine.submit if needs_model else self._engine.submit_to_core
+        futures = [submit(work, *call) for call in calls]
         self._futures += futures
         return _finish(self._engine, label, futures, unit, weights)
 
@@ -291,9 +295,25 @@ def check_before_work(parameters: SweepParameters) -> Layout:
     check_folder(layout.root, "--storage")
     check_folder(str(cache_folder()), "LAYERSCOUT_CACHE")
     check_database(layout.results)
-    if parameters.runner in ("threads", "processes"):  # a cluster's workers may have other devices
+    if parameters.runner_address is None:  # a cluster's workers may have other devices
         resolve_settings(settings_of(parameters))
     return layout
+
+
+def start_on_slots(
+    sweeps: Sequence[SweepParameters], model: ModelFolder, start: Callable[[Sequence[Slot]], None]
+) -> list[SweepParameters]:
+    """Start the workers of this machine's slots, or a cluster's; the sweeps, with the device of a single slot named."""
+    asked = sweeps[0]
+    if asked.runner_address is not None:
+        start(())
+        return list(sweeps)
+    plan = plan_slots(model, resolve_settings(settings_of(asked), model), asked.runner)
+    if plan.words:
+        tell(plan.words)
+    start(plan.slots)
+    device = plan.slots[0].device if len(plan.slots) == 1 else asked.device
+    return [each.model_copy(update={"device": device}) for each in sweeps]
 
 
 def _finish(

@@ -166,7 +166,9 @@ class AskedOfAll(BaseModel):
         description="auto: bfloat16 where the device multiplies it fast, else float32.",
     )
     device: str = Field(
-        "auto", title="Device", description="auto: a GPU where there is one; or cpu, cuda, cuda:1 …"
+        "auto",
+        title="Device",
+        description="auto: the GPUs where there are any (as cuda), else the CPU; or cpu, or a single one: cuda:1 …",
     )
     stream_blocks: bool | None = Field(
         None,
@@ -257,8 +259,9 @@ class AskedOfAll(BaseModel):
     runner: Literal["threads", "processes", "dask", "ray"] = Field(
         "threads",
         title="Engine",
-        description="Where forward passes and scores run: threads of one process, a process a core, or a cluster of "
-        "Dask or Ray.",
+        description="Where forward passes and scores run: threads of one process, processes, or workers of Dask or "
+        "Ray. Each uses all GPUs, with a copy of the model on each; on a CPU its workers have a core each, or are as "
+        "many as memory holds copies of the model.",
     )
     runner_address: str | None = Field(
         None,

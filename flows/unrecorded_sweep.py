@@ -12,6 +12,7 @@ from flows.layer_sweep import (
     check_before_work,
     describe_run,
     nothing_told_apart,
+    start_on_slots,
 )
 from flows.parameters import SweepParameters
 from flows.race import Raced, delete_raced, race, tell_of_races
@@ -33,7 +34,7 @@ from tasks.embedding.embedding_set import (
     using_embeddings,
 )
 from tasks.embedding.model import resolve_model
-from tasks.machine import CORES
+from tasks.machine import CORES, hold
 from tasks.reporting.artifacts import write_report
 from tasks.reporting.run_record import Execution, SweepRecord, collect, stage_run
 from tasks.scoring.layer_scores import is_scored, on_idle_cores, score_layer
@@ -74,6 +75,9 @@ def run_sweep(sweeps: Sequence[SweepParameters], execution_id: str) -> tuple[str
     with working("Reading the data set and the model"):
         dataset = prepare_dataset(parameters.dataset, layout, **parameters.rows_asked)
         model = resolve_model(parameters.model, trust_remote_code=parameters.trust_remote_code)
+    parameters, *_ = sweeps = start_on_slots(
+        sweeps, model, lambda slots: hold([each.device for each in slots])
+    )
     raced = None
     if parameters.until_confident is not None:
         raced = race(sweeps, dataset, model, layout, _work)

@@ -1,8 +1,9 @@
 """What the processes of one machine share: its cores, its devices, and the locks that guard them."""
 
 import os
+import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,7 +17,50 @@ CORES = torch.get_num_threads()
 # Whoever says how many threads a process gets (Dask, Ray, our process pool, a person) has divided the cores.
 SHARES_CORES = "OMP_NUM_THREADS" in os.environ
 
+# What `auto` comes to where there is a GPU: whichever is free.
+ANY_GPU = "cuda"
+
 _one_at_a_time = threading.Lock()
+
+
+class _Slots:
+    """The devices that this process was given; each of its numbered GPUs is for one thread at a time."""
+
+    def __init__(self, devices: Sequence[str]) -> None:
+        self.devices = tuple(devices)
+        self.gpus = [each for each in devices if each.startswith(f"{ANY_GPU}:")]
+        # What was given back last is taken first: a copy of the model is there.
+        self.free: queue.LifoQueue[str] = queue.LifoQueue()
+        for each in reversed(self.gpus):
+            self.free.put(each)
+
+
+_held = _Slots(())
+
+
+def hold(devices: Sequence[str]) -> None:
+    """These are this process's from now on: what is asked for on any GPU, it computes on one of them."""
+    global _held
+    _held = _Slots(devices)
+
+
+def held() -> tuple[str, ...]:
+    """The devices that this process was given; none where nobody gave it any."""
+    return _held.devices
+
+
+@contextmanager
+def on_slot(asked: str) -> Iterator[str]:
+    """The device to compute on; where any GPU will do, one of this process's that no other thread of it has now."""
+    slots = _held
+    if asked != ANY_GPU or not slots.gpus:
+        yield asked
+        return
+    device = slots.free.get()
+    try:
+        yield device
+    finally:
+        slots.free.put(device)
 
 
 @contextmanager

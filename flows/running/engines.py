@@ -4,14 +4,17 @@ Every task takes paths and scalars and leaves its result in storage, so that eve
 """
 
 import contextvars
+import importlib
 import inspect
 import multiprocessing
+import multiprocessing.queues
 import os
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor
-from contextlib import AbstractContextManager, ExitStack, contextmanager
-from typing import Any, Literal, TypeVar
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from functools import partial
+from typing import Any, TypeVar
 from uuid import UUID
 
 from prefect import State, Task, get_run_logger
@@ -21,9 +24,11 @@ from prefect.futures import PrefectFuture, as_completed
 from prefect.states import Completed, Crashed
 from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner
 
+from flows.running.slots import Runner, Slot
 from storage.errors import UserError
+from tasks.machine import CORES, hold
 
-Runner = Literal["threads", "processes", "dask", "ray"]
+_LIBRARIES = {"dask": "prefect_dask.task_runners", "ray": "prefect_ray.task_runners"}
 
 QUIET_DASK = {
     "distributed.worker.profile.enabled": False,
@@ -32,6 +37,7 @@ QUIET_DASK = {
 """Looking at its own stack and load as often as it comes takes from the core that a Dask worker computes on: see the
 bars of two Dask workers in docs/performance.md, Service (`python -m benchmarks.service dask`)."""
 
+VISIBLE = "CUDA_VISIBLE_DEVICES"
 PAGE = 200
 """As many task runs as Prefect's API names in one answer."""
 
@@ -39,12 +45,22 @@ T = TypeVar("T")
 
 
 class Engine:
-    """Submits tasks to a task runner of its own, and starts that anew once when a worker's death has broken it."""
+    """Submits tasks to a task runner of its own, and starts that anew once when a worker's death has broken it.
 
-    def __init__(self, runner: Runner, address: str | None, workers: int) -> None:
+    On this machine it has a worker for each slot, which is that worker's alone; a cluster's workers are its own affair.
+    """
+
+    def __init__(self, runner: Runner, address: str | None = None) -> None:
+        """Raises UserError where the runner is not installed."""
         self._kind = runner
         self._address = address
-        self._workers = workers
+        self._slots: Sequence[Slot] = ()
+        self._at_model: Callable[[], AbstractContextManager[Any]] = nullcontext
+        if runner in _LIBRARIES:
+            try:
+                importlib.import_module(_LIBRARIES[runner])
+            except ImportError as error:
+                raise _not_installed(runner) from error
         self._calls: dict[UUID, tuple[Task[..., Any], tuple[Any, ...]]] = {}
         self._restarts = 1
         self._broken: set[UUID] = set()
@@ -54,8 +70,12 @@ class Engine:
         self._runner: TaskRunner[Any] | None = None
 
     def __enter__(self) -> "Engine":
-        self._start()
         return self
+
+    def start(self, slots: Sequence[Slot]) -> None:
+        """Start a worker for each slot, or connect to the cluster, where they are nobody's."""
+        self._slots = slots
+        self._start()
 
     def __exit__(self, *raised: object) -> None:
         self._open.close()
@@ -68,7 +88,17 @@ class Engine:
         return self._held.enter_context(resource)
 
     def submit(self, task: Task[..., Any], *arguments: Any) -> PrefectFuture[Any]:
-        """Hand one call to a worker."""
+        """Hand one call to a worker, which may use a model."""
+        with self._at_model():
+            return self._submit(task, arguments)
+
+    def submit_to_core(self, task: Task[..., Any], *arguments: Any) -> PrefectFuture[Any]:
+        """Hand one call that needs no model to a core: to a worker if there is one for each, else to a thread here."""
+        if self._address is None and len(self._slots) != CORES:
+            return task.submit(*arguments)
+        return self._submit(task, arguments)
+
+    def _submit(self, task: Task[..., Any], arguments: tuple[Any, ...]) -> PrefectFuture[Any]:
         if self._runner is None:
             return task.submit(*arguments)
         named = dict(inspect.signature(task.fn).bind(*arguments).arguments)
@@ -114,16 +144,21 @@ class Engine:
     def _start(self) -> None:
         self._worker_died: tuple[type[BaseException], ...] = (BrokenExecutor,)
         if self._kind == "threads":
+            hold([slot.device for slot in self._slots])
             return
-        if self._kind == "processes":
+        if self._slots and (self._slots[0].cores > 1 or self._kind == "processes"):
             # torch reads how many threads are its own when it is imported.
-            self._open.enter_context(in_environment("OMP_NUM_THREADS", "1"))
-            runner: Any = _ProcessPool(self._workers, initializer=_end_with_parent)
+            self._open.enter_context(in_environment("OMP_NUM_THREADS", str(self._slots[0].cores)))
+        if self._kind == "processes":
+            devices = multiprocessing.get_context("spawn").SimpleQueue()
+            for slot in self._slots:
+                devices.put(slot.device)
+            runner: Any = _ProcessPool(len(self._slots), initializer=_begin_on_a_slot, initargs=(devices,))
+            self._runner = self._open.enter_context(runner)
         elif self._kind == "dask":
-            runner = self._dask()
+            self._start_dask()
         else:
-            runner = self._ray()
-        self._runner = self._open.enter_context(runner)
+            self._start_ray()
 
     def _restart(self, lost: int, error: BaseException) -> None:
         if self._restarts == 0:
@@ -142,32 +177,53 @@ class Engine:
         self._open.close()
         self._start()
 
-    def _dask(self) -> Any:
-        try:
-            import dask.config
-            from distributed import KilledWorker
-            from prefect_dask.task_runners import DaskTaskRunner
-        except ImportError as error:
-            raise _not_installed("dask") from error
+    def _start_dask(self) -> None:
+        import dask.config
+        from dask.base import annotate
+        from distributed import KilledWorker
+        from prefect_dask.task_runners import DaskTaskRunner
+
+        from flows.running.dask_slots import GPU, HoldsSlot, has_gpus
+
         self._worker_died += (KilledWorker,)
         if self._address is not None:
-            return DaskTaskRunner(address=self._address)
-        self._open.enter_context(dask.config.set(QUIET_DASK))
-        local = {"n_workers": self._workers, "threads_per_worker": 1, "host": "127.0.0.1"}
-        return DaskTaskRunner(cluster_kwargs=local | {"dashboard_address": "127.0.0.1:0"})
+            runner = self._open.enter_context(DaskTaskRunner(address=self._address))
+            if has_gpus(runner.client):
+                self._at_model = partial(annotate, resources={GPU: 1})
+        else:
+            self._open.enter_context(dask.config.set(QUIET_DASK))
+            local = {"n_workers": len(self._slots), "threads_per_worker": 1, "host": "127.0.0.1"}
+            if self._slots[0].cores > 1:
+                local["env"] = {"OMP_NUM_THREADS": str(self._slots[0].cores)}
+            runner = self._open.enter_context(
+                DaskTaskRunner(cluster_kwargs=local | {"dashboard_address": "127.0.0.1:0"})
+            )
+            runner.client.register_plugin(HoldsSlot([slot.device for slot in self._slots]))
+        self._runner = runner
 
-    def _ray(self) -> Any:
-        try:
-            from prefect_ray.task_runners import RayTaskRunner
-            from ray.exceptions import WorkerCrashedError
-        except ImportError as error:
-            raise _not_installed("ray") from error
+    def _start_ray(self) -> None:
+        import ray
+        from prefect_ray.context import remote_options
+        from prefect_ray.task_runners import RayTaskRunner
+        from ray.exceptions import WorkerCrashedError
+
         self._worker_died += (WorkerCrashedError,)
         if self._address is not None:
-            return RayTaskRunner(address=self._address)
-        # Nothing phones home.
-        self._open.enter_context(in_environment("RAY_USAGE_STATS_ENABLED", "0"))
-        return RayTaskRunner(init_kwargs={"num_cpus": self._workers, "include_dashboard": False})
+            self._runner = self._open.enter_context(RayTaskRunner(address=self._address))
+            gpus = ray.cluster_resources().get("GPU", 0)
+        else:
+            # Nothing phones home.
+            self._open.enter_context(in_environment("RAY_USAGE_STATS_ENABLED", "0"))
+            asked = {"num_cpus": len(self._slots), "include_dashboard": False}
+            # A single one is named to every call; of several, each call is dealt one by Ray, which hides the others.
+            gpus = len(self._slots) if len(self._slots) > 1 and self._slots[0].device != "cpu" else 0
+            if gpus:
+                self._open.enter_context(in_environment(VISIBLE, _visible(self._slots)))
+                asked |= {"num_gpus": gpus}
+            self._runner = self._open.enter_context(RayTaskRunner(init_kwargs=asked))
+        if gpus:
+            # Without the second, a worker ends after each call, and the next has to load the model anew.
+            self._at_model = partial(remote_options, num_gpus=1, max_calls=0)
 
 
 class _ProcessPool(ProcessPoolTaskRunner):
@@ -214,6 +270,19 @@ def _set_variable(name: str, value: str | None) -> None:
         os.environ.pop(name, None)
     else:
         os.environ[name] = value
+
+
+def _visible(slots: Sequence[Slot]) -> str:
+    """The slots' GPUs as CUDA names them, of those that this process sees itself."""
+    names = [each for each in os.environ.get(VISIBLE, "").split(",") if each]
+    indices = [int(slot.device.partition(":")[2]) for slot in slots]
+    return ",".join(names[index] if names else str(index) for index in indices)
+
+
+def _begin_on_a_slot(devices: "multiprocessing.queues.SimpleQueue[str]") -> None:
+    """In a worker process: take a slot that no other has."""
+    _end_with_parent()
+    hold([devices.get()])
 
 
 def _end_with_parent() -> None:

@@ -5,12 +5,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import polars as pl
+import torch
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from flows.parameters import SweepParameters
 from flows.running.progress import duration, working
+from flows.running.slots import plan_slots
 from flows.settled import scoring_of, settings_of
 from flows.terminal.query_rows import printable
 from storage.errors import UserError
@@ -121,6 +123,10 @@ def show_plan(parameters: SweepParameters) -> None:
         refuse_early(model, settings, tokens)
         plan = forecast_sweep(layout, dataset, model, settings, tokens)
         seen = inspect_table(table, dataset.classes, token_counts=tokens, max_length=length)
+        size = plan.parameters * getattr(torch, settings.dtype).itemsize
+        there = None if parameters.runner_address else plan_slots(model, settings, parameters.runner, size)
+    # On a CPU all cores work whatever the slots; of several GPUs each takes a part.
+    parts = 1 if there is None or settings.device == "cpu" else len(there.slots)
     layers = (parameters.max_layer or model.layers) + 1
     scored = layers * len(settings.poolings) * len(settings.norm_states)
     with working("Scoring a made-up layer to see how long it takes"):
@@ -139,7 +145,8 @@ def show_plan(parameters: SweepParameters) -> None:
                 + ("" if parameters.length_asked else " (--max-length auto)"),
             ),
             ("plan", f"{settings.dtype} on {settings.device}, {_shards(plan)}"),
-            ("embedding", f"about {duration(plan.seconds)} ({plan.basis})"),
+            *([("slots", there.words)] if there is not None and there.words else []),
+            ("embedding", f"about {duration(plan.seconds / parts)} ({plan.basis})"),
             ("scoring", f"about {duration(scoring)} ({scored:,} layers, each as long as a made-up one)"),
             ("bytes", f"{plan.bytes:,} of embeddings{_free(parameters.storage, plan.bytes)}"),
             *_steps(parameters, dataset),

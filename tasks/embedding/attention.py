@@ -31,7 +31,7 @@ from tasks.embedding.packed_attention import LengthGroup, Sight
 from tasks.embedding.pooled_batch import length_groups
 from tasks.embedding.settings import Settings
 from tasks.embedding.tokens import Tokens, tokenise
-from tasks.machine import device_lock
+from tasks.machine import device_lock, on_slot
 from tasks.retries import LONG_S, RETRIED
 
 TABLE = "attention"
@@ -85,17 +85,18 @@ def measure_attention(
     """
     found, why_not = [], "saved states were made without us" if model.is_saved_states else None
     if texts:
-        loaded = load_for(model, settings)
-        why_not = _why_not(loaded.backbone)
-        if why_not is None:
-            rows = np.sort(np.random.default_rng(seed).choice(dataset.train_rows, texts, replace=False))
-            own = read_table(dataset.uri, range(dataset.train_rows))["text"][rows].to_list()
-            tokens = tokenise(loaded.tokenizer, own, settings.max_length)
-            marks = marked_tokens(loaded.tokenizer, tokens)
-            budget = min(token_budget, budgets_of(loaded.backbone.device)[0])
-            with device_lock(settings.device):
-                values = look_at(loaded.backbone, tokens, marks, budget, settings.max_layer)
-            found = _rows(values)
+        with on_slot(settings.device) as device:
+            loaded = load_for(model, settings, device)
+            why_not = _why_not(loaded.backbone)
+            if why_not is None:
+                rows = np.sort(np.random.default_rng(seed).choice(dataset.train_rows, texts, replace=False))
+                own = read_table(dataset.uri, range(dataset.train_rows))["text"][rows].to_list()
+                tokens = tokenise(loaded.tokenizer, own, settings.max_length)
+                marks = marked_tokens(loaded.tokenizer, tokens)
+                budget = min(token_budget, budgets_of(loaded.backbone.device)[0])
+                with device_lock(device):
+                    values = look_at(loaded.backbone, tokens, marks, budget, settings.max_layer)
+                found = _rows(values)
     stage(layout, run_id, TABLE, TABLE, rows_of(TABLE, pl.DataFrame({"run_id": [run_id]}), found))
     return why_not
 

@@ -5,6 +5,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import polars as pl
 import psutil
@@ -21,7 +22,7 @@ from tasks.embedding.calibration import Calibration, budgets_of, calibrate
 from tasks.embedding.comparison import NarrowDtypeError
 from tasks.embedding.embed import EmbeddedTexts, check_layers, embed_tokens
 from tasks.embedding.forward import Backbone
-from tasks.embedding.model import LoadedModel, ModelFolder, folder_here, load_model
+from tasks.embedding.model import LoadedModel, ModelFolder, folder_here, load_model, tokenizer_of
 from tasks.embedding.prompts import with_prompt
 from tasks.embedding.set_records import (
     EmbeddingSet,
@@ -35,7 +36,7 @@ from tasks.embedding.settings import Settings, embedding_set_id, resolve_setting
 from tasks.embedding.shards import Shard, plan_shards
 from tasks.embedding.states_set import plan_states, take_states
 from tasks.embedding.tokens import Tokens, check_known, check_room, tokenise
-from tasks.machine import device_lock, lock_file, machine_lock, use_all_cores
+from tasks.machine import device_lock, lock_file, machine_lock, on_slot, use_all_cores
 from tasks.retries import LONG_S, RETRIED
 
 # A shard is worth its overhead (reading, writing, a task run) from this on.
@@ -82,14 +83,14 @@ def plan_embedding_set(
     rows, of which the last ends a shard; the new one has its token budget and its shards of them.
     """
     set_id = embedding_set_id(dataset, model, settings)
-    with machine_lock(f"plan-{set_id}"):
+    with machine_lock(f"plan-{set_id}"), on_slot(settings.device) as device:
         if plan := kept_plan(layout, set_id, dataset.train_rows + dataset.test_rows):
             return plan
         if model.is_saved_states:
             planned = plan_states(set_id, dataset, model, settings)
             return _record_plan(layout, planned, dataset, model, settings)
         texts = read_table(dataset.uri)["text"].to_list()
-        loaded = load_for(model, settings)
+        loaded = load_for(model, settings, device)
         backbone = loaded.backbone
         has_final_norm = backbone.final_norm is not None
         # Before a plan is written that no shard could follow.
@@ -178,7 +179,7 @@ def _calibrate_once(
     if loaded.backbone.read_block is not None:
         # Its weights would be read once more for every budget that is tried.
         return Calibration(budgets_of(loaded.backbone.device)[0], 0.0)
-    with device_lock(settings.device):
+    with device_lock(str(loaded.backbone.device)):
         found = calibrate(loaded.backbone, loaded.tokenizer, texts, settings.max_length, most_tokens)
     if found is None:
         return Calibration(budgets_of(loaded.backbone.device)[0], 0.0)
@@ -213,14 +214,15 @@ def embed_shard(
     if model.is_saved_states:
         embedded, token_budget = take_states(dataset, shard, model, settings), planned.token_budget
     else:
-        loaded = load_for(model, settings)
-        # Outside the lock: while one shard computes, the next is tokenised.
-        tokens = tokenise(loaded.tokenizer, table["text"].to_list(), settings.max_length)
-        with device_lock(settings.device):
-            # Another run of the same set may have computed it while this one waited.
-            if done := finished_shard(layout, planned, shard, table):
-                return done
-            embedded, token_budget = _embed_in_memory(loaded, tokens, settings, planned.token_budget)
+        # Before there is a device: while one shard computes, the next is tokenised.
+        tokens = tokenise(_tokenizer(model, settings), table["text"].to_list(), settings.max_length)
+        with on_slot(settings.device) as device:
+            loaded = load_for(model, settings, device)
+            with device_lock(device):
+                # Another run of the same set may have computed it while this one waited.
+                if done := finished_shard(layout, planned, shard, table):
+                    return done
+                embedded, token_budget = _embed_in_memory(loaded, tokens, settings, planned.token_budget)
     states = {(norm.value, pooling.value): values for (norm, pooling), values in embedded.states.items()}
     footer = write_shard(
         uri, states, table["row_id"].to_numpy(), table["label"].to_numpy(), value_type=settings.storage_dtype
@@ -347,14 +349,19 @@ def recorded_shards(layout: Layout, planned: EmbeddingSet) -> list[ShardOutcome]
     return outcomes
 
 
-def load_for(model: ModelFolder, settings: Settings) -> LoadedModel:
-    """The model in this process's memory; a worker on another machine brings it there first."""
-    use_all_cores()
+def _tokenizer(model: ModelFolder, settings: Settings) -> Any:
+    """The model's, with the prompt; a worker on another machine brings the model there first."""
     folder = folder_here(model, trust_remote_code=settings.trust_remote_code)
+    return with_prompt(tokenizer_of(folder, trust_remote_code=settings.trust_remote_code), settings.prompt)
+
+
+def load_for(model: ModelFolder, settings: Settings, device: str) -> LoadedModel:
+    """The model on this device, and its tokenizer with the prompt."""
+    use_all_cores()
     loaded = load_model(
-        folder,
+        folder_here(model, trust_remote_code=settings.trust_remote_code),
         settings.dtype,
-        settings.device,
+        device,
         trust_remote_code=settings.trust_remote_code,
         stream=settings.stream_blocks,
     )

@@ -44,8 +44,9 @@ from tasks.embedding.description import (
 from tasks.embedding.families import chooses_experts, family_row
 from tasks.embedding.forward import Backbone
 from tasks.embedding.saved_states import open_states, prepare_states
-from tasks.embedding.stored_blocks import can_stream, fits, open_backbone
+from tasks.embedding.stored_blocks import can_stream, fits, open_backbone, too_large
 from tasks.embedding.weights import load_whole
+from tasks.machine import held
 from tasks.numerics.cores import hand_back_freed_memory
 from tasks.retries import LONG_S, RETRIED
 
@@ -180,13 +181,16 @@ def brings_code(folder: Path) -> bool:
     return False
 
 
-_loading = threading.Lock()
+_loading, _loading_tokenizer = threading.Lock(), threading.Lock()
+# By what was asked for, and the device.
+_loaded: dict[tuple[tuple[str, str, bool, bool | None], str], LoadedModel] = {}
 
 
 def load_model(
     folder: str, dtype: str, device: str, *, trust_remote_code: bool = False, stream: bool | None = False
 ) -> LoadedModel:
-    """The model of a folder, in evaluation mode without gradients; the last one asked for stays in memory.
+    """The model of a folder, in evaluation mode without gradients; the last one asked for stays in memory, on each of
+    the GPUs that this process holds.
 
     Args:
         folder: of safetensors, as `resolve_model` gives it.
@@ -197,10 +201,32 @@ def load_model(
             memory that is free now, and the family allows it.
 
     Raises:
-        UserError: the weights do not load, or the family is not known or, with `stream`, cannot be streamed.
+        UserError: the weights do not load, are more than a GPU's memory and are not streamed, or the family is not
+            known or, with `stream`, cannot be streamed.
     """
+    asked = (folder, dtype, trust_remote_code, stream)
     with _loading:  # two threads that ask at once must not load it twice
-        return _load(folder, dtype, device, trust_remote_code, stream)
+        if (asked, device) not in _loaded:
+            for other in [each for each in _loaded if each[0] != asked or not {device, each[1]} <= {*held()}]:
+                del _loaded[other]
+            torch.cuda.empty_cache()  # so that it is free for who asks how much is
+            _loaded[asked, device] = _load(folder, dtype, device, trust_remote_code, stream)
+        return _loaded[asked, device]
+
+
+def tokenizer_of(folder: str, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+    """The tokenizer of a folder's model, whether that is loaded or not; the last one asked for stays in memory.
+
+    Raises:
+        UserError: it does not load.
+    """
+    with _loading_tokenizer:
+        return _load_tokenizer(folder, trust_remote_code)
+
+
+@lru_cache(maxsize=1)
+def _load_tokenizer(folder: str, trust_remote_code: bool) -> PreTrainedTokenizerBase:
+    return load_tokenizer(Path(folder), trust_remote_code=trust_remote_code)
 
 
 def describe_whole(folder: str, *, trust_remote_code: bool = False) -> PreTrainedModel:
@@ -235,7 +261,6 @@ def _headless(folder: str, trust_remote_code: bool, **options: Any) -> Any:
         raise not_loaded(folder, error, quantised) from error
 
 
-@lru_cache(maxsize=1)
 def _load(folder: str, dtype: str, device: str, trust_remote_code: bool, stream: bool | None) -> LoadedModel:
     text_config(Path(folder), folder, trust_remote_code=trust_remote_code)
     if stream is None:
@@ -248,10 +273,12 @@ def _load(folder: str, dtype: str, device: str, trust_remote_code: bool, stream:
         # Names and shapes alone, as the whole model's are looked at when it is loaded.
         describe_whole(folder, trust_remote_code=trust_remote_code)
         backbone = open_backbone(folder, dtype, device, trust_remote_code=trust_remote_code)
+    elif refusal := too_large(folder, dtype, device, trust_remote_code=trust_remote_code):
+        raise refusal
     else:
         model = _headless(folder, trust_remote_code, dtype=getattr(torch, dtype))
         backbone = find_backbone(model.to(device))
-    loaded = LoadedModel(backbone, load_tokenizer(Path(folder), trust_remote_code=trust_remote_code))
+    loaded = LoadedModel(backbone, tokenizer_of(folder, trust_remote_code=trust_remote_code))
     hand_back_freed_memory()
     return loaded
 

@@ -80,7 +80,33 @@ def fits(folder: str, dtype: str, device: str) -> bool:
     """Whether the whole model leaves room in the memory that the device has free now."""
     place = torch.device(device)
     free = torch.cuda.mem_get_info(place)[0] if place.type == "cuda" else psutil.virtual_memory().available
-    return StoredTensors(Path(folder)).bytes_in(getattr(torch, dtype)) <= WEIGHTS_SHARE * free
+    return weights_bytes(folder, dtype) <= WEIGHTS_SHARE * free
+
+
+def weights_bytes(folder: str, dtype: str) -> int:
+    """Bytes of the folder's weights, once they are in this dtype."""
+    return StoredTensors(Path(folder)).bytes_in(getattr(torch, dtype))
+
+
+def too_large(folder: str, dtype: str, device: str, *, trust_remote_code: bool = False) -> UserError | None:
+    """What to say of plain weights that are more than the GPU's memory; None where they are not, and of a CPU."""
+    config = whole_config(Path(folder), folder, trust_remote_code=trust_remote_code)
+    # What a quantised one takes is known to what reads it.
+    if torch.device(device).type != "cuda" or getattr(config, "quantization_config", None) is not None:
+        return None
+    needed, there = weights_bytes(folder, dtype), torch.cuda.get_device_properties(device).total_memory
+    if needed <= there:
+        return None
+    way_out = "Leave out --no-stream-blocks: its blocks are then read one after the other."
+    if not can_stream(folder, trust_remote_code=trust_remote_code):
+        way_out = (
+            f"Blocks of its family ({config.model_type}) cannot be read one after the other, and no model is spread "
+            "over several GPUs. Take --device cpu where memory holds it, or a smaller model."
+        )
+    return UserError(
+        f"The model in {folder} has {needed / 2**30:.1f} GiB of weights in {dtype}, and {device} has "
+        f"{there / 2**30:.1f} GiB of memory. {way_out}"
+    )
 
 
 def can_stream(folder: str, *, trust_remote_code: bool = False) -> bool:

@@ -8,6 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,16 @@ from prefect import flow, task
 from prefect.runtime import flow_run
 from prefect.settings import PREFECT_API_URL, PREFECT_LOGGING_TO_API_ENABLED, temporary_settings
 
-from flows.running.engines import QUIET_DASK, Engine, Runner, in_environment
+from flows.running import engines
+from flows.running.engines import QUIET_DASK, Engine, in_environment
+from flows.running.slots import Runner, Slot
 from storage.errors import UserError
+from tasks.machine import held, hold, on_slot
 from tests.flows.conftest import ask, wait_for
+
+ONE = [Slot("cpu", 1)]
+# No test has a GPU: what is seen is which one a worker would compute on.
+GPU = [Slot("cuda:1", 1)]
 
 
 @pytest.fixture
@@ -29,29 +37,12 @@ def server(prefect_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str
     # The log of this process would still be on its way when the server has gone.
     with temporary_settings({PREFECT_API_URL: prefect_server, PREFECT_LOGGING_TO_API_ENABLED: False}):
         yield prefect_server
+    hold(())
 
 
 @task
-def settings_of_the_worker() -> dict[str, Any]:
-    return {name: dask.config.get(name) for name in QUIET_DASK}
-
-
-@flow
-def ask_a_dask_worker() -> dict[str, Any]:
-    with Engine("dask", None, workers=1) as engine:
-        ((_, found),) = engine.results([engine.submit(settings_of_the_worker)])
-    return found
-
-
-def test_dask_workers_do_not_spend_their_core_on_watching_themselves(server: str) -> None:
-    assert ask_a_dask_worker() == QUIET_DASK
-    # The process that the flow ran in has its own settings back.
-    assert dask.config.get("distributed.worker.profile.enabled") is True
-
-
-@task
-def place_of_work(name: str) -> tuple[str, int, str | None]:
-    return name, os.getpid(), os.environ.get("OMP_NUM_THREADS")
+def place_of_work(name: str) -> tuple[str, int, str | None, tuple[str, ...]]:
+    return name, os.getpid(), os.environ.get("OMP_NUM_THREADS"), held()
 
 
 @task
@@ -84,26 +75,63 @@ def _die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+@dataclass(frozen=True)
+class Seen:
+    """What a call sees of where it runs."""
+
+    device: str
+    process: int
+    threads: str | None
+    quiet: bool
+
+
+@task
+def look_around(own: str, other: str) -> Seen:
+    """From a slot, while another call is on another."""
+    with on_slot("cuda") as device:
+        Path(own).touch()
+        wait_for(lambda: os.path.exists(other), seconds=60)
+        quiet = {name: dask.config.get(name, None) for name in QUIET_DASK} == QUIET_DASK
+        return Seen(device, os.getpid(), os.environ.get("OMP_NUM_THREADS"), quiet)
+
+
+@task
+def tell_the_process() -> int:
+    return os.getpid()
+
+
 @flow
-def ask_where(runner: Runner) -> list[tuple[int, tuple[str, int, str | None]]]:
-    with Engine(runner, None, workers=1) as engine:
-        return list(engine.results([engine.submit(place_of_work, name) for name in ("a", "b")]))
+def look_around_on_two_slots(runner: Runner, folder: Path) -> tuple[list[Seen], int]:
+    """What two calls see, and in which process one is that needs no model."""
+    first, second = str(folder / "first"), str(folder / "second")
+    with Engine(runner) as engine:
+        engine.start([Slot("cuda:0", 3), Slot("cuda:1", 3)])
+        looking = [engine.submit(look_around, *each) for each in ((first, second), (second, first))]
+        seen = [found for _, found in engine.results(looking)]
+        ((_, process),) = engine.results([engine.submit_to_core(tell_the_process)])
+        return sorted(seen, key=lambda each: each.device), process
 
 
-def test_processes_work_with_one_thread_each_and_leave_the_environment_as_it_was(
-    server: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("runner", ["threads", "processes", "dask"])
+def test_each_worker_has_a_gpu_that_no_other_has_and_its_share_of_the_cores(
+    runner: Runner, server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    found = dict(ask_where("processes"))
-    assert [found[place][0] for place in (0, 1)] == ["a", "b"]
-    ((process, threads),) = {each[1:] for each in found.values()}
-    assert process != os.getpid()
-    assert threads == "1"
-    assert os.environ["OMP_NUM_THREADS"] == "3"
-
-
-def test_threads_work_in_this_process(server: str) -> None:
-    assert {process for _, (_, process, _) in ask_where("threads")} == {os.getpid()}
+    monkeypatch.setenv("OMP_NUM_THREADS", "6")
+    monkeypatch.setattr(engines, "CORES", 6)
+    seen, process = look_around_on_two_slots(runner, tmp_path)
+    assert [each.device for each in seen] == ["cuda:0", "cuda:1"]
+    # There is not a worker for each of the cores.
+    assert process == os.getpid()
+    if runner == "threads":
+        assert {each.process for each in seen} == {os.getpid()}
+    else:
+        assert len({os.getpid(), *(each.process for each in seen)}) == 3
+        assert {each.threads for each in seen} == {"3"}
+    # Dask's workers do not spend their core on watching themselves.
+    assert {each.quiet for each in seen} == {runner == "dask"}
+    # The process that the flow ran in has its own settings back.
+    assert os.environ["OMP_NUM_THREADS"] == "6"
+    assert dask.config.get("distributed.worker.profile.enabled", True) is True
 
 
 def test_a_variable_that_was_not_set_is_gone_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,7 +143,8 @@ def test_a_variable_that_was_not_set_is_gone_again(monkeypatch: pytest.MonkeyPat
 
 @flow
 def wait_for_all(seconds: list[float]) -> list[tuple[int, str]]:
-    with Engine("threads", None, workers=1) as engine:
+    with Engine("threads") as engine:
+        engine.start(ONE)
         futures = [engine.submit(wait_and_name, each, f"{each} s") for each in seconds]
         return list(engine.results(futures))
 
@@ -126,7 +155,8 @@ def test_results_come_as_they_are_ready_with_their_places(server: str) -> None:
 
 @flow
 def fail_early() -> float:
-    with Engine("threads", None, workers=1) as engine:
+    with Engine("threads") as engine:
+        engine.start(ONE)
         futures = [engine.submit(wait_and_name, 8.0, "late"), engine.submit(fail, "early")]
         started = time.monotonic()
         with pytest.raises(ValueError, match="early"):
@@ -141,7 +171,8 @@ def test_the_first_failure_is_raised_before_the_other_calls_are_done(server: str
 
 @flow
 def lose_a_worker(server: str, unless: str) -> tuple[str, dict[int, Any]]:
-    with Engine("processes", None, workers=1) as engine:
+    with Engine("processes") as engine:
+        engine.start(GPU)
         futures = [engine.submit(kill_the_worker, unless), engine.submit(place_of_work, "behind it")]
         found = dict(engine.results(futures))
         # The engine leaves with what the server has heard by then.
@@ -153,15 +184,16 @@ def test_a_killed_worker_is_started_anew_its_calls_are_repeated_and_its_task_run
     server: str, tmp_path: Path
 ) -> None:
     run, found = lose_a_worker(server, str(tmp_path / "killed"))
-    # Both ran in the worker that came after it: the second call had been waiting for the first.
-    assert found == {0: found[0], 1: ("behind it", found[0], "1")}
+    # Both ran in the worker that came after it, on the same slot: the second call had been waiting for the first.
+    assert found == {0: found[0], 1: ("behind it", found[0], "1", ("cuda:1",))}
     states = wait_for(lambda: _all_ended(server, run, "kill_the_worker", 2), seconds=30)
     assert sorted(states) == ["COMPLETED", "CRASHED"]
 
 
 @flow
 def lose_a_worker_after_a_call(unless: str) -> tuple[list[str], list[str], str]:
-    with Engine("processes", None, workers=1) as engine:
+    with Engine("processes") as engine:
+        engine.start(ONE)
         early = engine.submit(place_of_work, "early")
         futures = [engine.submit(kill_the_worker, unless), engine.submit(place_of_work, "late")]
         found = [list(engine.results([each])) for each in (futures[0], early, futures[1])]
@@ -200,7 +232,8 @@ def die_with_the_lock_of_the_events(unless: str) -> None:
 
 @flow
 def lose_the_lock_of_the_events(unless: str) -> None:
-    with Engine("processes", None, workers=1) as engine:
+    with Engine("processes") as engine:
+        engine.start(ONE)
         list(engine.results([engine.submit(die_with_the_lock_of_the_events, unless)]))
 
 
@@ -224,7 +257,8 @@ def test_a_worker_that_dies_while_it_tells_of_an_event_does_not_keep_the_process
 
 @flow
 def lose_every_worker() -> None:
-    with Engine("processes", None, workers=1) as engine:
+    with Engine("processes") as engine:
+        engine.start(ONE)
         list(engine.results([engine.submit(kill_every_worker)]))
 
 
@@ -241,7 +275,7 @@ def test_an_engine_that_is_not_installed_says_how_to_install_it(
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)  # what Python takes for "cannot be imported"
     with pytest.raises(UserError, match=rf"--runner {runner} .*pip install 'layerscout\[{runner}\]'"):
-        Engine(runner, None, workers=1).__enter__()
+        Engine(runner)
 
 
 def _states(api: str, flow_run_id: str, name: str) -> list[str]:

@@ -159,9 +159,9 @@ def test_of_attention_that_is_not_ours_nothing_is_told(
 ) -> None:
     layout = Layout(str(tmp_path))
     loaded = SimpleNamespace(backbone=find_backbone(small_model("t5")), tokenizer=None)
-    monkeypatch.setattr(attention, "load_for", lambda model, settings: loaded)
-    model = SimpleNamespace(is_saved_states=False)
-    why_not = measure_attention(layout, "run", None, model, None, 1024, 8, 0)  # type: ignore[arg-type]
+    monkeypatch.setattr(attention, "load_for", lambda model, settings, device: loaded)
+    model, settings = SimpleNamespace(is_saved_states=False), SimpleNamespace(device="cpu")
+    why_not = measure_attention(layout, "run", None, model, settings, 1024, 8, 0)  # type: ignore[arg-type]
     assert why_not == "the attention of this 't5' model is not computed by layerscout"
     assert is_measured(layout, "run")
     staged = read_part(layout, "run", attention.TABLE, attention.TABLE)

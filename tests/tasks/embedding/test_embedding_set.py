@@ -30,12 +30,12 @@ from tasks.embedding.embedding_set import (
     settle_plan,
     using_embeddings,
 )
-from tasks.embedding.model import ModelFolder, resolve_model
+from tasks.embedding.model import ModelFolder, load_model, resolve_model
 from tasks.embedding.set_records import EmbeddingSet, calibration_file, kept_calibration
 from tasks.embedding.settings import Settings, embedding_set_id, resolve_settings
 from tasks.embedding.shards import Shard
 from tasks.embedding.tokens import tokenise
-from tasks.machine import device_lock
+from tasks.machine import device_lock, hold
 from tasks.vocabulary import NormState, Pooling
 from tests.families.small_models import small_config, small_model
 
@@ -258,6 +258,44 @@ def test_a_shard_is_tokenised_while_another_one_computes(
             assert tokenised.wait(120)
             assert not embedding.done()
         assert not embedding.result().reused
+
+
+def test_shards_of_one_process_are_computed_on_each_of_its_gpus_at_once(
+    planned: Planned, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layout, found, dataset, model = planned
+    both = threading.Barrier(2)
+    used = []
+
+    def load_here(folder: str, dtype: str, device: str, **options: Any) -> Any:
+        used.append(device)
+        both.wait(120)
+        return load_model(folder, dtype, "cpu", **options)
+
+    alone = embed_shard(layout, found, found.shards[0], dataset, model, SETTINGS)
+    monkeypatch.setattr(embedding_set, "load_model", load_here)
+    # Both are the one copy here, and so take turns.
+    monkeypatch.setattr(embedding_set, "device_lock", lambda _: device_lock("cpu"))
+    hold(["cuda:0", "cuda:1"])
+    try:
+        with ThreadPoolExecutor(2) as threads:
+            embedding = [
+                threads.submit(
+                    embed_shard,
+                    Layout(str(tmp_path / name)),
+                    found,
+                    found.shards[0],
+                    dataset,
+                    model,
+                    replace(SETTINGS, device="cuda"),
+                )
+                for name in "ab"
+            ]
+            uris = [each.result().uri for each in embedding]
+    finally:
+        hold(())
+    assert sorted(used) == ["cuda:0", "cuda:1"]
+    assert {Path(uri).read_bytes() for uri in uris} == {Path(alone.uri).read_bytes()}
 
 
 def test_one_gpu_has_one_lock_by_whatever_name_it_is_asked_for(

@@ -11,6 +11,8 @@ from transformers import AutoModel
 from storage.errors import UserError
 from tasks.embedding.description import check_vocabulary
 from tasks.embedding.model import DESCRIBING_FILES, load_model, resolve_model
+from tasks.machine import hold
+from tests.families.small_models import small_config, small_model
 
 
 def test_folder_is_resolved_by_its_content(tiny_model: Path, tmp_path: Path) -> None:
@@ -29,6 +31,31 @@ def test_model_is_loaded_once_frozen_and_in_the_asked_dtype(tiny_model: Path) ->
     assert loaded.backbone.dtype == torch.bfloat16
     assert not loaded.backbone.model.training
     assert load_model(str(tiny_model), "float32", "cpu").backbone.dtype == torch.float32
+
+
+def test_a_process_with_several_devices_keeps_a_copy_on_each(tiny_model: Path) -> None:
+    hold(["cpu", "meta"])
+    try:
+        copies = [load_model(str(tiny_model), "float32", device) for device in ("cpu", "meta")]
+        assert [copy.backbone.device.type for copy in copies] == ["cpu", "meta"]
+        assert load_model(str(tiny_model), "float32", "cpu") is copies[0]
+        assert load_model(str(tiny_model), "float32", "meta") is copies[1]
+    finally:
+        hold(())
+    load_model(str(tiny_model), "bfloat16", "cpu")
+    assert load_model(str(tiny_model), "float32", "cpu") is not copies[0]
+
+
+def test_a_model_larger_than_a_gpu_is_refused_with_the_way_out(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kibibytes = SimpleNamespace(total_memory=2**10)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: kibibytes)
+    with pytest.raises(UserError, match=r"0\.0 GiB of weights.* Leave out --no-stream-blocks"):
+        load_model(str(tiny_model), "float32", "cuda:1", stream=False)
+    small_model(small_config("fnet")).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=r"\(fnet\) cannot be read one after the other.* Take --device cpu"):
+        load_model(str(tmp_path), "float32", "cuda:1", stream=False)
 
 
 def test_hub_model_is_read_from_the_hubs_own_cache_layout(
