@@ -107,8 +107,10 @@ def locate_dataset(spec: str, data_root: str | None) -> str:
 class _Loader(yaml.SafeLoader):
     """Of a key that stands twice, YAML's own would take the second without a word."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        counted = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
+    def construct_mapping(self, node: yaml.Node, deep: bool = False) -> dict[Any, Any]:
+        # Of a tag such as !!set before what is none, YAML's own says it.
+        pairs = node.value if isinstance(node, yaml.MappingNode) else []
+        counted = Counter(key.value for key, _ in pairs if isinstance(key, yaml.ScalarNode))
         for key, times in counted.items():
             if times > 1:
                 raise yaml.constructor.ConstructorError(
@@ -135,6 +137,11 @@ def read_grid(
         raise UserError(f"{file} cannot be read as text ({error.reason}): save it as UTF-8.") from error
     except yaml.YAMLError as error:
         raise UserError(f"{file} is not YAML: {' '.join(str(error).split())}.") from error
+    except (ValueError, LookupError, AttributeError) as error:
+        # YAML's makers of days, numbers and truths trust that what looks like one, or is tagged as one, is one.
+        raise UserError(
+            f"{file} holds a value that is not what it looks like ({error}): quote it."
+        ) from error
     except RecursionError as error:
         raise UserError(f"{file} holds no grid: its brackets are nested too deep.") from error
     if not isinstance(content, Mapping):

@@ -26,6 +26,7 @@ INTERRUPT_SECONDS = 0.2
 _FIRST_DAY, _LAST_DAY = ((day - date(1970, 1, 1)).days for day in (date.min, date.max))
 # Types of DuckDB that Polars makes no column of, also inside a list or a struct.
 _FOREIGN = re.compile(r"\b(INTERVAL|UNION|BIGNUM)\b")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 _REBUILD = "`layerscout rebuild` sets it aside and writes a new one from the staged rows."
 
@@ -153,6 +154,9 @@ def query(database: str, sql: str, *, allow_files: bool = False) -> pl.DataFrame
 
 def _rows(connection: duckdb.DuckDBPyConnection, sql: str) -> pl.DataFrame:
     """The rows of the last statement; none of one that has none, such as SET."""
+    # Bytes of a command line that are no UTF-8 come in as lone halves of surrogate pairs.
+    if odd := _SURROGATE.search(sql):
+        raise UserError(f"The query is not text in UTF-8: its character {odd.start() + 1:,} is {odd[0]!r}.")
     if not duckdb.extract_statements(sql):
         raise UserError('There is no query. Give one, such as: layerscout sql "SELECT * FROM leaderboard"')
 

@@ -1,11 +1,10 @@
 """`gguf:`: one file of quantised weights on this machine."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import ClassVar
 
 from storage.errors import UserError
-from storage.sources.source import Fetched, Kind, Source
+from storage.sources.source import Fetched, Kind, Source, local_place
 
 
 class GgufSource(Source):
@@ -18,7 +17,7 @@ class GgufSource(Source):
 
     def fetch(self, kind: Kind, patterns: Sequence[str]) -> Fetched:
         """It is used where it lies."""
-        file = Path(self.location).expanduser()
+        file = local_place(self.location)
         if not file.is_file():
             raise UserError(
                 f"There is no file {file} (from {self.spec}). Write gguf:FILE with a file that exists."

@@ -28,6 +28,8 @@ class HubSource(Source):
     def parse(cls, location: str) -> Self:
         """Part the revision from the name."""
         repository, at, revision = location.partition("@")
+        if not repository:
+            raise UserError(f"'hf:{location}' names no repository. Write hf:OWNER/NAME[@REVISION].")
         if at and not revision:
             raise UserError(
                 f"'hf:{location}' ends in '@' without a revision. Write hf:OWNER/NAME@REVISION, or leave out '@'."

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from storage.errors import UserError
-from storage.sources.source import Fetched, Kind, Source
+from storage.sources.source import Fetched, Kind, Source, local_place
 
 
 class PathSource(Source):
@@ -21,7 +21,7 @@ class PathSource(Source):
 
     def fetch(self, kind: Kind, patterns: Sequence[str]) -> Fetched:
         """It is used where it lies."""
-        place = Path(self.location).expanduser()
+        place = local_place(self.location)
         if kind == "model" and not place.is_dir():
             raise UserError(
                 f"There is no folder {place} (from {self.spec}). Write path:FOLDER with a folder that exists."
@@ -32,5 +32,5 @@ class PathSource(Source):
 
     def below(self, root: Path) -> str:
         """A relative path starts at the root, whether or not something lies there."""
-        relative = not Path(self.location).expanduser().is_absolute()
+        relative = not local_place(self.location).is_absolute()
         return f"path:{root / self.location}" if relative else self.spec

@@ -1,5 +1,6 @@
 """What every source of models and data sets is asked: one class a source, entered in `grammar.SOURCES`."""
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,6 +11,11 @@ Kind = Literal["model", "dataset"]
 
 # They say how a thing is stored, not what it is called.
 _ENDINGS = {".gguf", ".parquet", ".csv", ".jsonl", ".tsv", ".tab", ".npy", ".npz", ".safetensors", ".zarr"}
+
+
+def local_place(location: str) -> Path:
+    """A location as a path of this machine; the `~` of somebody who has no home here stays as it is written."""
+    return Path(location if "\0" in location else os.path.expanduser(location))
 
 
 @dataclass(frozen=True)

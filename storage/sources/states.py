@@ -1,11 +1,10 @@
 """`states:`: hidden states that another tool has taken and pooled, a file or a folder on this machine."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import ClassVar
 
 from storage.errors import UserError
-from storage.sources.source import Fetched, Kind, Source
+from storage.sources.source import Fetched, Kind, Source, local_place
 
 
 class StatesSource(Source):
@@ -18,7 +17,7 @@ class StatesSource(Source):
 
     def fetch(self, kind: Kind, patterns: Sequence[str]) -> Fetched:
         """They are read where they lie."""
-        place = Path(self.location).expanduser()
+        place = local_place(self.location)
         if not place.exists():
             raise UserError(f"There is no file or folder {place} (from {self.spec}). Check the path.")
         return Fetched(place.absolute())

@@ -67,6 +67,10 @@ def read_file(path: Path, spec: str, encoding: str | None = None) -> pl.DataFram
             return pl.read_parquet(path, glob=False)
         packed = _unpacked_name(path)[1]
         raw = PACKED[packed](path.read_bytes()) if packed else path.read_bytes()
+    except pl.exceptions.PanicException as error:
+        raise UserError(
+            f"{where} cannot be read as parquet: it is damaged. Copy or save it again."
+        ) from error
     except (pl.exceptions.PolarsError, OSError, EOFError, ValueError, zlib.error) as error:
         kind = {"": ending[1:], ".gz": "gzip", ".bz2": "bzip2"}[_unpacked_name(path)[1]]
         raise UserError(f"{where} cannot be read as {kind}: {str(error).strip().splitlines()[0]}") from error

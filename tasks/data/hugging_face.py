@@ -89,7 +89,7 @@ def class_names(file: Path) -> dict[str, list[str]]:
         return {
             name: list(each["names"]) for name, each in inner.items() if each.get("_type") == "ClassLabel"
         }
-    except (ValueError, KeyError, TypeError, AttributeError, pa.ArrowException):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, pa.ArrowException):
         return {}  # not as `datasets` writes it: then it says nothing about the labels
 
 

@@ -353,11 +353,12 @@ def test_dates_that_python_has_not_are_in_duckdbs_words(tmp_path: Path) -> None:
     asked = (
         "SELECT 'infinity'::DATE AS d, DATE '0044-03-15 (BC)' AS c, '-infinity'::TIMESTAMPTZ AS \"t\"\"z\", "
         "TIMESTAMP_S '290000-01-01' AS s, DATE '9999-12-31' AS last, TIMESTAMP '0001-01-01 00:00:00' AS first, "
-        "NULL::DATE AS none"
+        "NULL::DATE AS none, TIMESTAMP_NS '2026-01-01' AS ns, TIMESTAMP_MS '2026-01-01' AS ms"
     )
     assert query(database, asked).rows(named=True) == [
         {"d": "infinity", "c": "0044-03-15 (BC)", 't"z': "-infinity", "s": "290000-01-01 00:00:00"}
         | {"last": date(9999, 12, 31), "first": datetime(1, 1, 1), "none": None}
+        | {"ns": datetime(2026, 1, 1), "ms": datetime(2026, 1, 1)}
     ]
 
 

@@ -4,7 +4,7 @@ import polars as pl
 import pytest
 
 from storage.layout import Layout
-from storage.staged import DamagedPartError, is_staged, keyed, read_part, read_staged, stage
+from storage.staged import DamagedPartError, is_staged, keyed, read_part, read_staged, rows_of, stage
 
 
 def test_parts_are_read_in_order_and_replaced_whole(tmp_path: Path) -> None:
@@ -23,6 +23,18 @@ def test_the_key_comes_before_every_row_and_no_rows_stay_none() -> None:
     rows = keyed(key, pl.DataFrame({"value": [0.5, 1.5]}))
     assert rows.rows() == [("a", 3, 0.5), ("a", 3, 1.5)]
     assert keyed(key, rows.select("value").clear()).schema == rows.schema
+
+
+def test_rows_of_a_table_have_its_types_also_where_there_are_none() -> None:
+    key = pl.DataFrame({"run_id": ["a"]})
+    found = rows_of("inflection_point", key, [{"layer": 3, "kind": "peak", "strength": 2}])
+    assert found.rows() == [("a", 3, "peak", 2.0)]
+    assert found.schema["layer"].is_integer()
+    assert found.schema["strength"] == pl.Float64
+    none = rows_of("inflection_point", key, [])
+    assert none.is_empty()
+    assert none.columns[0] == "run_id"
+    assert {"layer", "kind", "relative_change", "strength"} <= set(none.columns)
 
 
 def test_nothing_staged_is_an_error(tmp_path: Path) -> None:
@@ -78,6 +90,7 @@ def test_parts_that_do_not_fit_together_are_named(tmp_path: Path) -> None:
     stage(layout, "run", "probe", "mean-000", pl.DataFrame({"layer": [1]}))
     stage(layout, "run", "probe", "mean-001", pl.DataFrame({"layer": ["one"]}))
     with pytest.raises(
-        DamagedPartError, match=r"rows of probe in .*cannot be read together.*Delete that folder"
+        DamagedPartError,
+        match=r"rows of probe in .*cannot be read together \(.*(type|schema).*\)\. Delete that folder",
     ):
         read_staged(layout, "run", "probe")

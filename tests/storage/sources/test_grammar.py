@@ -27,7 +27,7 @@ def test_spec_is_read_and_written_back(spec: str, source: Source) -> None:
     assert source.spec == spec
 
 
-@pytest.mark.parametrize("spec", ["", "emotion", "hf:", "ftp:x", "hf:owner/name@", ":x"])
+@pytest.mark.parametrize("spec", ["", "emotion", "hf:", "ftp:x", "hf:owner/name@", "hf:@main", ":x"])
 def test_other_specs_are_refused_with_the_grammar(spec: str) -> None:
     with pytest.raises(UserError, match="hf:OWNER/NAME"):
         parse_source(spec)

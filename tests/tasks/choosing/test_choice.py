@@ -164,6 +164,14 @@ def test_the_shallowest_of_a_tie_is_chosen_and_said():
     assert choose_layer(turns_that_tie(), "ridge_loo_maximum").layer == 18
 
 
+def test_of_a_tie_the_highest_is_called_so():
+    given = turns_that_tie()
+    given.ridge_correct[[6, 18]] = given.ridge_correct[[18, 6]]
+    choice = choose_layer(given, "turns_by_ridge_loo")
+    assert choice.layer == 6
+    assert f"{given.ridge_correct[6].mean():.3f}, the highest of both ends" in choice.reason
+
+
 def test_layer_beyond_noise_is_no_tie():
     choice = choose_layer(turns_that_tie(better_by=40), "turns_by_ridge_loo")
     assert choice.layer == 18
@@ -265,23 +273,24 @@ def test_evidence_that_does_not_fit_is_refused():
         choose_layer(replace(given, criteria={}))
 
 
-def test_blocks_have_to_be_worth_their_price():
-    """Layer 20 is better than layer 5 by 30 of 1,500 rows, two points, and the loss is one where a row is missed."""
+@pytest.mark.parametrize(("deep", "more"), [(20, "15 more blocks"), (6, "1 more block")])
+def test_blocks_have_to_be_worth_their_price(deep, more):
+    """The deep layer is better than layer 5 by 30 of 1,500 rows, two points; the loss is one where a row is missed."""
     correct = evidence(TWO_PEAKS, np.full(LAYERS, 0.5)).ridge_correct
     correct[5] = correct[3] | (np.arange(ROWS) < 600)
-    correct[20] = correct[5]
-    correct[20, np.flatnonzero(~correct[5])[:30]] = True
+    correct[deep] = correct[5]
+    correct[deep, np.flatnonzero(~correct[5])[:30]] = True
     given = of_hits(evidence(TWO_PEAKS, BEST_AT_15).silhouettes, correct)
-    worth = 2.0 / (15 / 24)
+    worth = 2.0 / ((deep - 5) / 24)
     free, paid, dear = (
         choose_layers(given, (DEFAULT_RULE,), depth_price=points / 100)[0]
-        for points in (0, worth - 0.1, worth + 0.1)
+        for points in (0, 0.95 * worth, 1.05 * worth)
     )
-    assert (free.layer, paid.layer, dear.layer) == (20, 20, 5)
+    assert (free.layer, paid.layer, dear.layer) == (deep, deep, 5)
     # A little of the two points is put down to noise.
     assert re.search(
-        r"1\.9\d points below the highest of all 25 layers, layer 20: 15 more blocks", dear.reason
+        rf"1\.9\d points below the highest of all 25 layers, layer {deep}: {more} would not", dear.reason
     )
-    assert f"at {worth + 0.1:g} points for all 24." in dear.reason
+    assert f"at {1.05 * worth:g} points for all 24." in dear.reason
     assert dear.expected_regret > free.expected_regret
     assert dear.confidence < free.confidence
