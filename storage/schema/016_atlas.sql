@@ -7,7 +7,8 @@ WITH turning AS (
     SELECT run_id, pooling, norm_state, layer, is_answer FROM layer_choice WHERE is_default
 )
 SELECT run.model_id, run.dataset_id, model.family,
-       CASE WHEN len(dataset.classes) = 2 THEN 'two classes' WHEN len(dataset.classes) < 10 THEN 'few classes'
+       CASE WHEN dataset.task = 'multi-label' THEN 'several labels' WHEN dataset.task = 'regression' THEN 'a number'
+            WHEN len(dataset.classes) = 2 THEN 'two classes' WHEN len(dataset.classes) < 10 THEN 'few classes'
             WHEN len(dataset.classes) >= 10 THEN 'many classes' END AS kind,
        len(dataset.classes) AS classes, nullif(embedding_set.tokens, 0) / embedding_set.rows AS text_tokens,
        run.prompt, probe.pooling, probe.norm_state, probe.layer, run.layers, probe.layer / run.layers AS depth,
@@ -26,14 +27,15 @@ LEFT JOIN chosen USING (run_id, pooling, norm_state)
 LEFT JOIN turning ON turning.run_id = probe.run_id AND turning.pooling = probe.pooling
     AND turning.norm_state = probe.norm_state AND turning.layer = probe.layer
 WINDOW curve AS (PARTITION BY probe.run_id, probe.pooling, probe.norm_state)
-ORDER BY model.family, len(dataset.classes) > 2, len(dataset.classes) >= 10, text_tokens, run.dataset_id,
+ORDER BY model.family, coalesce(dataset.task, 'single-label') <> 'single-label', dataset.task,
+         len(dataset.classes) > 2, len(dataset.classes) >= 10, text_tokens, run.dataset_id,
          run.model_id, run.prompt NULLS FIRST, run.run_id, probe.pooling, probe.norm_state, probe.layer;
 COMMENT ON VIEW atlas IS
     'Where do accuracies lie, for many models and data sets? A row a layer, by family, kind and text length; the best is a description of test rows, never a choice.';
 COMMENT ON COLUMN atlas.model_id IS 'The model as it was asked for.';
 COMMENT ON COLUMN atlas.dataset_id IS 'The data set as it was asked for.';
 COMMENT ON COLUMN atlas.family IS 'The model''s architecture, such as llama or bert.';
-COMMENT ON COLUMN atlas.kind IS 'two classes, few classes (3 to 9) or many classes.';
+COMMENT ON COLUMN atlas.kind IS 'two classes, few classes (3 to 9), many classes, several labels or a number; the last two have other measures in the place of accuracy: see dataset.task.';
 COMMENT ON COLUMN atlas.classes IS 'Classes of the data set.';
 COMMENT ON COLUMN atlas.text_tokens IS
     'Mean tokens of a text that were read, its prompt among them; NULL for states that somebody saved.';
