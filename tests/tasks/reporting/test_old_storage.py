@@ -18,43 +18,59 @@ from tasks.reporting.grid_comparison import write_comparison
 from tasks.reporting.run_record import collect, rebuild_database
 from tests.flows.conftest import environment, layerscout
 
-ARCHIVE = Path(__file__).parents[2] / "fixtures" / "storage-0.1.0.tar.xz"
+FIXTURES = Path(__file__).parents[2] / "fixtures"
+VERSIONS = sorted(each.name.removesuffix(".tar.xz") for each in FIXTURES.glob("storage-*.tar.xz"))
+"""One storage of each version that was tagged."""
+ARCHIVE = FIXTURES / "storage-0.1.0.tar.xz"
 """`layerscout sweep --model wheel:minilm-l6 --dataset path:text --max-length 32 --dtype float32 --no-keep-embeddings`
 with 60 train and 30 test rows of `tests.conftest.labelled_text` (seeds 1 and 2), as version 0.1.0 left it."""
 
 
 @pytest.fixture
 def old(tmp_path: Path) -> tuple[Layout, str]:
-    """The storage and the id of its one run."""
-    with tarfile.open(ARCHIVE) as archive:
-        archive.extractall(tmp_path, filter="data")
-    layout = Layout(str(tmp_path / "storage-0.1.0"))
+    """The storage of 0.1.0 and the id of its one run."""
+    return unpacked(ARCHIVE.name.removesuffix(".tar.xz"), tmp_path)
+
+
+def unpacked(version: str, into: Path) -> tuple[Layout, str]:
+    with tarfile.open(FIXTURES / f"{version}.tar.xz") as archive:
+        archive.extractall(into, filter="data")
+    layout = Layout(str(into / version))
     return layout, query(layout.results, "SELECT run_id FROM run").item()
 
 
-def database_tables(layout: Layout) -> dict[str, pl.DataFrame]:
-    """Every result table of 0.1.0 in the database, in a fixed order."""
+def database_tables(layout: Layout, newest: int) -> dict[str, pl.DataFrame]:
+    """Every result table of a version's newest migration in the database, in a fixed order."""
     found = {}
     with duckdb.connect(layout.results, read_only=True) as connection:
         for table in result_tables().values():
-            if table.since <= 4:
+            if table.since <= newest:
                 found[table.name] = connection.sql(f"FROM {table.name}").pl().sort(table.key)
     return found
 
 
-def test_it_is_rebuilt_with_equal_tables(old: tuple[Layout, str]) -> None:
-    layout, run_id = old
-    before = database_tables(layout)
-    assert all(len(frame) for name, frame in before.items() if name != "inflection_point")
+@pytest.mark.parametrize("version", VERSIONS)
+def test_it_is_rebuilt_with_equal_tables(version: str, tmp_path: Path) -> None:
+    layout, run_id = unpacked(version, tmp_path)
+    newest = query(layout.results, "SELECT max(number) FROM schema_migration").item()
+    assert newest >= 4
+    before = database_tables(layout, newest)
+    assert len(before["run"]) == 1
+    # Nothing of it turns, and what came later is staged where there is something to tell.
+    first = {name for name, table in result_tables().items() if table.since <= 4} - {"inflection_point"}
+    assert all(len(before[name]) for name in first)
     Path(layout.results).unlink()
     rebuilt = rebuild_database(layout)
     assert (rebuilt.runs, rebuilt.left_out) == ((run_id,), {})
-    after = database_tables(layout)
+    after = database_tables(layout, newest)
     for name, frame in before.items():
         # Columns that came later are NULL.
         assert_frame_equal(after[name].select(frame.columns), frame, check_exact=True)
-    newest = query(layout.results, "SELECT max(number) FROM schema_migration").item()
-    assert newest == migrations()[-1][0] > 4
+    assert (
+        query(layout.results, "SELECT max(number) FROM schema_migration").item()
+        == migrations()[-1][0]
+        >= newest
+    )
 
 
 def test_it_is_reported_and_compared(old: tuple[Layout, str]) -> None:
