@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from scipy.stats import rankdata
 
 from tasks.choosing.audit import (
+    _counts,
     audit_choice,
     audit_score,
     audit_zone,
@@ -121,6 +122,17 @@ def test_rank_correlation_knows_its_noise():
     vague = rank_correlation(*curves([0.0, 0.1, 0.2, 0.3, 0.4], [0.5] * 5))
     assert vague.high - vague.low > 0.6
     assert vague.low <= vague.value <= vague.high
+
+
+def test_the_rank_correlations_interval_is_of_95_percent_of_its_draws():
+    silhouettes, influence, correct = curves(np.linspace(0, 0.02, 12), np.linspace(0.5, 0.55, 12), rows=60)
+    found = rank_correlation(silhouettes, influence, correct, seed=4, resamples=200)
+    rng, drawn = np.random.default_rng(4), []
+    for _ in range(200):
+        shift = (influence - influence.mean(axis=1, keepdims=True)) @ _counts(60, rng)
+        redrawn = rankdata(silhouettes + shift), rankdata(correct.astype(float) @ _counts(60, rng))
+        drawn.append(np.corrcoef(*redrawn)[0, 1])
+    assert (found.low, found.high) == pytest.approx(np.quantile(drawn, [0.025, 0.975]))
 
 
 def test_rank_correlation_needs_three_layers():

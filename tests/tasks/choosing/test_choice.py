@@ -273,7 +273,9 @@ def test_evidence_that_does_not_fit_is_refused():
         choose_layer(replace(given, criteria={}))
 
 
-@pytest.mark.parametrize(("deep", "more"), [(20, "15 more blocks"), (6, "1 more block")])
+@pytest.mark.parametrize(
+    ("deep", "more"), [(20, "15 more blocks"), (7, "2 more blocks"), (6, "1 more block")]
+)
 def test_blocks_have_to_be_worth_their_price(deep, more):
     """The deep layer is better than layer 5 by 30 of 1,500 rows, two points; the loss is one where a row is missed."""
     correct = evidence(TWO_PEAKS, np.full(LAYERS, 0.5)).ridge_correct

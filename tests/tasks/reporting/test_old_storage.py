@@ -1,4 +1,4 @@
-"""A storage that version 0.1.0 wrote is still queried, reported, compared and rebuilt, and loses nothing by it."""
+"""A storage that version 0.1.0 wrote is still queried, reported, compared, exported and rebuilt, and loses nothing."""
 
 import shutil
 import tarfile
@@ -84,14 +84,19 @@ def test_it_is_reported_and_compared(old: tuple[Layout, str]) -> None:
     assert "wheel:minilm-l6" in Path(files.html).read_text()
 
 
-def test_the_commands_serve_it(old: tuple[Layout, str]) -> None:
-    layout, _ = old
+def test_the_commands_serve_it(old: tuple[Layout, str], tmp_path: Path) -> None:
+    layout, run_id = old
     at = ["--storage", layout.root]
     asked = layerscout("sql", "SELECT chosen_layer, chosen_accuracy FROM leaderboard", *at, env=environment())
     assert asked.stdout.split() == ["chosen_layer", "chosen_accuracy", "0", "0.9333"]
     for command in (["rebuild"], ["report", "--all"]):
         done = layerscout(*command, *at, env=environment())
         assert (done.returncode, done.stderr) == (0, "")
+    out = tmp_path / "exported"
+    exported = layerscout("export", run_id, "--out", str(out), *at, env=environment())
+    assert exported.returncode == 0, exported.stderr
+    assert "93.3 % as audited" in " ".join(exported.stdout.split())
+    assert {"model.safetensors", "predict.py"} <= {each.name for each in out.iterdir()}
 
 
 def test_a_table_that_came_later_is_empty_and_one_that_is_missing_is_told(
