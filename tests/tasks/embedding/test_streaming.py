@@ -123,10 +123,10 @@ def test_a_model_that_does_not_fit_is_streamed_unasked(folder_of, monkeypatch, c
     assert fits(folder, "float32", "cpu")
     assert load_model(folder, "float32", "cpu", stream=None).backbone.read_block is None
     monkeypatch.setattr(model_room, "fits", lambda *_: False)
-    model_room._load.cache_clear()
+    model_room._loaded.clear()
     assert load_model(folder, "float32", "cpu", stream=None).backbone.read_block is not None
     assert "do not fit" in caplog.text
-    model_room._load.cache_clear()
+    model_room._loaded.clear()
 
 
 @pytest.mark.parametrize(
