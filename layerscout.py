@@ -13,7 +13,8 @@ read, and what those have left, `open` gives back.
 
 from typing import TYPE_CHECKING, Any
 
-from flows.api import Answer, choose, open, search, sweep
+from flows.answer import Answer
+from flows.api import choose, open, search, sweep
 from storage.errors import UserError
 
 if TYPE_CHECKING:

@@ -24,7 +24,7 @@ from flows.running.limits import DATABASE, limited, on_device
 from flows.running.progress import stage_progress, tell, working
 from flows.running.slots import Slot, plan_slots
 from flows.running.tags import tag_flow_run
-from flows.settled import scoring_of, settings_of, settle_settings
+from flows.settled import check_task, scoring_of, settings_of, settle_settings
 from storage.cache import cache_folder
 from storage.errors import UserError
 from storage.layout import Layout
@@ -139,6 +139,7 @@ def _sweep(sweeps: Sequence[SweepParameters], engine: Engine) -> SweepOutcome:
     futures += [preparing, resolving]
     with working("Reading the data set and the model"):
         dataset, model = preparing.result(), resolving.result()
+    check_task(parameters, dataset)
     parameters, *_ = sweeps = start_on_slots(sweeps, model, engine.start)
     raced = None
     if parameters.until_confident is not None:

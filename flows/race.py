@@ -20,7 +20,6 @@ from tasks.embedding.set_records import EmbeddingSet
 from tasks.embedding.settings import Settings
 from tasks.machine import CORES
 from tasks.scoring.left_out import FirstRows, leave_out, read_left_out
-from tasks.vocabulary import Task
 
 WORTH_A_RACE = 5_000
 """Of so many train rows a race embeds a part; of fewer it may embed most."""
@@ -76,14 +75,9 @@ def race(
     sweeps: one a prompt, equal in all else. dataset: its train rows in turn.
 
     Raises:
-        UserError: no prompt can begin; what the first says. Or labels are not one class a text.
+        UserError: no prompt can begin; what the first says.
     """
     asked = sweeps[0]
-    if dataset.task is not Task.SINGLE_LABEL:
-        raise UserError(
-            f"--until-confident tells one class a text, and labels of {dataset.id} are {dataset.task.value}. Leave it "
-            "out: all train rows are read then."
-        )
     sizes = step_sizes(dataset.train_rows, len(dataset.classes))
     entries, failed = _enter(sweeps, dataset, model, layout, work, sizes)
     with ExitStack() as held:

@@ -1,12 +1,27 @@
 """What a sweep's parameters come to: how embeddings are made and how layers are scored."""
 
 from flows.parameters import SweepParameters
+from storage.errors import UserError
 from tasks.data.dataset import Dataset
 from tasks.embedding.lengths import STEPS, resolve_length
 from tasks.embedding.model import ModelFolder
 from tasks.embedding.prompts import resolve_prompt
 from tasks.embedding.settings import Settings
 from tasks.scoring.layer_scores import ScoringSettings
+from tasks.vocabulary import ProbeProtocol, Task
+
+
+def check_task(parameters: SweepParameters, dataset: Dataset) -> None:
+    """Raise UserError where something is asked for that is only for one class a text, and labels are something else."""
+    if dataset.task is Task.SINGLE_LABEL:
+        return
+    told = f"one class a text, and labels of {dataset.id} are {dataset.task.value}. Leave it out"
+    if parameters.until_confident is not None:
+        raise UserError(f"--until-confident is for {told}: all train rows are read then.")
+    if parameters.probe_protocol is not ProbeProtocol.LOGISTIC:
+        raise UserError(
+            f"--probe-protocol {parameters.probe_protocol.value} is for {told}: the probe is ridge regression then."
+        )
 
 
 def settle_settings(parameters: SweepParameters, dataset: Dataset, model: ModelFolder) -> Settings:

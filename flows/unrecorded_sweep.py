@@ -17,7 +17,7 @@ from flows.layer_sweep import (
 from flows.parameters import SweepParameters
 from flows.race import Raced, delete_raced, race, tell_of_races
 from flows.running.progress import Pace, progress_bar, tell, working
-from flows.settled import scoring_of, settle_settings
+from flows.settled import check_task, scoring_of, settle_settings
 from storage.errors import UserError
 from storage.layout import Layout
 from storage.results import merge
@@ -75,6 +75,7 @@ def run_sweep(sweeps: Sequence[SweepParameters], execution_id: str) -> tuple[str
     with working("Reading the data set and the model"):
         dataset = prepare_dataset(parameters.dataset, layout, **parameters.rows_asked)
         model = resolve_model(parameters.model, trust_remote_code=parameters.trust_remote_code)
+    check_task(parameters, dataset)
     parameters, *_ = sweeps = start_on_slots(
         sweeps, model, lambda slots: hold([each.device for each in slots])
     )

@@ -30,15 +30,24 @@ def filesystem(uri: str) -> tuple[fs.FileSystem, str]:
     if "://" in uri:
         try:
             return fs.FileSystem.from_uri(_bounded(uri))
-        except (ValueError, NotImplementedError, OSError) as error:
+        except (
+            ValueError,
+            NotImplementedError,
+        ) as error:  # a scheme that pyarrow does not know, or was built without
+            raise _no_place(uri, error) from error
+        except OSError as error:
             # S3 asks the network already here, and may answer later; HDFS only looks for its libraries.
-            if isinstance(error, OSError) and not uri.startswith(HADOOP):
+            if not uri.startswith(HADOOP):
                 raise
-            raise UserError(
-                f"{uri} is no place that files can be kept in here: {str(error).splitlines()[0]}. Use a folder, or "
-                "a URI that pyarrow reads (such as s3://bucket/folder), with its libraries and credentials."
-            ) from error
+            raise _no_place(uri, error) from error
     return fs.LocalFileSystem(), os.path.abspath(uri)
+
+
+def _no_place(uri: str, error: Exception) -> UserError:
+    return UserError(
+        f"{uri} is no place that files can be kept in here: {str(error).splitlines()[0]}. Use a folder, or a URI that "
+        "pyarrow reads (such as s3://bucket/folder), with its libraries and credentials."
+    )
 
 
 def _bounded(uri: str) -> str:

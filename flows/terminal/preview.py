@@ -13,7 +13,7 @@ from rich.text import Text
 from flows.parameters import SweepParameters
 from flows.running.progress import duration, working
 from flows.running.slots import plan_slots
-from flows.settled import scoring_of, settings_of
+from flows.settled import check_task, scoring_of, settings_of
 from flows.terminal.query_rows import printable
 from storage.errors import UserError
 from storage.layout import Layout
@@ -101,6 +101,7 @@ def show_plan(parameters: SweepParameters) -> None:
     trust = parameters.trust_remote_code
     with working("Reading the data set and the model's configuration"):
         dataset, table = read_dataset(parameters.dataset, layout, **parameters.rows_asked)
+        check_task(parameters, dataset)
         model = resolve_model(parameters.model, trust_remote_code=trust, weights=False)
         if model.is_saved_states:
             check_layers(SAVED_STATES, model.layers, False, parameters.norm_state, parameters.max_layer)

@@ -252,10 +252,11 @@ def read_dataset(
     return found, table
 
 
-def read_table(uri: str, rows: range | None = None) -> pl.DataFrame:
+def read_table(uri: str, rows: range | None = None, columns: Sequence[str] | None = None) -> pl.DataFrame:
     """The stored table `row_id int64, text string, label int32, split string`, train rows first.
 
-    rows: a range in steps of one, which is read without the row groups that hold none of it; None is all.
+    rows: a range in steps of one, which is read without the row groups that hold none of it; None is all. columns:
+    those that are read; None is all.
     """
     system, path = filesystem(uri)
     with system.open_input_file(path) as opened, pq.ParquetFile(opened, pre_buffer=True) as file:
@@ -268,13 +269,13 @@ def read_table(uri: str, rows: range | None = None) -> pl.DataFrame:
             if stop - size < rows.stop and rows.start < stop
         ]
         first = stops[groups[0]] - sizes[groups[0]] if groups else 0
-        read = file.read_row_groups(groups).slice(rows.start - first, len(rows))
+        read = file.read_row_groups(groups, columns).slice(rows.start - first, len(rows))
     return pl.DataFrame(read)
 
 
 def targets_of(table: pl.DataFrame) -> NDArray[np.float64]:
     """The targets of some rows of the stored table, [N, T]."""
-    return np.asarray(table["target"].to_list(), dtype=np.float64).reshape(len(table), -1)
+    return table["target"].explode(empty_as_null=False).to_numpy().reshape(len(table), -1)
 
 
 def read_places(dataset: Dataset, start: int = 0, stop: int | None = None) -> NDArray[np.int64]:

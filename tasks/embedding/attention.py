@@ -24,8 +24,8 @@ from tasks.data.dataset import Dataset, read_table
 from tasks.embedding.attention_measures import MEASURES, measure_texts
 from tasks.embedding.calibration import budgets_of
 from tasks.embedding.embed import plan_batches, workers_of
-from tasks.embedding.embedding_set import load_for
 from tasks.embedding.forward import Backbone, capturing, forward_layers
+from tasks.embedding.loading import load_for
 from tasks.embedding.model import ModelFolder
 from tasks.embedding.packed_attention import LengthGroup, Sight
 from tasks.embedding.pooled_batch import length_groups

@@ -5,7 +5,6 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from typing import Any
 
 import polars as pl
 import psutil
@@ -22,8 +21,8 @@ from tasks.embedding.calibration import Calibration, budgets_of, calibrate
 from tasks.embedding.comparison import NarrowDtypeError
 from tasks.embedding.embed import EmbeddedTexts, check_layers, embed_tokens
 from tasks.embedding.forward import Backbone
-from tasks.embedding.model import LoadedModel, ModelFolder, folder_here, load_model, tokenizer_of
-from tasks.embedding.prompts import with_prompt
+from tasks.embedding.loading import load_for, tokenizer_for
+from tasks.embedding.model import LoadedModel, ModelFolder
 from tasks.embedding.set_records import (
     EmbeddingSet,
     ShardRecord,
@@ -36,7 +35,7 @@ from tasks.embedding.settings import Settings, embedding_set_id, resolve_setting
 from tasks.embedding.shards import Shard, plan_shards
 from tasks.embedding.states_set import plan_states, take_states
 from tasks.embedding.tokens import Tokens, check_known, check_room, tokenise
-from tasks.machine import device_lock, lock_file, machine_lock, on_slot, use_all_cores
+from tasks.machine import device_lock, lock_file, machine_lock, on_slot
 from tasks.retries import LONG_S, RETRIED
 
 # A shard is worth its overhead (reading, writing, a task run) from this on.
@@ -215,7 +214,7 @@ def embed_shard(
         embedded, token_budget = take_states(dataset, shard, model, settings), planned.token_budget
     else:
         # Before there is a device: while one shard computes, the next is tokenised.
-        tokens = tokenise(_tokenizer(model, settings), table["text"].to_list(), settings.max_length)
+        tokens = tokenise(tokenizer_for(model, settings), table["text"].to_list(), settings.max_length)
         with on_slot(settings.device) as device:
             loaded = load_for(model, settings, device)
             with device_lock(device):
@@ -347,25 +346,6 @@ def recorded_shards(layout: Layout, planned: EmbeddingSet) -> list[ShardOutcome]
             ShardOutcome(shard.index, uri, shard.stop - shard.start, shard.tokens, record.seconds, True)
         )
     return outcomes
-
-
-def _tokenizer(model: ModelFolder, settings: Settings) -> Any:
-    """The model's, with the prompt; a worker on another machine brings the model there first."""
-    folder = folder_here(model, trust_remote_code=settings.trust_remote_code)
-    return with_prompt(tokenizer_of(folder, trust_remote_code=settings.trust_remote_code), settings.prompt)
-
-
-def load_for(model: ModelFolder, settings: Settings, device: str) -> LoadedModel:
-    """The model on this device, and its tokenizer with the prompt."""
-    use_all_cores()
-    loaded = load_model(
-        folder_here(model, trust_remote_code=settings.trust_remote_code),
-        settings.dtype,
-        device,
-        trust_remote_code=settings.trust_remote_code,
-        stream=settings.stream_blocks,
-    )
-    return replace(loaded, tokenizer=with_prompt(loaded.tokenizer, settings.prompt))
 
 
 @task(name="plan-embedding-set", timeout_seconds=LONG_S, **RETRIED)

@@ -133,11 +133,11 @@ def _agreement(
     if isinstance(head, Probe):
         names = np.array([run.dataset.classes[label] for label in head.classes.tolist()])
         return float((predicted == names[np.searchsorted(head.classes, head.predictions[rows])]).mean())
-    told, fitted = predicted.reshape(len(rows), -1).astype(np.float64), head.told[rows]
+    found, fitted = predicted.reshape(len(rows), -1).astype(np.float64), head.predicted[rows]
     if run.dataset.task is Task.MULTI_LABEL:
-        same = (told > head.reading.threshold) == (fitted > head.reading.threshold)
+        same = (found > head.rule.threshold) == (fitted > head.rule.threshold)
     else:
-        same = np.abs(told - fitted) <= CLOSE * head.told.std()
+        same = np.abs(found - fitted) <= CLOSE * head.predicted.std()
     return float(same.all(axis=1).mean())
 
 

@@ -170,7 +170,7 @@ def write_head(
 
 def _told(run: RecordedRun, head: Head) -> dict[str, Any]:
     if isinstance(head, TargetProbe):
-        names = {"labels": list(run.dataset.target_names), "threshold": head.reading.threshold}
+        names = {"labels": list(run.dataset.target_names), "threshold": head.rule.threshold}
         return {"task": run.dataset.task.value} | (names if run.dataset.target_names else {})
     return {
         "classes": [run.dataset.classes[label] for label in head.classes.tolist()],

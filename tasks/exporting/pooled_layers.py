@@ -21,8 +21,7 @@ class PooledLayers(Module):
     def __init__(
         self, states: list[dict[str, Any]], final_norm: str | None, embedding_dimension: int
     ) -> None:
-        # The library's has no types.
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()  # type: ignore[no-untyped-call] # the library's has no types
         self.states, self.final_norm, self.embedding_dimension = states, final_norm, embedding_dimension
         self._norm: tuple[torch.nn.Module | None] = (None,)
 

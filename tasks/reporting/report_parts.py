@@ -9,7 +9,7 @@ import polars as pl
 
 from tasks.reporting.answer import percent, shortened, table_of
 from tasks.reporting.layer_curves import LayerCurves, Row, Tables, rows_where
-from tasks.vocabulary import NO_PROMPT
+from tasks.vocabulary import NO_PROMPT, Task
 
 _ARROWS = {"up": "↗", "down": "↘", "flat": "→"}
 # As many classes as the palette tells apart; the others share a grey.
@@ -192,6 +192,8 @@ def notes(tables: Tables, answer: LayerCurves, described: Mapping[str, Row]) -> 
     if share >= 0.01:
         length = described["embedding_set"]["max_length"]
         notes.append(f"{percent(share)} of the texts were cut at {length:,} tokens.")
+    if answer.task is not Task.SINGLE_LABEL:
+        notes.append(f"What is called accuracy on this page is the {answer.measure.axis}.")
     if described["dataset"].get("test_is_made"):
         notes.append(
             "The data set has no test split of its own: a seeded, stratified one was taken from train."

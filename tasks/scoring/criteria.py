@@ -163,7 +163,7 @@ def ridge_loo_r2(features: Features) -> float:
         share = features.counts / features.n
         without = float((features.counts * (1.0 - 2.0 * share + share.square().sum())).sum())
     else:
-        without = float((features.told - features.wanted_mean).square().sum())
+        without = float((features.target_values - features.response_mean).square().sum())
     without *= (features.n / (features.n - 1)) ** 2
     return 1.0 - float(features.once(ridge_leave_one_out).squared_error.sum()) / without
 

@@ -177,27 +177,27 @@ class Features:
         return Neighbours(distance[:, :k], index[:, :k])
 
     @cached_property
-    def told(self) -> torch.Tensor:
+    def target_values(self) -> torch.Tensor:
         """Of a target, its values, float64 [N, T]."""
         assert self.target is not None
         return torch.from_numpy(self.target.values).to(self.rows.device)
 
-    def wanted(self, at: slice) -> torch.Tensor:
+    def response(self, at: slice) -> torch.Tensor:
         """What ridge regression is to say of some rows, float64 [n, T]: the target, or one-hot labels."""
-        return self.one_hot(at) if self.target is None else self.told[at]
+        return self.one_hot(at) if self.target is None else self.target_values[at]
 
     @cached_property
-    def wanted_mean(self) -> torch.Tensor:
+    def response_mean(self) -> torch.Tensor:
         """float64 [T]."""
-        return self.counts / self.n if self.target is None else self.told.mean(0)
+        return self.counts / self.n if self.target is None else self.target_values.mean(0)
 
     @cached_property
-    def wanted_products(self) -> torch.Tensor:
+    def response_products(self) -> torch.Tensor:
         """Uᵀ·Y of what is wanted, float64 [r, T]."""
         spectrum = self.spectrum
         if self.target is None:
             return spectrum.targets
-        centred = (self.told - self.wanted_mean).float()
+        centred = (self.target_values - self.response_mean).float()
         return product(spectrum.left.T.contiguous(), centred.T.contiguous()).double()
 
     def one_hot(self, at: slice) -> torch.Tensor:

@@ -237,7 +237,7 @@ def _score_target(layer: LayerOfRun, train: Features, test: SplitRows, target: T
         "accuracy_high": found.accuracy_high,
         "macro_f1": None,
         "balanced_accuracy": None,
-        "majority_accuracy": found.floor,
+        "majority_accuracy": found.majority_accuracy,
         "log_loss": float(found.judged.loss.mean()),
         "penalty": found.penalty,
         "held_out_accuracy": found.held_out_accuracy,
@@ -266,7 +266,7 @@ def read_rows(layer: LayerOfRun) -> tuple[SplitRows, SplitRows]:
     train = int(np.searchsorted(found.row_id, layer.dataset.train_rows))
     targets = None
     if layer.dataset.task is not Task.SINGLE_LABEL:
-        targets = targets_of(read_table(layer.dataset.uri))[found.row_id]
+        targets = targets_of(read_table(layer.dataset.uri, columns=["target"]))[found.row_id]
 
     def rows(at: slice) -> SplitRows:
         target = None if targets is None else Target(layer.dataset.task, targets[at])

@@ -7,7 +7,7 @@ import torch
 
 from tasks.numerics.matrix_products import product
 from tasks.scoring.features import Features, features_of
-from tasks.scoring.target import Reading, judge, read_best
+from tasks.scoring.target import DecisionRule, fit_decision_rule, judge
 
 RIDGE_PENALTIES = (10.0, 3.16, 1.0, 0.316, 0.1, 0.0316, 0.01, 0.001)
 """λ of ‖y − Zw‖²/n + λ‖w‖²; standardised features have a mean eigenvalue of 1."""
@@ -23,7 +23,7 @@ class RidgeLeaveOneOut:
     """Fraction 0–1: the mean of `correct`."""
     correct: np.ndarray
     """bool [N]: whether the row was classified correctly by the fit without it. Of a target float64 [N]: how right it
-    was told, as `target.Judged` has it."""
+    was predicted, as `target.Judged` has it."""
     squared_error: np.ndarray
     """float64 [N]: ‖one-hot label − left-out values‖², at least 0; of a target ‖target − left-out values‖²."""
     log_loss: np.ndarray
@@ -31,7 +31,7 @@ class RidgeLeaveOneOut:
     target the loss of `target.Judged`."""
     penalty: float
     """λ as in RIDGE_PENALTIES."""
-    reading: Reading
+    rule: DecisionRule
     """Its temperature is that of TEMPERATURES with the smallest mean log loss."""
 
 
@@ -40,18 +40,18 @@ def ridge_leave_one_out(
     y: np.ndarray | torch.Tensor | None = None,
     penalty: float | None = None,
 ) -> RidgeLeaveOneOut:
-    """Ridge regression on one-hot labels, or a target, each row told by the fit to all others.
+    """Ridge regression on one-hot labels, or a target, each row predicted by the fit to all others.
 
     The left-out residual of a linear smoother is residual/(1 − leverage), here with a free intercept (Hoerl &
     Kennard's ridge and Allen's PRESS, doi 10.1080/00401706.1974.10489157). Features are standardised over all rows
     once. Without `penalty` the one of RIDGE_PENALTIES with the smallest left-out squared error.
     """
     features = features_of(X, y)
-    spectrum, n, prior = features.spectrum, features.n, features.wanted_mean
+    spectrum, n, prior = features.spectrum, features.n, features.response_mean
     k = len(prior)
     penalties = RIDGE_PENALTIES if penalty is None else (penalty,)
     shrinks = torch.stack([spectrum.square / (spectrum.square + n * lam) for lam in penalties])
-    weights = (shrinks[:, None, :] * features.wanted_products.T).float()  # [P, K, r]
+    weights = (shrinks[:, None, :] * features.response_products.T).float()  # [P, K, r]
     errors = torch.zeros(n, len(penalties), dtype=torch.float64, device=prior.device)
 
     def residuals(at: slice, tried: slice) -> torch.Tensor:
@@ -61,7 +61,7 @@ def ridge_leave_one_out(
         fitted = fitted.reshape(len(left), len(some), k) + prior
         leverage = product(left.square(), shrinks[tried].float()).double() + 1.0 / n
         # A leverage of 1 leaves nothing to predict from: the others say nothing about such a row.
-        return (features.wanted(at)[:, None] - fitted) / (1.0 - leverage).clamp_min(1e-6)[:, :, None]
+        return (features.response(at)[:, None] - fitted) / (1.0 - leverage).clamp_min(1e-6)[:, :, None]
 
     def leave_out(at: slice) -> None:
         errors[at] = residuals(at, slice(None)).square().sum(2)
@@ -69,19 +69,19 @@ def ridge_leave_one_out(
     features.over_blocks(leave_out)
     best = int(errors.sum(0).argmin())
     if features.target is not None:
-        values = features.told - torch.cat(
+        values = features.target_values - torch.cat(
             features.over_blocks(lambda at: residuals(at, slice(best, best + 1))[:, 0])
         )
-        told = values.cpu().numpy()
-        reading = read_best(features.target, told, TEMPERATURES)
-        judged = judge(features.target, told, reading)
+        predicted = values.cpu().numpy()
+        rule = fit_decision_rule(features.target, predicted, TEMPERATURES)
+        judged = judge(features.target, predicted, rule)
         return RidgeLeaveOneOut(
             accuracy=float(judged.right.mean()),
             correct=judged.right,
             squared_error=errors[:, best].cpu().numpy(),
             log_loss=judged.loss,
             penalty=penalties[best],
-            reading=reading,
+            rule=rule,
         )
     correct = torch.zeros(n, dtype=torch.bool, device=prior.device)
     losses = torch.zeros(n, len(TEMPERATURES), dtype=torch.float64, device=prior.device)
@@ -101,5 +101,5 @@ def ridge_leave_one_out(
         squared_error=errors[:, best].cpu().numpy(),
         log_loss=losses[:, coolest].cpu().numpy(),
         penalty=penalties[best],
-        reading=Reading(temperature=TEMPERATURES[coolest]),
+        rule=DecisionRule(temperature=TEMPERATURES[coolest]),
     )

@@ -35,7 +35,7 @@ class Silhouette:
     """float64 [n]: what each row adds to the mean, through its own s(i) and through everybody else's a and b.
 
     Its mean is `mean`. Two layers scored on the same rows differ with a standard error of
-    std(influence_a − influence_b)/√n.
+    std(influence_a − influence_b)/√n. Where two other classes are equally near to a row, the first of them is its b.
     """
     by_class: dict[int, tuple[float, int]]
     """label → (mean of s(i), rows)."""

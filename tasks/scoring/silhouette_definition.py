@@ -13,7 +13,7 @@ class RowScores:
     a: torch.Tensor
     b: torch.Tensor
     nearest: torch.Tensor
-    """int64 [n]: the class whose mean distance is b."""
+    """int64 [n]: the class whose mean distance is b; of equally near ones the first."""
     by_a: torch.Tensor
     """∂s/∂a."""
     by_b: torch.Tensor

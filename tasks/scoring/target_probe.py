@@ -1,6 +1,6 @@
 """A linear probe of several labels, or of a number: ridge regression, its penalty by rows left out of train."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -9,7 +9,7 @@ from storage.errors import UserError
 from tasks.numerics.matrix_rows import as_rows, check_finite
 from tasks.scoring.features import Features, features_of
 from tasks.scoring.ridge import ridge_leave_one_out
-from tasks.scoring.target import Judged, Reading, Target, interval, judge, right_of_none
+from tasks.scoring.target import DecisionRule, Judged, Target, interval, judge, right_of_none
 from tasks.vocabulary import Task
 
 
@@ -17,7 +17,7 @@ from tasks.vocabulary import Task
 class TargetProbe:
     """A fitted probe and what it is worth on the test rows."""
 
-    told: np.ndarray
+    predicted: np.ndarray
     """float64 [n_test, T]: the values of the test rows."""
     judged: Judged
     """Of the same rows; the mean of what is right is `accuracy`."""
@@ -25,13 +25,13 @@ class TargetProbe:
     accuracy_low: float
     accuracy_high: float
     """Normal 95 % interval, within 0–1."""
-    floor: float
-    """The accuracy of telling every row the same, which is what train rows are."""
+    majority_accuracy: float
+    """That of telling every row the same, which is what train rows are."""
     penalty: float
     """λ of RIDGE_PENALTIES."""
-    reading: Reading
+    rule: DecisionRule
     held_out_accuracy: float
-    """Of train rows, each told by the fit to all others."""
+    """Of train rows, each predicted by the fit to all others."""
     held_out_loss: float
     n_train: int
     n_test: int
@@ -42,14 +42,12 @@ class TargetProbe:
     mean: np.ndarray
     scale: np.ndarray
     """float64 [D], as of `probe.Probe`."""
-    measures: dict[str, float | None] = field(default_factory=dict)
+    measures: dict[str, float | None]
     """As `measures_of` names them."""
 
 
-def fit_target_probe(
-    train: Features, X_test: np.ndarray | torch.Tensor, target_test: Target, *, penalty: float | None = None
-) -> TargetProbe:
-    """Fit to the train rows' target, measure on X_test [m, D]. penalty: None is that of `ridge_leave_one_out`.
+def fit_target_probe(train: Features, X_test: np.ndarray | torch.Tensor, target_test: Target) -> TargetProbe:
+    """Fit to the train rows' target with the penalty of `ridge_leave_one_out`, measure on X_test [m, D].
 
     Raises:
         UserError: no test rows, or values that are not finite.
@@ -62,25 +60,24 @@ def fit_target_probe(
             "A probe needs test rows to be worth anything, and the test split is empty. Give one."
         )
     left_out = features_of(train).once(ridge_leave_one_out)
-    chosen = left_out.penalty if penalty is None else penalty
     along = train.principal
     Z = along.coordinates.double()
-    prior = train.wanted_mean
-    products = Z.T @ (train.told - prior)
-    weights = (products / (Z.square().sum(0) + train.n * chosen)[:, None]).T @ along.axes.double()
+    prior = train.response_mean
+    products = Z.T @ (train.target_values - prior)
+    weights = (products / (Z.square().sum(0) + train.n * left_out.penalty)[:, None]).T @ along.axes.double()
     scale = torch.where(train.deviation > 0, train.deviation, 1.0)
-    told = (((test - train.mean) / scale).double() @ weights.T + prior).cpu().numpy()
-    judged = judge(target_test, told, left_out.reading, variance=float(train.target.values.var()))
+    predicted = (((test - train.mean) / scale).double() @ weights.T + prior).cpu().numpy()
+    judged = judge(target_test, predicted, left_out.rule, variance=float(train.target.values.var()))
     accuracy, low, high = interval(judged.right)
     return TargetProbe(
-        told=told,
+        predicted=predicted,
         judged=judged,
         accuracy=accuracy,
         accuracy_low=low,
         accuracy_high=high,
-        floor=float(right_of_none(train.target, target_test).mean()),
-        penalty=chosen,
-        reading=left_out.reading,
+        majority_accuracy=float(right_of_none(train.target, target_test).mean()),
+        penalty=left_out.penalty,
+        rule=left_out.rule,
         held_out_accuracy=left_out.accuracy,
         held_out_loss=float(left_out.log_loss.mean()),
         n_train=train.n,
@@ -89,11 +86,11 @@ def fit_target_probe(
         intercepts=prior.cpu().numpy(),
         mean=train.mean.cpu().numpy(),
         scale=scale.cpu().numpy(),
-        measures=measures_of(target_test, told, left_out.reading),
+        measures=measures_of(target_test, predicted, left_out.rule),
     )
 
 
-def measures_of(target: Target, told: np.ndarray, reading: Reading) -> dict[str, float | None]:
+def measures_of(target: Target, predicted: np.ndarray, rule: DecisionRule) -> dict[str, float | None]:
     """What else people ask for, by scikit-learn and SciPy; None where the task or the rows have no such measure.
 
     Several labels: `macro_f1` over the labels, `micro_f1`, `average_precision` (macro, over labels that a row has). A
@@ -108,19 +105,19 @@ def measures_of(target: Target, told: np.ndarray, reading: Reading) -> dict[str,
     )
     truth = target.values
     if target.task is Task.REGRESSION:
-        number, said = truth[:, 0], told[:, 0]
+        number, said = truth[:, 0], predicted[:, 0]
         if np.ptp(number) > 0:
             found["r2"] = float(r2_score(number, said))
             if np.ptp(said) > 0:
                 found["spearman"] = float(spearmanr(number, said).statistic)
         found["mean_absolute_error"] = float(mean_absolute_error(number, said))
         return found
-    flags, labels = truth > 0.5, told > reading.threshold
+    flags, labels = truth > 0.5, predicted > rule.threshold
     found["macro_f1"] = float(f1_score(flags, labels, average="macro", zero_division=0))
     found["micro_f1"] = float(f1_score(flags, labels, average="micro", zero_division=0))
     there = flags.any(axis=0)
     if there.any():
         found["average_precision"] = float(
-            average_precision_score(flags[:, there], told[:, there], average="macro")
+            average_precision_score(flags[:, there], predicted[:, there], average="macro")
         )
     return found

@@ -17,7 +17,7 @@ from tasks.data.splits import stratified_sample
 from tasks.retries import LONG_S, RETRIED
 from tasks.scoring.probe import wilson_interval
 from tasks.scoring.ridge import TEMPERATURES
-from tasks.scoring.target import Target, interval, judge, read_best, right_of_none
+from tasks.scoring.target import Target, fit_decision_rule, interval, judge, right_of_none
 from tasks.vocabulary import Task
 
 STRENGTHS = (1.0, 10.0, 100.0)
@@ -147,7 +147,7 @@ def fit_text_target(
 ) -> npt.NDArray[np.float64]:
     """How right TF-IDF of words and pairs of words, and ridge regression (scikit-learn's), tell each test row, [m].
 
-    Penalty and reading are those that do best on rows held out of train.
+    Penalty and rule are those that do best on rows held out of train.
     """
     # Here, so that a sweep's start does not wait for it.
     from sklearn.feature_extraction.text import TfidfVectorizer
@@ -162,12 +162,13 @@ def fit_text_target(
     for penalty in RIDGES:
         model = Ridge(penalty, solver="sparse_cg").fit(features[fitted], wanted.values[fitted])
         values = model.predict(features[told]).reshape(len(told), -1)
-        reading = read_best(held_out, values, TEMPERATURES)
-        tried.append((float(judge(held_out, values, reading).loss.mean()), penalty, reading))
-    _, penalty, reading = min(tried, key=lambda each: each[0])
+        rule = fit_decision_rule(held_out, values, TEMPERATURES)
+        loss = judge(held_out, values, rule, variance=float(wanted.values.var())).loss.mean()
+        tried.append((float(loss), penalty, rule))
+    _, penalty, rule = min(tried, key=lambda each: each[0])
     model = Ridge(penalty, solver="sparse_cg").fit(features, wanted.values)
     values = model.predict(words.transform(test_texts)).reshape(len(test_texts), -1)
-    return judge(truth, values, reading).right
+    return judge(truth, values, rule).right
 
 
 def _stage(

@@ -67,6 +67,7 @@ def test_the_planted_layer_is_found_and_measured(task: str, tmp_path: Path) -> N
     assert words in str(answer)
     page = Path(answer.report).read_text(encoding="utf-8")
     assert ("micro F1" if several else "Spearman") in page
+    assert "What is called accuracy on this page is the " in page
     assert "Where the errors go" not in page
 
 
@@ -101,7 +102,11 @@ def test_an_export_tells_labels_and_numbers(task: str, tiny_model: Path, tmp_pat
         assert np.corrcoef([float(each) for each in said], numbers[:40])[0, 1] > 0.7
 
 
-def test_a_race_tells_one_class_a_text(tiny_model: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("asked", [{"until_confident": 0.8}, {"probe_protocol": "sgd"}])
+def test_what_is_for_one_class_a_text_is_refused(
+    asked: dict[str, Any], tiny_model: Path, tmp_path: Path
+) -> None:
     texts, _, numbers = texts_with(60, 0)
-    with pytest.raises(UserError, match="--until-confident tells one class a text"):
-        layerscout.sweep(f"path:{tiny_model}", texts, numbers, storage=tmp_path, until_confident=0.8)
+    (flag,) = asked
+    with pytest.raises(UserError, match=f"--{flag.replace('_', '-')} .*is for one class a text"):
+        layerscout.sweep(f"path:{tiny_model}", texts, numbers, storage=tmp_path, **asked)

@@ -4,6 +4,7 @@ import copy
 import math
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -149,9 +150,10 @@ def test_punctuation_and_function_words_are_marked_and_special_tokens_are_not() 
     ],
 )
 def test_how_many_texts_are_looked_at(asked: int | None, rows: tuple[int, int], texts: int) -> None:
-    dataset = SimpleNamespace(train_rows=rows[0], test_rows=rows[1])
-    assert attention_texts(asked, dataset, SimpleNamespace(is_saved_states=False)) == texts  # type: ignore[arg-type]
-    assert attention_texts(asked, dataset, SimpleNamespace(is_saved_states=True)) == 0  # type: ignore[arg-type]
+    dataset: Any = SimpleNamespace(train_rows=rows[0], test_rows=rows[1])
+    for saved, expected in ((False, texts), (True, 0)):
+        model: Any = SimpleNamespace(is_saved_states=saved)
+        assert attention_texts(asked, dataset, model) == expected
 
 
 def test_of_attention_that_is_not_ours_nothing_is_told(
@@ -160,14 +162,16 @@ def test_of_attention_that_is_not_ours_nothing_is_told(
     layout = Layout(str(tmp_path))
     loaded = SimpleNamespace(backbone=find_backbone(small_model("t5")), tokenizer=None)
     monkeypatch.setattr(attention, "load_for", lambda model, settings, device: loaded)
-    model, settings = SimpleNamespace(is_saved_states=False), SimpleNamespace(device="cpu")
-    why_not = measure_attention(layout, "run", None, model, settings, 1024, 8, 0)  # type: ignore[arg-type]
+    model: Any = SimpleNamespace(is_saved_states=False)
+    settings: Any = SimpleNamespace(device="cpu")
+    dataset: Any = None  # no row is read
+    why_not = measure_attention(layout, "run", dataset, model, settings, 1024, 8, 0)
     assert why_not == "the attention of this 't5' model is not computed by layerscout"
     assert is_measured(layout, "run")
     staged = read_part(layout, "run", attention.TABLE, attention.TABLE)
     assert staged is not None
     assert staged.is_empty()
     model = SimpleNamespace(is_saved_states=True)
-    told = measure_attention(layout, "states", None, model, None, 1024, 0, 0)  # type: ignore[arg-type]
+    told = measure_attention(layout, "states", dataset, model, settings, 1024, 0, 0)
     assert told == "saved states were made without us"
     assert is_measured(layout, "states")

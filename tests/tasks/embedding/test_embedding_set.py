@@ -20,7 +20,7 @@ from storage.errors import UserError
 from storage.layout import Layout
 from storage.manifest import read_manifest, write_manifest
 from tasks.data.dataset import Dataset, prepare_dataset, read_table
-from tasks.embedding import embedding_set
+from tasks.embedding import embedding_set, loading
 from tasks.embedding.calibration import budgets_of
 from tasks.embedding.embed import embed_tokens
 from tasks.embedding.embedding_set import (
@@ -273,7 +273,7 @@ def test_shards_of_one_process_are_computed_on_each_of_its_gpus_at_once(
         return load_model(folder, dtype, "cpu", **options)
 
     alone = embed_shard(layout, found, found.shards[0], dataset, model, SETTINGS)
-    monkeypatch.setattr(embedding_set, "load_model", load_here)
+    monkeypatch.setattr(loading, "load_model", load_here)
     # Both are the one copy here, and so take turns.
     monkeypatch.setattr(embedding_set, "device_lock", lambda _: device_lock("cpu"))
     hold(["cuda:0", "cuda:1"])

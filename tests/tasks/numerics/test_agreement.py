@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score
 
-from tasks.numerics.agreement import RANKS, f1_of_rows, order_of_rows
+from tasks.numerics.agreement import RANKS, concordance_of_rows, f1_of_rows
 
 
 def share_by_definition(truth: np.ndarray, told: np.ndarray) -> float:
@@ -23,7 +23,9 @@ def test_the_share_of_pairs_in_order_is_that_of_all_pairs(values: int, seed: int
     rng = np.random.default_rng(seed)
     truth = rng.integers(0, values, 70).astype(float)
     told = np.round(truth + rng.normal(size=70) * values / 3, 0 if values < 10 else 8)
-    assert order_of_rows(truth, told).mean() == pytest.approx(share_by_definition(truth, told), abs=1e-12)
+    assert concordance_of_rows(truth, told).mean() == pytest.approx(
+        share_by_definition(truth, told), abs=1e-12
+    )
 
 
 def test_the_spread_over_rows_gives_the_standard_error() -> None:
@@ -31,7 +33,7 @@ def test_the_spread_over_rows_gives_the_standard_error() -> None:
     shares, errors = [], []
     for _ in range(400):
         truth = rng.normal(size=150)
-        rows = order_of_rows(truth, truth + rng.normal(size=150))
+        rows = concordance_of_rows(truth, truth + rng.normal(size=150))
         shares.append(rows.mean())
         errors.append(rows.std() / 150**0.5)
     assert np.mean(errors) == pytest.approx(np.std(shares), rel=0.15)
@@ -43,15 +45,15 @@ def test_many_numbers_are_compared_by_parts_of_their_ranks() -> None:
     told = truth + rng.normal(size=len(truth))
     order = np.sign(truth[:, None] - truth) * np.sign(told[:, None] - told)
     every_pair = 0.5 + 0.5 * order.sum() / (len(truth) * (len(truth) - 1))
-    assert order_of_rows(truth, told).mean() == pytest.approx(every_pair, abs=1 / RANKS)
+    assert concordance_of_rows(truth, told).mean() == pytest.approx(every_pair, abs=1 / RANKS)
 
 
 def test_what_tells_nothing_orders_half_of_the_pairs() -> None:
     truth = np.arange(6.0)
-    assert order_of_rows(truth, np.zeros(6)).tolist() == [0.5] * 6
-    assert order_of_rows(np.ones(6), truth).tolist() == [0.5] * 6
-    assert order_of_rows(truth, truth).tolist() == [1.0] * 6
-    assert order_of_rows(truth, -truth).tolist() == [0.0] * 6
+    assert concordance_of_rows(truth, np.zeros(6)).tolist() == [0.5] * 6
+    assert concordance_of_rows(np.ones(6), truth).tolist() == [0.5] * 6
+    assert concordance_of_rows(truth, truth).tolist() == [1.0] * 6
+    assert concordance_of_rows(truth, -truth).tolist() == [0.0] * 6
 
 
 def test_f1_of_rows_is_that_of_scikit_learn() -> None:

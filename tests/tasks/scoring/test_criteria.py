@@ -214,7 +214,7 @@ def test_ridge_leave_one_out_is_refitting_without_each_row(n, d, penalty):
     np.testing.assert_allclose(
         got.squared_error, ((predicted - one_hot(y)) ** 2).sum(1), rtol=1e-4, atol=1e-6
     )
-    shares = softmax(predicted / got.reading.temperature, axis=1)
+    shares = softmax(predicted / got.rule.temperature, axis=1)
     np.testing.assert_allclose(got.log_loss, -np.log(shares[np.arange(n), y]), rtol=1e-4, atol=1e-5)
     assert (got.correct.dtype, got.log_loss.dtype) == (bool, np.float64)
     assert got.accuracy == got.correct.mean()

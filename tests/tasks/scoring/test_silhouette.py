@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import silhouette_samples
 
@@ -121,14 +121,29 @@ def test_a_thousand_classes():
         np.testing.assert_allclose(silhouette(X, y, metric).samples, want, atol=2e-5)
 
 
+def nearest_tie(X, y, metric):
+    """Whether two other classes are equally near to some row: there s(i) has a kink, and no single derivative."""
+    distance = pairwise(X, metric)
+    for i in range(len(y)):
+        others = sorted(distance[i, y == k].mean() for k in set(y.tolist()) - {y[i]})
+        if len(others) > 1 and others[1] - others[0] < 1e-9:
+            return True
+    return False
+
+
 @settings(max_examples=20, deadline=None)
 @given(case=cases, metric=st.sampled_from(Metric))
+@example(
+    case=(14, 1, 3, 671_572), metric=Metric.COSINE
+)  # of one feature cosines are 1 or −1, and classes tie
 def test_order_of_rows_and_names_of_labels_do_not_matter(case, metric):
     X, y = clouds(*case)
     shuffle = np.random.default_rng(case[3]).permutation(len(y))
     base, moved = silhouette(X, y, metric), silhouette(X[shuffle], 100 - y[shuffle], metric)
     np.testing.assert_allclose(moved.samples, base.samples[shuffle], atol=1e-10)
-    np.testing.assert_allclose(moved.influence, base.influence[shuffle], atol=1e-8)
+    assert moved.influence.mean() == pytest.approx(base.influence.mean(), abs=1e-9)
+    if not nearest_tie(X, y, metric):
+        np.testing.assert_allclose(moved.influence, base.influence[shuffle], atol=1e-8)
 
 
 @settings(max_examples=20, deadline=None)

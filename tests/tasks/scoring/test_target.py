@@ -11,7 +11,15 @@ from storage.errors import UserError
 from tasks.scoring.criteria import ridge_loo, ridge_loo_information, ridge_loo_r2
 from tasks.scoring.features import Features
 from tasks.scoring.ridge import TEMPERATURES, ridge_leave_one_out
-from tasks.scoring.target import THRESHOLDS, Reading, Target, judge, loss_of_none, read_best, right_of_none
+from tasks.scoring.target import (
+    THRESHOLDS,
+    DecisionRule,
+    Target,
+    fit_decision_rule,
+    judge,
+    loss_of_none,
+    right_of_none,
+)
 from tasks.scoring.target_probe import fit_target_probe, measures_of
 from tasks.scoring.text_baseline import fit_text_target
 from tasks.vocabulary import Task
@@ -41,11 +49,11 @@ def test_each_row_is_told_by_the_fit_to_all_others(task: Task, width: int) -> No
         told[row] = model.predict(Z[[row]]).reshape(-1)
     error = ((told - target.values) ** 2).sum(1)
     np.testing.assert_allclose(got.squared_error, error, rtol=1e-4, atol=1e-6)
-    expected = judge(target, told, got.reading)
+    expected = judge(target, told, got.rule)
     np.testing.assert_allclose(got.correct, expected.right, atol=1e-9)
     np.testing.assert_allclose(got.log_loss, expected.loss, rtol=1e-3, atol=1e-5)
     assert got.accuracy == pytest.approx(got.correct.mean())
-    assert got.reading == read_best(target, told, TEMPERATURES)
+    assert got.rule == fit_decision_rule(target, told, TEMPERATURES)
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -62,7 +70,7 @@ def test_criteria_of_ridge_read_the_target(task: Task) -> None:
     )
     nothing = np.broadcast_to(target.values.mean(0), target.values.shape)
     if task is Task.REGRESSION:
-        assert judge(target, nothing, Reading()).loss.mean() == pytest.approx(loss_of_none(target))
+        assert judge(target, nothing, DecisionRule()).loss.mean() == pytest.approx(loss_of_none(target))
         assert ridge_loo_information(features) == pytest.approx(ridge_loo_r2(features), abs=0.02)
 
 
@@ -76,29 +84,29 @@ def test_the_probe_is_ridge_regression_at_the_left_out_penalty(task: Task, rows:
     scaler = StandardScaler().fit(X.astype(np.float64))
     model = Ridge(rows * got.penalty).fit(scaler.transform(X.astype(np.float64)), target.values)
     told = model.predict(scaler.transform(X_test.astype(np.float64))).reshape(90, -1)
-    np.testing.assert_allclose(got.told, told, atol=1e-3 * np.abs(told).max())
+    np.testing.assert_allclose(got.predicted, told, atol=1e-3 * np.abs(told).max())
     by_weights = ((X_test - got.mean) / got.scale) @ got.coefficients.T + got.intercepts
     np.testing.assert_allclose(by_weights, told, atol=1e-3 * np.abs(told).max())
     assert got.penalty == ridge_leave_one_out(train).penalty
     assert got.accuracy == pytest.approx(got.judged.right.mean())
     assert got.accuracy_low < got.accuracy < got.accuracy_high
-    assert got.accuracy > got.floor
+    assert got.accuracy > got.majority_accuracy
     assert (got.n_train, got.n_test) == (rows, 90)
 
 
 def test_measures_of_labels_are_scikit_learns() -> None:
     _, target = planted(Task.MULTI_LABEL, 80, 4)
     told = target.values + np.random.default_rng(0).normal(size=target.values.shape) * 0.6
-    reading = read_best(target, told, TEMPERATURES)
-    truth, labels = target.values > 0.5, told > reading.threshold
-    judged = judge(target, told, reading)
+    rule = fit_decision_rule(target, told, TEMPERATURES)
+    truth, labels = target.values > 0.5, told > rule.threshold
+    judged = judge(target, told, rule)
     assert judged.right.mean() == pytest.approx(f1_score(truth, labels, average="samples", zero_division=1))
     tried = [f1_score(truth, told > each, average="samples", zero_division=1) for each in THRESHOLDS]
     assert judged.right.mean() == pytest.approx(max(tried))
-    likely = 1 / (1 + np.exp(-(told - 0.5) / reading.temperature))
+    likely = 1 / (1 + np.exp(-(told - 0.5) / rule.temperature))
     losses = sum(log_loss(truth[:, each], likely[:, each]) for each in range(3))
     assert judged.loss.mean() == pytest.approx(losses)
-    found = measures_of(target, told, reading)
+    found = measures_of(target, told, rule)
     assert found == {
         "macro_f1": pytest.approx(f1_score(truth, labels, average="macro")),
         "micro_f1": pytest.approx(f1_score(truth, labels, average="micro")),
@@ -113,12 +121,12 @@ def test_measures_of_numbers_are_scikit_learns() -> None:
     _, target = planted(Task.REGRESSION, 80, 4)
     told = target.values + np.random.default_rng(0).normal(size=target.values.shape)
     truth, said = target.values[:, 0], told[:, 0]
-    found = measures_of(target, told, Reading())
+    found = measures_of(target, told, DecisionRule())
     assert found["r2"] == pytest.approx(r2_score(truth, said))
     assert found["spearman"] == pytest.approx(spearmanr(truth, said).statistic)
     assert found["mean_absolute_error"] == pytest.approx(mean_absolute_error(truth, said))
-    assert judge(target, told, Reading()).loss.mean() == pytest.approx(0.5 * (1 - r2_score(truth, said)))
-    constant = measures_of(Target(Task.REGRESSION, np.ones((5, 1))), np.ones((5, 1)), Reading())
+    assert judge(target, told, DecisionRule()).loss.mean() == pytest.approx(0.5 * (1 - r2_score(truth, said)))
+    constant = measures_of(Target(Task.REGRESSION, np.ones((5, 1))), np.ones((5, 1)), DecisionRule())
     assert (constant["r2"], constant["spearman"], constant["mean_absolute_error"]) == (None, None, 0.0)
 
 
