@@ -121,7 +121,7 @@ def _interrupted_after(seconds: int) -> Iterator[None]:
 @cache
 def _database() -> str:
     """A database with one made-up run, which lives as long as the process."""
-    from tests.storage.test_schema import sweep_rows
+    from tests.storage.sweep_rows import sweep_rows
 
     folder = tempfile.TemporaryDirectory(prefix="layerscout-fuzz-")
     _FOLDERS.append(folder)

@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 
 from storage.results import merge, query
-from tests.storage.test_schema import sweep_rows
+from tests.storage.sweep_rows import sweep_rows
 
 HALF_A_POINT = 0.005
 DEVICES = {"a": "cpu", "b": "cpu", "c": "cuda", "d": "cpu", "saved": "cpu", "cut": "cpu"}
