@@ -20,7 +20,8 @@ from tasks.choosing.comparison import compare
 from tasks.choosing.together import MOST_TOGETHER, SURE_GAIN, Losses, Rows, Together, grow, left_out_losses
 from tasks.curves import LayerOfRun
 from tasks.data.dataset import Dataset
-from tasks.machine import use_all_cores
+from tasks.machine import CORES
+from tasks.numerics.cores import own_threads
 from tasks.scoring.layer_scores import read_rows
 from tasks.scoring.probe import fit_probe
 from tasks.vocabulary import NormState, Pooling
@@ -76,7 +77,7 @@ def _find(layout: Layout, run_id: str, curves: list[Curve]) -> list[dict[str, ob
         curve for curve in curves if (curve.pooling, curve.norm_state) == (first.pooling, first.norm_state)
     )
     train, test = read_rows(first)
-    use_all_cores()
+    own_threads(CORES)
 
     def read(layer: LayerOfRun) -> Rows:
         return read_rows(layer)[0].X
@@ -86,7 +87,7 @@ def _find(layout: Layout, run_id: str, curves: list[Curve]) -> list[dict[str, ob
     right = [own.correct[first.layer]]
     for each in found[1:]:
         splits = [read_rows(layer) for layer in each.layers]
-        use_all_cores()
+        own_threads(CORES)
         X, T = (np.concatenate([split[i].X for split in splits], axis=1) for i in (0, 1))
         right.append(fit_probe(X, train.y, T, test.y).predictions == test.y)
     return [

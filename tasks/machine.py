@@ -93,8 +93,3 @@ def lock_file(name: str) -> Path:
     folder = cache_folder() / "locks"
     folder.mkdir(parents=True, exist_ok=True)
     return folder / f"{name.replace(':', '-')}.lock"
-
-
-def use_all_cores() -> None:
-    """OpenMP counts threads by calling thread, so each says how many its own products may use."""
-    torch.set_num_threads(CORES)

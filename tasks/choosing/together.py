@@ -21,8 +21,8 @@ from tasks.choosing.audit import Right
 from tasks.choosing.comparison import Comparison, compare
 from tasks.choosing.curve_choice import CurveChoice, right_on_test
 from tasks.curves import LayerOfRun
-from tasks.machine import use_all_cores
-from tasks.numerics.cores import cores
+from tasks.machine import CORES
+from tasks.numerics.cores import cores, own_threads
 from tasks.retries import LONG_S, RETRIED
 from tasks.scoring.features import Features
 from tasks.scoring.layer_scores import read_rows
@@ -172,7 +172,7 @@ def choose_together(
         return [_alone(first, losses)]
     train = read_rows(first)[0]
     labels, target = train.y, train.target
-    use_all_cores()  # reading a layer asks for one thread
+    own_threads(CORES)  # reading a layer asks for one thread
     drawn = stratified_rows(labels, MOST_ROWS, first.seed)
     labels = labels[drawn]
     if target is not None:
@@ -272,7 +272,7 @@ def _last_layer(layer: LayerOfRun) -> int:
 def _probe(layers: Sequence[LayerOfRun], protocol: ProbeProtocol) -> Right:
     """As `right_on_test`, of a probe on the layers side by side."""
     splits = [read_rows(layer) for layer in layers]
-    use_all_cores()
+    own_threads(CORES)
     train, test = (np.concatenate([split[i].X for split in splits], axis=1) for i in (0, 1))
     y_train, y_test = splits[0][0].y, splits[0][1].y
     told, to_tell = splits[0][0].target, splits[0][1].target

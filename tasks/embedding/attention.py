@@ -32,6 +32,7 @@ from tasks.embedding.pooled_batch import length_groups
 from tasks.embedding.settings import Settings
 from tasks.embedding.tokens import Tokens, tokenise
 from tasks.machine import device_lock, on_slot
+from tasks.numerics.cores import own_threads
 from tasks.retries import LONG_S, RETRIED
 
 TABLE = "attention"
@@ -130,7 +131,7 @@ def look_at(
     torch.set_num_threads(own)
     try:
         with (
-            ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(own,)) as executor,
+            ThreadPoolExecutor(workers, initializer=own_threads, initargs=(own,)) as executor,
             capturing(backbone),
         ):
             one = partial(_look_at_batch, backbone, tokens, marks, blocks)

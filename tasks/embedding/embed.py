@@ -22,7 +22,7 @@ from tasks.embedding.product_speed import bfloat16_speed_up
 from tasks.embedding.shared_prefix import SharedPrefix, prefix_of
 from tasks.embedding.streaming import stream_blocks
 from tasks.embedding.tokens import Tokens, tokenise
-from tasks.numerics.cores import keep_freed_memory
+from tasks.numerics.cores import keep_freed_memory, own_threads
 from tasks.numerics.matrix_rows import all_finite
 from tasks.vocabulary import NormState, Pooling
 
@@ -236,7 +236,7 @@ def pooled_batches(
         keep_freed_memory()  # where blocks come and go, it is the next block's
     threads = torch.get_num_threads()
     workers = workers_of(backbone)
-    executor = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(threads // workers,))
+    executor = ThreadPoolExecutor(workers, initializer=own_threads, initargs=(threads // workers,))
     torch.set_num_threads(threads // workers)
     waiting: deque[tuple[NDArray[np.int64], Future[Pooled]]] = deque()
     with executor:

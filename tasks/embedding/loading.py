@@ -6,7 +6,8 @@ from typing import Any
 from tasks.embedding.model import LoadedModel, ModelFolder, folder_here, load_model, tokenizer_of
 from tasks.embedding.prompts import with_prompt
 from tasks.embedding.settings import Settings
-from tasks.machine import use_all_cores
+from tasks.machine import CORES
+from tasks.numerics.cores import own_threads
 
 
 def tokenizer_for(model: ModelFolder, settings: Settings) -> Any:
@@ -17,7 +18,8 @@ def tokenizer_for(model: ModelFolder, settings: Settings) -> Any:
 
 def load_for(model: ModelFolder, settings: Settings, device: str) -> LoadedModel:
     """The model on this device, and its tokenizer with the prompt."""
-    use_all_cores()
+    # OpenMP counts threads by calling thread, and one that has scored before has one.
+    own_threads(CORES)
     loaded = load_model(
         folder_here(model, trust_remote_code=settings.trust_remote_code),
         settings.dtype,

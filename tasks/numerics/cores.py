@@ -70,7 +70,7 @@ def cores(device: torch.device) -> Iterator[Cores]:
         return
     with (
         one_thread(),
-        ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as executor,
+        ThreadPoolExecutor(threads, initializer=own_threads, initargs=(1,)) as executor,
     ):
         yield Cores(threads, executor)
 
@@ -92,12 +92,22 @@ def beside(device: torch.device, work: Callable[[], object]) -> Iterator[None]:
         done.result()
 
 
+def own_threads(count: int) -> None:
+    """Let this thread's torch use so many threads, whatever number others set meanwhile.
+
+    A thread's first operation takes over the number that any thread has set last, and another number rounds otherwise:
+    that operation is this question, and only then is the thread's own number set.
+    """
+    torch.get_num_threads()
+    torch.set_num_threads(count)
+
+
 def use_threads(count: int) -> None:
     """Let this thread's torch, and NumPy's BLAS in the whole process, use so many threads from now on.
 
     BLAS threads of two layers that are scored side by side would wait for each other, and keep cores busy with it.
     """
-    torch.set_num_threads(count)
+    own_threads(count)
     _libraries().limit(limits=count, user_api="blas")
 
 

@@ -3,6 +3,7 @@ import runpy
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -10,7 +11,15 @@ from threadpoolctl import threadpool_info, threadpool_limits
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tasks.numerics import cores as module
-from tasks.numerics.cores import VECTOR_FUNCTIONS, beside, cores, one_thread, side_by_side, use_threads
+from tasks.numerics.cores import (
+    VECTOR_FUNCTIONS,
+    beside,
+    cores,
+    one_thread,
+    own_threads,
+    side_by_side,
+    use_threads,
+)
 
 
 def blas_threads():
@@ -59,6 +68,25 @@ def test_threads_side_by_side_keep_the_blas_at_what_was_set():
 
 
 @pytest.mark.usefixtures("two_threads")
+@pytest.mark.parametrize("begin", [own_threads, use_threads])
+def test_a_new_thread_keeps_its_number_whatever_others_set_before_its_first_operation(begin):
+    def number():
+        begin(1)
+        set_by_others.wait(60)
+        return torch.ones(4).sum().item(), torch.get_num_threads()
+
+    before = torch.get_num_threads()
+    set_by_others = threading.Event()
+    try:
+        with threadpool_limits(), ThreadPoolExecutor(4) as executor:
+            numbers = [executor.submit(number) for _ in range(4)]
+            torch.set_num_threads(3)
+            set_by_others.set()
+            assert [each.result() for each in numbers] == [(4.0, 1)] * 4
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_jobs_are_done_in_order_with_one_thread_each():
     with cores(torch.device("cpu")) as shared:
         assert shared.count == 2
