@@ -67,7 +67,6 @@ def test_threads_side_by_side_keep_the_blas_at_what_was_set():
     assert blas_threads() == {1}
 
 
-@pytest.mark.usefixtures("two_threads")
 @pytest.mark.parametrize("begin", [own_threads, use_threads])
 def test_a_new_thread_keeps_its_number_whatever_others_set_before_its_first_operation(begin):
     def number():
@@ -87,6 +86,7 @@ def test_a_new_thread_keeps_its_number_whatever_others_set_before_its_first_oper
         torch.set_num_threads(before)
 
 
+@pytest.mark.usefixtures("two_threads")
 def test_jobs_are_done_in_order_with_one_thread_each():
     with cores(torch.device("cpu")) as shared:
         assert shared.count == 2
