@@ -16,7 +16,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
@@ -118,12 +118,40 @@ def open_to_read(database: str, copy: Path) -> duckdb.DuckDBPyConnection:
     a log that does not fit it."""
     if "://" not in database:
         try:
-            return duckdb.connect(database, read_only=True)
+            return _connect_to_read(database)
         except duckdb.Error as error:
             if not (_is_locked(error) or _is_about_the_log(error, database)):
                 raise
     copy.write_bytes(read_bytes(database))
     return duckdb.connect(str(copy), read_only=True)
+
+
+def _connect_to_read(database: str) -> duckdb.DuckDBPyConnection:
+    """A connection to one and the same file.
+
+    DuckDB opens a file by its name more than once while it connects. A merge that puts another in its place meanwhile
+    gives it the header of one and the blocks of the other: then it connects again.
+    """
+    while True:
+        before = _which_file(database)
+        try:
+            connection = duckdb.connect(database, read_only=True)
+        except duckdb.Error as error:
+            # Who writes in place holds a lock, and changes the file all the time.
+            if _is_locked(error) or _which_file(database) == before:
+                raise
+            continue
+        if _which_file(database) == before:
+            return connection
+        connection.close()
+
+
+def _which_file(database: str) -> tuple[int, int, int] | None:
+    """Tells a file from the next of its name, also where that has its inode; None where there is none."""
+    with suppress(FileNotFoundError):
+        of = os.stat(database)
+        return of.st_ino, of.st_mtime_ns, of.st_size
+    return None
 
 
 def set_aside_damaged(database: str) -> str | None:
@@ -135,7 +163,7 @@ def set_aside_damaged(database: str) -> str | None:
     if "://" in database or not exists(database):
         return None
     try:
-        duckdb.connect(database, read_only=True).close()
+        _connect_to_read(database).close()
         _read_through(database)
         return None
     except duckdb.Error as error:
@@ -240,7 +268,7 @@ def _no_other_writer(database: str) -> Iterator[bool]:
     deadline = time.monotonic() + CLIENT_SECONDS
     while "://" not in database and exists(database):
         try:
-            guard = duckdb.connect(database, read_only=True)
+            guard = _connect_to_read(database)
         except duckdb.Error as error:
             # Anything else is told by whoever opens the copy.
             if not _is_locked(error):

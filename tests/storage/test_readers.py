@@ -1,16 +1,32 @@
 """Readers and writers as processes of their own, as they are at a user's."""
 
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import duckdb
+import pytest
+
 from storage.results import merge, query
 from tests.storage.test_results import probe_rows
 
+# DuckDB opens a file more than once while it connects; whoever is overtaken by a merge just then connects again.
 PLAIN = """
-import duckdb, time
+import duckdb, os, time
 while True:
-    with duckdb.connect({database!r}, read_only=True) as connection:
+    before = os.stat({database!r})
+    try:
+        connection = duckdb.connect({database!r}, read_only=True)
+    except duckdb.IOException:
+        if os.stat({database!r}).st_mtime_ns == before.st_mtime_ns:
+            raise
+        continue
+    if os.stat({database!r}).st_mtime_ns != before.st_mtime_ns:
+        connection.close()
+        continue
+    with connection:
         runs = connection.sql("SELECT run_id, count(*) AS n FROM probe GROUP BY run_id ORDER BY run_id").fetchall()
     assert all(n == 31 for _, n in runs), runs
     print(len(runs), flush=True)
@@ -72,3 +88,32 @@ def test_five_readers_and_two_writers_see_no_error_and_only_whole_runs(tmp_path:
     assert set(seen[-1]) == {"1"}
     assert all(int(each[-1]) > 1 for each in seen[:-1])
     assert query(database, "SELECT count(DISTINCT run_id) FROM probe").item() == 1 + 2 * WRITES
+
+
+def test_a_query_that_a_merge_overtakes_while_it_connects_is_of_the_new_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database, newer = str(tmp_path / "results.duckdb"), str(tmp_path / "newer.duckdb")
+    merge(database, "first", {"probe": probe_rows("first", layers=31)})
+    shutil.copyfile(database, newer)
+    merge(newer, "second", {"probe": probe_rows("second", layers=31)})
+    connect, overtaken = duckdb.connect, []
+
+    def overtake(*args: object, **options: object) -> duckdb.DuckDBPyConnection:
+        if args != (database,):
+            return connect(*args, **options)  # type: ignore[arg-type]  # as they came
+        if len(overtaken) == 0:
+            overtaken.append("while it opens the header")
+            os.replace(newer, database)
+            raise duckdb.IOException("Could not read enough bytes from file")
+        connection = connect(*args, **options)  # type: ignore[arg-type]  # as they came
+        if len(overtaken) == 1:
+            overtaken.append("before it reads the blocks")
+            shutil.copyfile(database, newer)
+            merge(newer, "third", {"probe": probe_rows("third", layers=31)})
+            os.replace(newer, database)
+        return connection
+
+    monkeypatch.setattr("storage.database_file.duckdb.connect", overtake)
+    assert query(database, "SELECT count(DISTINCT run_id) FROM probe").item() == 3
+    assert len(overtaken) == 2
