@@ -69,6 +69,10 @@ class Layout:
         """The place of each of a data set's rows in its source, one Parquet file named by its content."""
         return self._join("datasets", f"places-{content}.parquet")
 
+    def words(self, content: str) -> str:
+        """The words of each text of a data set whose words have tags, one Parquet file named by its content."""
+        return self._join("datasets", f"words-{content}.parquet")
+
     def embedding_set(self, embedding_set_id: str) -> str:
         """The folder of one embedding set: a manifest and its shards."""
         return self._join("embeddings", embedding_set_id)

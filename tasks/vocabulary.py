@@ -13,7 +13,7 @@ CHAT = "chat:"
 
 
 class Task(StrEnum):
-    """What labels tell of each text."""
+    """What labels tell of each text, or of each word of it."""
 
     SINGLE_LABEL = "single-label"
     """One class of several."""
@@ -21,9 +21,16 @@ class Task(StrEnum):
     """Any number of labels, none included."""
     REGRESSION = "regression"
     """A number, such as a score or stars."""
+    TOKEN_CLASSIFICATION = "token-classification"
+    """One class, its tag, of each word: slots, named entities, parts of speech."""
+
+    @property
+    def is_one_class(self) -> bool:
+        """Whether a row is told one class of several."""
+        return self in (Task.SINGLE_LABEL, Task.TOKEN_CLASSIFICATION)
 
 
-AskedTask = Literal["auto", "single-label", "multi-label", "regression"]
+AskedTask = Literal["auto", "single-label", "multi-label", "regression", "token-classification"]
 
 
 class Pooling(StrEnum):

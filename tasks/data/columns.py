@@ -92,7 +92,7 @@ def _texts(frame: pl.DataFrame, text: str, where: str) -> pl.Series:
     if texts.dtype != pl.String:
         kind = "of lists or objects" if texts.dtype == pl.Object else texts.dtype
         raise UserError(f"Column {text!r} in {where} is {kind}, not text. Name another --text-column.")
-    _reject(
+    reject_rows(
         texts.to_frame("text"),
         pl.col("text").str.strip_chars().fill_null("") == "",
         f"an empty text (column {text!r})",
@@ -112,12 +112,13 @@ def labelled(splits: dict[str, pl.DataFrame], label: str, spec: str) -> dict[str
         if split != "train" and rows.height and rows["value"].is_null().all():
             log.warning("No row in %s of %s has a label (column %r): it is left out", split, spec, label)
             continue
-        _reject(rows, pl.col("value").is_null(), f"no label (column {label!r})", f"{split} of {spec}")
+        reject_rows(rows, pl.col("value").is_null(), f"no label (column {label!r})", f"{split} of {spec}")
         kept[split] = rows
     return kept
 
 
-def _reject(rows: pl.DataFrame, bad: pl.Expr, what: str, where: str) -> None:
+def reject_rows(rows: pl.DataFrame, bad: pl.Expr, what: str, where: str) -> None:
+    """`UserError` that names the first of the rows that are bad."""
     numbers = rows.with_row_index("row").filter(bad)["row"]
     if len(numbers):
         raise UserError(

@@ -22,6 +22,7 @@ from tasks.data.columns import LABEL_COLUMNS, TEXT_COLUMNS, clean, find_column, 
 from tasks.data.labels import alike, in_order
 from tasks.data.reading import SPLIT_NAMES, read_source
 from tasks.data.splits import LEAST_ROWS_PER_CLASS, by_split_column, split_rows, stratified_sample
+from tasks.data.tagged_words import WORD_KEYS, as_words, clean_words, fingerprint_words, texts_of, word_columns
 from tasks.data.targets import task_of, with_classes
 from tasks.retries import LONG_S, RETRIED
 from tasks.vocabulary import AskedTask, Task
@@ -63,6 +64,13 @@ class Dataset:
     task: Task = Task.SINGLE_LABEL
     target_names: tuple[str, ...] = ()
     """Of several labels."""
+    words: str | None = None
+    """Of tags: where the words of each text lie, a row a text (`tagged_words.texts_of`); the rows of the table are
+    words then, `text` is a word, and WORD_KEYS say where it stands. Else None."""
+    texts: int = 0
+    """Of tags: how many texts the words are of."""
+    cut_words: int = 0
+    """Of tags: words of these texts that are in no row, since the model reads no token of them, or not all."""
 
     @property
     def label_names(self) -> tuple[str, ...]:
@@ -113,13 +121,15 @@ def prepare_dataset(
         of_saved_states=of_saved_states,
         seed=seed,
     )
-    _store(found.uri, read.drop("place"))
+    store_table(found.uri, read.drop("place"))
+    if found.words is not None:
+        store_table(found.words, texts_of(read))
     if found.places is not None:
-        _store(found.places, read.select("place"))
+        store_table(found.places, read.select("place"))
     return found
 
 
-def _store(uri: str, table: pl.DataFrame) -> None:
+def store_table(uri: str, table: pl.DataFrame) -> None:
     """Write a table, unless it lies there already, whole."""
     there = stored_table(uri)
     if there is None or not there.equals(table):
@@ -177,14 +187,24 @@ def read_dataset(
     columns = shared_columns(read)
     asked_for = [text_column] if isinstance(text_column, str) else [*(text_column or ())]
     text = asked_for or [each for each in [read.text_column] if each is not None]
-    if text or not of_saved_states or {each.lower() for each in columns} & {*TEXT_COLUMNS}:
+    wanted = [label_column] if isinstance(label_column, str) else [*(label_column or ())]
+    tagged = word_columns(read.splits["train"], columns, text, wanted, task, spec)
+    if tagged is not None:
+        if of_saved_states:
+            raise UserError(
+                f"{spec} has a tag for each word, and states that somebody saved are of whole texts. Sweep the model "
+                "that they were taken from (--model), or say --task."
+            )
+        text, wanted = [tagged[0]], [tagged[1]]
+    elif text or not of_saved_states or {each.lower() for each in columns} & {*TEXT_COLUMNS}:
         named = [find_column("text", each, TEXT_COLUMNS, columns, spec) for each in text]
         text = named or [find_column("text", None, TEXT_COLUMNS, columns, spec)]
-    wanted: list[str | None] = [label_column] if isinstance(label_column, str) else [*(label_column or ())]
-    of_label = [
-        find_column("label", each, LABEL_COLUMNS, columns, spec) for each in wanted or [read.label_column]
-    ]
-    kind = task_of([read.splits["train"][each] for each in of_label]) if task == "auto" else Task(task)
+    labels: Sequence[str | None] = wanted or [read.label_column]
+    of_label = [find_column("label", each, LABEL_COLUMNS, columns, spec) for each in labels]
+    if tagged is not None:
+        kind = Task.TOKEN_CLASSIFICATION
+    else:
+        kind = task_of([read.splits["train"][each] for each in of_label]) if task == "auto" else Task(task)
     if task == "auto" and kind is not Task.SINGLE_LABEL:
         log.info(
             "%s: the task is %s, by what column %s holds (--task)", spec, kind.value, ", ".join(of_label)
@@ -196,7 +216,10 @@ def read_dataset(
     for split in SPLIT_NAMES:
         if split in read.splits:
             frame = read.splits[split]
-            rows = clean(frame, text, joined_by, of_label, kind, f"{split} of {spec}")
+            if tagged is not None:
+                rows = clean_words(frame, *tagged, f"{split} of {spec}")
+            else:
+                rows = clean(frame, text, joined_by, of_label, kind, f"{split} of {spec}")
             for role, asked in (("split", split_column), ("group", group_column)):
                 if asked is not None:
                     rows = rows.with_columns(frame[asked].cast(pl.String).alias(role))
@@ -208,13 +231,16 @@ def read_dataset(
     cleaned = labelled(cleaned, label, spec)
     order: Sequence[str] | None = read.label_names.get(label)
     names: tuple[str, ...] = ()
-    if kind is not Task.SINGLE_LABEL:
+    if not kind.is_one_class:
         classed = with_classes(cleaned, kind, order, spec)
         cleaned, order, names = classed.splits, classed.classes, classed.names
     train, test = split_rows(cleaned, seed, f"{spec} (--group-column {group_column})")
     train = stratified_sample(train, max_train_rows, seed, in_turn=in_turn)
     test = stratified_sample(test, max_test_rows, seed)
-    values = _check_classes(train, test, spec, label, order)
+    texts = train.height + test.height
+    if tagged is not None:
+        train, test = as_words(train, test)
+    values = _check_classes(train, test, spec, label, order, texts=0 if tagged is None else texts)
     classes = _class_names(values, train)
     if doubled := alike(classes):
         log.warning(
@@ -222,7 +248,7 @@ def read_dataset(
             spec,
             ", ".join(map(repr, doubled[:6])),
         )
-    told = [] if kind is Task.SINGLE_LABEL else ["target"]
+    told = [*WORD_KEYS] if tagged is not None else [] if kind.is_one_class else ["target"]
     numbered = pl.DataFrame({"value": values, "label": np.arange(len(values), dtype=np.int32)})
     table = (
         pl.concat([train.with_columns(split=pl.lit("train")), test.with_columns(split=pl.lit("test"))])
@@ -243,6 +269,8 @@ def read_dataset(
         label_column=label,
         train_rows=train.height,
         test_rows=test.height,
+        words=None if tagged is None else layout.words(fingerprint_words(table)),
+        texts=0 if tagged is None else texts,
         test_is_made="test" not in cleaned,
         places=layout.places(places) if of_saved_states else None,
         source_rows=source_rows,
@@ -305,12 +333,25 @@ def fingerprint_table(
         whole.update(f"|{split}:{label}:{len(encoded)}:".encode() + encoded)
     if "target" in table.columns:
         whole.update(targets_of(table).tobytes())
+    if "text_id" in table.columns:
+        whole.update(fingerprint_words(table).encode())
     return whole.hexdigest()[:32]
 
 
 def _check_classes(
-    train: pl.DataFrame, test: pl.DataFrame, spec: str, label: str, named: Sequence[str] | None
+    train: pl.DataFrame,
+    test: pl.DataFrame,
+    spec: str,
+    label: str,
+    named: Sequence[str] | None,
+    *,
+    texts: int = 0,
 ) -> pl.Series:
+    """The classes in their order, of train rows. Of words, whose tags nobody can spread over the splits evenly, those
+    that test alone has follow: no probe can tell them, which counts as wrong.
+
+    texts: that the words are of; 0 where rows are texts.
+    """
     values = in_order(train["value"].unique(), named)
     if len(values) < 2:
         raise UserError(
@@ -323,6 +364,17 @@ def _check_classes(
             "an id or a number rather than a class. Name another --label-column."
         )
     unseen = test.filter(~pl.col("value").is_in(values.implode()))
+    if texts and unseen.height:
+        more = unseen["value"].unique().sort()
+        log.warning(
+            "%s of %s test words of %s have a tag that no train word has (%s%s): they count as wrong",
+            f"{unseen.height:,}",
+            f"{test.height:,}",
+            spec,
+            ", ".join(map(repr, more.head(5))),
+            "" if len(more) < 6 else " …",
+        )
+        return in_order(pl.concat([values, more]), named)
     if unseen.height:
         some = ", ".join(repr(value) for value in unseen["value"].unique().sort().head(5))
         raise UserError(

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from storage.errors import UserError
 from tasks.data.files import ending_of, read_file
-from tasks.data.labels import are_plain_integers, in_lists
+from tasks.data.labels import are_plain_integers, in_each_list
 
 # A split's rows, and for each column of class labels the names that its numbers stand for.
 Part = tuple[pl.DataFrame, dict[str, list[str]]]
@@ -100,7 +100,7 @@ def named_labels(labels: pl.Series, names: list[str], where: str) -> pl.Series:
         UserError: a label beyond the names.
     """
     if isinstance(labels.dtype, pl.List):
-        return in_lists(labels, lambda each: named_labels(each, names, where))
+        return in_each_list(labels, lambda each: named_labels(each, names, where))
     unknown = labels.filter((labels < -1) | (labels >= len(names)))
     if len(unknown):
         raise UserError(

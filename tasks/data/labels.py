@@ -38,15 +38,29 @@ def label_values(column: pl.Series, where: str) -> pl.Series:
     return values.set(missing.fill_null(True), None)
 
 
+def in_each_list(lists: pl.Series, read: Callable[[pl.Series], pl.Series]) -> pl.Series:
+    """A column of lists with what `read` makes of all their elements, each in its place; null stays null."""
+    read_all = read(lists.explode(empty_as_null=True, keep_nulls=True))
+    frame = pl.DataFrame({"row": np.repeat(np.arange(len(lists)), _lengths(lists)), "value": read_all})
+    values = frame.group_by("row", maintain_order=True).agg("value")["value"]
+    empty = pl.Series([[]], dtype=values.dtype)
+    values = pl.select(pl.when(lists.list.len() == 0).then(pl.lit(empty)).otherwise(values)).to_series()
+    return values.set(lists.is_null(), None).alias(lists.name)
+
+
 def in_lists(lists: pl.Series, read: Callable[[pl.Series], pl.Series]) -> pl.Series:
     """A column of lists with what `read` makes of all their elements, each once; null stays null, and has no list."""
-    lengths = lists.list.len().fill_null(0).clip(lower_bound=1)
-    rows = np.repeat(np.arange(len(lists)), lengths)
+    rows = np.repeat(np.arange(len(lists)), _lengths(lists))
     frame = pl.DataFrame({"row": rows, "value": read(lists.explode(empty_as_null=True))})
     values = frame.group_by("row", maintain_order=True).agg(
         pl.col("value").drop_nulls().unique(maintain_order=True)
     )
     return values["value"].set(lists.is_null(), None).alias(lists.name)
+
+
+def _lengths(lists: pl.Series) -> np.ndarray:
+    """Of each list when all are laid end to end, where one without elements leaves one null."""
+    return lists.list.len().fill_null(0).clip(lower_bound=1).to_numpy()
 
 
 def _no_label(column: pl.Series, where: str) -> str:

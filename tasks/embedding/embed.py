@@ -36,7 +36,8 @@ WORTH_BFLOAT16 = 1.2
 
 @dataclass(frozen=True)
 class EmbeddedTexts:
-    """Embeddings of N texts: float32 [layers + 1, N, D] for each norm state and pooling, in the order of the texts.
+    """Embeddings of N texts, or of N words of them: float32 [layers + 1, N, D] for each norm state and pooling, in their
+    order.
 
     token_count: int32 [N]. truncated: bool [N], the text was longer than the maximum. seconds: the whole call.
     """
@@ -109,24 +110,25 @@ def embed_tokens(
     has_final_norm = backbone.final_norm is not None
     layers = check_layers(backbone.family, backbone.layers, has_final_norm, norm_states, max_layer) + 1
     check_tokens(backbone, tokens)
-    if tokens.around is None and any(POOLINGS[each].of_text for each in poolings):
+    if tokens.words is None and tokens.around is None and any(POOLINGS[each].of_text for each in poolings):
         raise UserError(
             "Pooling text_mean needs a tokenizer of the tokenizers library, which tells a text's own tokens from those "
             "around it; this model's is in plain Python. Take mean or mean_tail."
         )
     keys = [(norm_state, pooling) for norm_state in norm_states for pooling in poolings]
     states = {
-        key: np.empty((layers, len(tokens.ids), backbone.hidden_size), dtype=np.float32) for key in keys
+        key: np.empty((layers, int(tokens.rows[-1]), backbone.hidden_size), dtype=np.float32) for key in keys
     }
-    distinct, rows_of = _distinct(tokens)
-    prefix = prefix_of(tokens) if backbone.shares_prefix else None
+    distinct, texts_of = _distinct(tokens)
+    rows_of = _rows_of(tokens, texts_of)
+    prefix = prefix_of(tokens) if backbone.shares_prefix and tokens.words is None else None
     shared = 0 if prefix is None else prefix.length
     batches = plan_batches(tokens.counts[distinct] - shared, token_budget, backbone.packed)
     total = int(tokens.counts[distinct].sum())
     done = 0
     for members, pooled in pooled_batches(backbone, tokens, distinct, batches, keys, layers, prefix):
         for key, values in pooled.items():
-            _scatter(values, [rows_of[member] for member in members], states[key], key)
+            _scatter(values, [rows for member in members for rows in rows_of[member]], states[key], key)
         done += int(tokens.counts[distinct[members]].sum())
         if on_progress is not None:
             on_progress(done, total)
@@ -203,11 +205,21 @@ def check_tokens(backbone: Backbone, tokens: Tokens) -> None:
 
 
 def _distinct(tokens: Tokens) -> tuple[NDArray[np.int64], list[list[int]]]:
-    """The first row of each distinct token sequence, and all rows of each."""
-    rows_of: dict[bytes, list[int]] = {}
-    for row, ids in enumerate(tokens.ids):
-        rows_of.setdefault(ids.tobytes(), []).append(row)
-    return np.array([rows[0] for rows in rows_of.values()], dtype=np.int64), list(rows_of.values())
+    """The first text of each distinct token sequence with its words, and all texts of each."""
+    texts_of: dict[tuple[bytes, bytes], list[int]] = {}
+    for text, ids in enumerate(tokens.ids):
+        words = b"" if tokens.words is None else tokens.words[text].tobytes()
+        texts_of.setdefault((ids.tobytes(), words), []).append(text)
+    return np.array([texts[0] for texts in texts_of.values()], dtype=np.int64), list(texts_of.values())
+
+
+def _rows_of(tokens: Tokens, texts_of: Sequence[Sequence[int]]) -> list[list[list[int]]]:
+    """Of each distinct text, and each row that it gives, all rows that it stands for."""
+    starts = tokens.rows.tolist()
+    return [
+        [[starts[text] + row for text in texts] for row in range(starts[texts[0] + 1] - starts[texts[0]])]
+        for texts in texts_of
+    ]
 
 
 def pooled_batches(
@@ -232,6 +244,9 @@ def pooled_batches(
     def ids_of(members: NDArray[np.int64]) -> list[NDArray[np.int32]]:
         return [tokens.ids[row][shared:] for row in distinct[members]]
 
+    def words_of(members: NDArray[np.int64]) -> list[NDArray[np.int32]] | None:
+        return None if tokens.words is None else [tokens.words[row] for row in distinct[members]]
+
     if backbone.read_block is None:
         keep_freed_memory()  # where blocks come and go, it is the next block's
     threads = torch.get_num_threads()
@@ -243,7 +258,15 @@ def pooled_batches(
         try:
             if backbone.read_block is not None:
                 begun = [
-                    PooledBatch(backbone, ids_of(members), keys, layers, tokens.around or (0, 0), prefix)
+                    PooledBatch(
+                        backbone,
+                        ids_of(members),
+                        keys,
+                        layers,
+                        tokens.around or (0, 0),
+                        prefix,
+                        words_of(members),
+                    )
                     for members in batches
                 ]
                 pooled = stream_blocks(backbone, begun, executor, layers - 1, prefix)
@@ -254,7 +277,14 @@ def pooled_batches(
                     compute_prefix(backbone, prefix, layers - 1)
                 for members in batches:
                     computing = executor.submit(
-                        _pool_batch, backbone, ids_of(members), keys, layers, tokens.around or (0, 0), prefix
+                        _pool_batch,
+                        backbone,
+                        ids_of(members),
+                        keys,
+                        layers,
+                        tokens.around or (0, 0),
+                        prefix,
+                        words_of(members),
                     )
                     waiting.append((members, computing))
                     if len(waiting) > 2 * workers:
@@ -281,8 +311,9 @@ def _pool_batch(
     layers: int,
     around: tuple[int, int],
     prefix: SharedPrefix | None,
+    words: Sequence[NDArray[np.int32]] | None,
 ) -> Pooled:
-    batch = PooledBatch(backbone, ids, keys, layers, around, prefix)
+    batch = PooledBatch(backbone, ids, keys, layers, around, prefix, words)
     forward_layers(backbone, batch.tokens, batch.groups, batch.take, layers - 1, prefix=prefix)
     return batch.start_copy()
 
@@ -295,7 +326,7 @@ def _first_of(
 
 
 def _scatter(values: Tensor, rows_of: Sequence[Sequence[int]], into: NDArray[np.float32], key: Key) -> None:
-    """values: [layers, B, D]; text b of the batch goes to every row of `rows_of[b]`. Refuses non-finite values."""
+    """values: [layers, B, D]; row b of the batch goes to every row of `rows_of[b]`. Refuses non-finite values."""
     if not all_finite(values):
         layer, text, _ = (~values.isfinite()).nonzero()[0].tolist()
         raise UserError(

@@ -5,6 +5,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import polars as pl
 import psutil
@@ -35,6 +36,7 @@ from tasks.embedding.settings import Settings, embedding_set_id, resolve_setting
 from tasks.embedding.shards import Shard, plan_shards
 from tasks.embedding.states_set import plan_states, take_states
 from tasks.embedding.tokens import Tokens, check_known, check_room, tokenise
+from tasks.embedding.words import read_texts, tokens_of_rows
 from tasks.machine import device_lock, lock_file, machine_lock, on_slot
 from tasks.retries import LONG_S, RETRIED
 
@@ -47,6 +49,8 @@ BATCHES_PER_SHARD = 8
 STREAMED_TOKENS = (2**14, 2**20)
 # Of the free memory that such a shard's states and embeddings may take.
 STREAMED_SHARE = 0.25
+# Of the embeddings of a shard whose rows are words, of which a text has many: they are in memory until it is written.
+WORD_BYTES = 2**29
 # Of a set's tokens a calibration may compute as many in addition.
 CALIBRATED_SHARE = 0.1
 
@@ -88,7 +92,6 @@ def plan_embedding_set(
         if model.is_saved_states:
             planned = plan_states(set_id, dataset, model, settings)
             return _record_plan(layout, planned, dataset, model, settings)
-        texts = read_table(dataset.uri)["text"].to_list()
         loaded = load_for(model, settings, device)
         backbone = loaded.backbone
         has_final_norm = backbone.final_norm is not None
@@ -97,37 +100,59 @@ def plan_embedding_set(
             backbone.family, backbone.layers, has_final_norm, settings.norm_states, settings.max_layer
         )
         check_room(loaded.tokenizer, settings.max_length)
-        tokens = tokenise(loaded.tokenizer, texts, settings.max_length)
+        table = read_table(dataset.uri)
+        tokens = _tokens_of(loaded.tokenizer, dataset, table, settings)
         check_known(tokens, loaded.tokenizer, model.id)
         if begun is None:
+            texts = table["text"].to_list() if dataset.words is None else map(" ".join, read_texts(dataset))
             found = _calibrate_once(
-                set_id, loaded, texts, settings, CALIBRATED_SHARE * int(tokens.counts.sum())
+                set_id, loaded, list(texts), settings, CALIBRATED_SHARE * int(tokens.counts.sum())
             )
             token_budget = settings.token_budget or found.token_budget
             least = max(int(found.tokens_per_second * SECONDS_PER_SHARD), token_budget * BATCHES_PER_SHARD)
             if backbone.read_block is not None:
                 least = max(least, _streamed_tokens(backbone, tokens, settings))
+            if tokens.words is not None:
+                least = max(min(least, int(WORD_BYTES / _bytes_a_token(backbone, tokens, settings))), 1)
         else:
             token_budget, least = begun.token_budget, max(shard.tokens for shard in begun.shards)
             cuts = [shard.stop for shard in begun.shards if shard.stop <= dataset.train_rows]
         planned = EmbeddingSet(
             id=set_id,
             token_budget=token_budget,
-            rows=len(texts),
+            rows=table.height,
             tokens=int(tokens.counts.sum()),
             truncated_share=float(tokens.truncated.mean()),
             last_is_normed=loaded.backbone.last_is_normed
             and settings.max_layer in (None, loaded.backbone.layers),
-            shards=tuple(plan_shards(tokens.counts, least, cuts)),
+            shards=tuple(_in_rows(plan_shards(tokens.counts, least, cuts), tokens)),
         )
         return _record_plan(layout, planned, dataset, model, settings)
 
 
+def _tokens_of(tokenizer: Any, dataset: Dataset, rows: pl.DataFrame, settings: Settings) -> Tokens:
+    """Of some rows of the data set's table."""
+    if dataset.words is not None:
+        return tokens_of_rows(tokenizer, dataset, rows, settings.max_length)
+    return tokenise(tokenizer, rows["text"].to_list(), settings.max_length)
+
+
+def _in_rows(shards: Sequence[Shard], tokens: Tokens) -> list[Shard]:
+    """Shards of texts as shards of their rows."""
+    first = tokens.rows.tolist()
+    return [replace(shard, start=first[shard.start], stop=first[shard.stop]) for shard in shards]
+
+
+def _bytes_a_token(backbone: Backbone, tokens: Tokens, settings: Settings) -> float:
+    """Of the embeddings of all rows, a token's share."""
+    keys = len(settings.poolings) * len(settings.norm_states)
+    a_row = 4 * backbone.hidden_size * (backbone.layers + 1) * keys
+    return a_row * int(tokens.rows[-1]) / max(int(tokens.counts.sum()), 1)
+
+
 def _streamed_tokens(backbone: Backbone, tokens: Tokens, settings: Settings) -> int:
     """Tokens of a shard for which all weights are read: many, as far as states and embeddings leave memory free."""
-    keys = len(settings.poolings) * len(settings.norm_states)
-    a_text = 4 * backbone.hidden_size * (backbone.layers + 1) * keys  # bytes
-    a_token = backbone.dtype.itemsize * backbone.hidden_size + a_text / max(float(tokens.counts.mean()), 1.0)
+    a_token = backbone.dtype.itemsize * backbone.hidden_size + _bytes_a_token(backbone, tokens, settings)
     room = STREAMED_SHARE * psutil.virtual_memory().available
     return min(STREAMED_TOKENS[backbone.device.type != "cpu"], int(room / a_token))
 
@@ -214,7 +239,7 @@ def embed_shard(
         embedded, token_budget = take_states(dataset, shard, model, settings), planned.token_budget
     else:
         # Before there is a device: while one shard computes, the next is tokenised.
-        tokens = tokenise(tokenizer_for(model, settings), table["text"].to_list(), settings.max_length)
+        tokens = _tokens_of(tokenizer_for(model, settings), dataset, table, settings)
         with on_slot(settings.device) as device:
             loaded = load_for(model, settings, device)
             with device_lock(device):

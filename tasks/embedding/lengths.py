@@ -17,6 +17,7 @@ from tasks.embedding.families import family_row
 from tasks.embedding.model import ModelFolder, folder_here
 from tasks.embedding.prompts import with_prompt
 from tasks.embedding.tokens import tokenise
+from tasks.embedding.words import read_texts, word_token_counts
 
 STEPS = (128, 256, 384, 512)
 """Few, so that a set that grows keeps its length, and short texts the one that they have always had."""
@@ -54,11 +55,15 @@ def resolve_length(
         return _KEPT.validate_python(read_manifest(str(kept))).max_length
     except (FileNotFoundError, DamagedManifestError, ValidationError):
         pass  # it is found again
-    texts = read_table(dataset.uri)["text"]
-    some = texts.gather(counted_rows(len(texts)))
     folder = Path(folder_here(model, trust_remote_code=trust_remote_code))
     tokenizer = with_prompt(load_tokenizer(folder, trust_remote_code=trust_remote_code), prompt)
-    counts = tokenise(tokenizer, some.to_list(), 1 << 30).counts
+    if dataset.words is not None:
+        words = read_texts(dataset)
+        counts = word_token_counts(tokenizer, [words[text] for text in counted_rows(len(words))])
+    else:
+        texts = read_table(dataset.uri)["text"]
+        some = texts.gather(counted_rows(len(texts)))
+        counts = tokenise(tokenizer, some.to_list(), 1 << 30).counts
     found = covering(counts, positions_of(model, trust_remote_code=trust_remote_code))
     write_manifest(str(kept), asdict(_Kept(found)))
     return found

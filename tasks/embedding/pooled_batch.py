@@ -31,17 +31,21 @@ class PooledBatch:
         layers: int,
         around: tuple[int, int] = (0, 0),
         prefix: SharedPrefix | None = None,
+        words: Sequence[NDArray[np.int32]] | None = None,
     ) -> None:
         """ids: the tokens of each text, longest first; layers: how many are kept, 0 among them; around: of `Tokens`.
 
         prefix: the first tokens of each text, which are computed already; ids are those that follow.
+        words: of `Tokens`, of these texts: the rows are these words then, text by text.
         """
         self._backbone = backbone
         self.prefix = prefix
         self._around = around
         self.groups = length_groups([len(each) for each in ids])
+        self._words = None if words is None else _word_groups(ids, words, backbone.device)
+        rows = len(ids) if words is None else sum(map(len, words))
         self._pooled = {
-            key: torch.empty(layers, len(ids), backbone.hidden_size, device=backbone.device) for key in keys
+            key: torch.empty(layers, rows, backbone.hidden_size, device=backbone.device) for key in keys
         }
         self._norm_states = list(dict.fromkeys(norm_state for norm_state, _ in keys))
         packed = torch.from_numpy(np.concatenate(ids).astype(np.int64))
@@ -61,7 +65,10 @@ class PooledBatch:
                 of_state = backbone.final_norm(states)
                 before = None if before is None else backbone.final_norm(before)
             for key, into in self._pooled.items():
-                if key[0] is norm_state:
+                if key[0] is norm_state and self._words is not None:
+                    for rows, tokens in self._words:
+                        into[layer][rows] = pool(of_state[tokens], None, key[1])
+                elif key[0] is norm_state:
                     _pool_groups(of_state, before, self.groups, key[1], self._around, into[layer])
 
     def start_copy(self) -> Pooled:
@@ -88,6 +95,21 @@ def arrived(pooled: Pooled) -> dict[Key, Tensor]:
     if copied is not None:
         copied.synchronize()
     return values
+
+
+def _word_groups(
+    ids: Sequence[NDArray[np.int32]], words: Sequence[NDArray[np.int32]], device: torch.device
+) -> list[tuple[Tensor, Tensor]]:
+    """Words of one number of tokens together: their rows int64 [n], and their tokens of all texts, int64 [n, length]."""
+    starts = np.cumsum([0, *(len(each) for each in ids)])[:-1]
+    spans = np.concatenate([each + start for each, start in zip(words, starts, strict=True)])
+    lengths = spans[:, 1] - spans[:, 0]
+    groups = []
+    for length in np.unique(lengths):
+        rows = np.flatnonzero(lengths == length)
+        tokens = spans[rows, :1] + np.arange(length)
+        groups.append((torch.from_numpy(rows).to(device), torch.from_numpy(tokens).to(device)))
+    return groups
 
 
 def length_groups(counts: Sequence[int]) -> list[LengthGroup]:

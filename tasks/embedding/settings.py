@@ -111,6 +111,8 @@ def _made_by_model(dataset: Dataset, model: ModelFolder, settings: Settings) -> 
         "transformers": transformers.__version__,
         "embed_version": EMBED_VERSION,
     }
+    if dataset.words is not None:
+        made_of["words"] = dataset.words.rpartition("/")[2]
     if settings.prompt is not None:
         made_of["prompt"] = settings.prompt
         made_of["prompted_version"] = PROMPTED_VERSION

@@ -24,12 +24,22 @@ class Tokens:
 
     around: how many tokens before and after each text are none of its own, but a prompt's or special ones; None where
     nobody can tell.
+
+    words: where words are embedded and not texts, of each text int32 [W, 2], the first token of each of some words and
+    the one after its last.
     """
 
     ids: list[NDArray[np.int32]]
     counts: NDArray[np.int32]
     truncated: NDArray[np.bool_]
     around: tuple[int, int] | None = None
+    words: list[NDArray[np.int32]] | None = None
+
+    @property
+    def rows(self) -> NDArray[np.int64]:
+        """The first row of embeddings of each text, and how many rows there are: int64 [N + 1]."""
+        each = [1] * len(self.ids) if self.words is None else [len(words) for words in self.words]
+        return np.cumsum([0, *each])
 
 
 def tokenise(tokenizer: Any, texts: Sequence[str], max_length: int) -> Tokens:
