@@ -24,7 +24,7 @@ from flows.running.limits import DATABASE, limited, on_device
 from flows.running.progress import stage_progress, tell, working
 from flows.running.slots import Slot, plan_slots
 from flows.running.tags import tag_flow_run
-from flows.settled import check_task, scoring_of, settings_of, settle_settings
+from flows.settled import check_task, scoring_of, settings_of, settle_settings, settle_words
 from storage.cache import cache_folder
 from storage.errors import UserError
 from storage.layout import Layout
@@ -153,6 +153,7 @@ def _sweep(sweeps: Sequence[SweepParameters], engine: Engine) -> SweepOutcome:
         tell_of_races(parameters, dataset)
     begun = None if raced is None else raced.begun
     asked = settle_settings(parameters, dataset, model)
+    dataset = settle_words(layout, parameters, dataset, model, asked)
     planning = engine.submit(plan_embedding_set_task, layout, dataset, model, asked, (), begun)
     futures.append(planning)
     with working("Planning the shards"):
@@ -161,7 +162,7 @@ def _sweep(sweeps: Sequence[SweepParameters], engine: Engine) -> SweepOutcome:
     run = describe_run(parameters, planned.id)
 
     curves = curves_of(
-        layout, run.id, planned, parameters.pooling, parameters.norm_state, parameters.seed, dataset.task
+        layout, run.id, planned, parameters.pooling, parameters.norm_state, parameters.seed, dataset
     )
     layers = layers_of(curves, planned, dataset, range((parameters.max_layer or model.layers) + 1))
     # Finding out here that a layer's scores are staged is cheaper than a task run that finds it out.

@@ -142,8 +142,9 @@ class AskedOfAll(BaseModel):
         "auto",
         title="Task",
         description="What labels tell. single-label: one class. multi-label: any number of labels. regression: a "
-        "number, such as stars. auto: several for lists and for several columns, a number where there are fractions, "
-        "else a class.",
+        "number, such as stars. token-classification: a tag of each word, from one column of lists of words and one of "
+        "lists of tags. auto: tags for such columns, several labels for other lists and for several columns, a number "
+        "where there are fractions, else a class.",
     )
     split_column: str | None = Field(
         None,

@@ -2,18 +2,25 @@
 
 from flows.parameters import SweepParameters
 from storage.errors import UserError
+from storage.layout import Layout
 from tasks.data.dataset import Dataset
 from tasks.embedding.lengths import STEPS, resolve_length
 from tasks.embedding.model import ModelFolder
+from tasks.embedding.pooling import WORD_POOLINGS
 from tasks.embedding.prompts import resolve_prompt
 from tasks.embedding.settings import Settings
+from tasks.embedding.words import without_cut_words
+from tasks.scoring.criteria import OF_SINGLE_ROWS
 from tasks.scoring.layer_scores import ScoringSettings
-from tasks.vocabulary import ProbeProtocol, Task
+from tasks.vocabulary import NO_PROMPT, ProbeProtocol, Task
 
 
 def check_task(parameters: SweepParameters, dataset: Dataset) -> None:
     """Raise UserError where something is asked for that is only for one class a text, and labels are something else."""
     if dataset.task is Task.SINGLE_LABEL:
+        return
+    if dataset.task is Task.TOKEN_CLASSIFICATION:
+        _check_words(parameters, dataset)
         return
     told = f"one class a text, and labels of {dataset.id} are {dataset.task.value}. Leave it out"
     if parameters.until_confident is not None:
@@ -22,6 +29,51 @@ def check_task(parameters: SweepParameters, dataset: Dataset) -> None:
         raise UserError(
             f"--probe-protocol {parameters.probe_protocol.value} is for {told}: the probe is ridge regression then."
         )
+
+
+def _check_words(parameters: SweepParameters, dataset: Dataset) -> None:
+    told = f"and labels of {dataset.id} are a tag of each word"
+    if parameters.until_confident is not None:
+        raise UserError(
+            f"--until-confident adds rows that are independent, {told}, which depend on each other. Leave it out, and "
+            "give --max-train-rows texts."
+        )
+    if parameters.prompt != NO_PROMPT:
+        raise UserError(
+            f"--prompt {parameters.prompt} stands around a whole text and asks for one embedding of it, {told}. Leave "
+            "it out."
+        )
+    if parameters.attention_rows:
+        raise UserError(
+            f"--attention-rows {parameters.attention_rows} is of whole texts, {told}. Leave it out; a sweep of "
+            "the same texts with one label each measures it."
+        )
+    for pooling in parameters.pooling:
+        if pooling not in WORD_POOLINGS:
+            raise UserError(
+                f"--pooling {pooling} leaves out tokens of a whole text, {told}, whose own tokens are pooled. Take of "
+                f"{', '.join(WORD_POOLINGS)}."
+            )
+    for criterion in parameters.criterion:
+        if criterion in OF_SINGLE_ROWS:
+            raise UserError(
+                f"--criterion {criterion} leaves out one row at a time, {told}: the other words of its text would give "
+                "it away. ridge_loo and ridge_loo_information leave out whole texts."
+            )
+
+
+def settle_words(
+    layout: Layout, parameters: SweepParameters, dataset: Dataset, model: ModelFolder, settings: Settings
+) -> Dataset:
+    """The data set as its embeddings will have it: where rows are words, without those that the model does not read.
+
+    Raises:
+        UserError: the tokenizer does not say which token is of which word, or too few words are read.
+    """
+    if dataset.words is None:
+        return dataset
+    trust = parameters.trust_remote_code
+    return without_cut_words(layout, dataset, model, settings.max_length, trust_remote_code=trust)
 
 
 def settle_settings(parameters: SweepParameters, dataset: Dataset, model: ModelFolder) -> Settings:

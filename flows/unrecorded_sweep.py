@@ -17,7 +17,7 @@ from flows.layer_sweep import (
 from flows.parameters import SweepParameters
 from flows.race import Raced, delete_raced, race, tell_of_races
 from flows.running.progress import Pace, progress_bar, tell, working
-from flows.settled import check_task, scoring_of, settle_settings
+from flows.settled import check_task, scoring_of, settle_settings, settle_words
 from storage.errors import UserError
 from storage.layout import Layout
 from storage.results import merge
@@ -89,6 +89,7 @@ def run_sweep(sweeps: Sequence[SweepParameters], execution_id: str) -> tuple[str
     begun = None if raced is None else raced.begun
     with working("Planning the shards"):
         asked = settle_settings(parameters, dataset, model)
+        dataset = settle_words(layout, parameters, dataset, model, asked)
         settings, planned = settle_plan(layout, dataset, model, asked, begun=begun)
     run = describe_run(parameters, planned.id)
     with using_embeddings(planned.id) as delete_embeddings:
@@ -99,7 +100,7 @@ def run_sweep(sweeps: Sequence[SweepParameters], execution_id: str) -> tuple[str
             parameters.pooling,
             parameters.norm_state,
             parameters.seed,
-            dataset.task,
+            dataset,
         )
         layers = layers_of(curves, planned, dataset, range((parameters.max_layer or model.layers) + 1))
         unscored = [layer for layer in layers if not is_scored(layer, parameters.criterion)]

@@ -3,13 +3,17 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import product
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from storage.layout import Layout
 from storage.staged import read_staged
-from tasks.data.dataset import Dataset
+from tasks.data.dataset import Dataset, read_table
 from tasks.embedding.set_records import EmbeddingSet
+from tasks.numerics.clusters import shares_of_clusters
 from tasks.vocabulary import NormState, Pooling, Task
 
 
@@ -56,6 +60,8 @@ class CurveOfRun:
     last_is_normed: bool
     seed: int
     task: Task = Task.SINGLE_LABEL
+    words: str | None = None
+    """Where the data set's table lies, of rows that are words: what is resampled are their texts."""
 
     @property
     def part(self) -> str:
@@ -76,6 +82,15 @@ class CurveOfRun:
         """The staged rows of all its layers."""
         return read_staged(self.layout, self.run_id, table, f"{self.part}-")
 
+    def independent(self, values: npt.NDArray[Any], row_id: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
+        """Values [..., N] of these rows as those of independent units, of the same mean: as they are, or of words,
+        which of one text are not, `shares_of_clusters` of their texts."""
+        if self.words is None or not len(row_id):
+            return values
+        return shares_of_clusters(
+            values, read_table(self.words, columns=["text_id"])["text_id"].to_numpy()[row_id]
+        )
+
 
 def curves_of(
     layout: Layout,
@@ -84,9 +99,10 @@ def curves_of(
     poolings: Sequence[Pooling],
     norm_states: Sequence[NormState],
     seed: int,
-    task: Task = Task.SINGLE_LABEL,
+    dataset: Dataset,
 ) -> list[CurveOfRun]:
     """Every pooling × norm state."""
+    words = None if dataset.words is None else dataset.uri
     return [
         CurveOfRun(
             layout,
@@ -95,7 +111,8 @@ def curves_of(
             norm_state,
             planned.last_is_normed and norm_state == NormState.AS_RETURNED,
             seed,
-            task,
+            dataset.task,
+            words,
         )
         for pooling, norm_state in product(poolings, norm_states)
     ]

@@ -22,6 +22,10 @@ class Measure:
     floor: str
     """The same of what tells all texts the same."""
     floor_name: str
+    words_alone: str
+    """What tells labels by the words, without a model."""
+    rows: str
+    """What is told: texts, or words of them."""
     loss: str
     """What ridge regression's left-out rows rank layers by."""
 
@@ -34,6 +38,19 @@ MEASURES = {
         says="is right on {}",
         floor="always naming the largest class is right on {}",
         floor_name="largest class",
+        words_alone="TF-IDF",
+        rows="texts",
+        loss="log loss",
+    ),
+    Task.TOKEN_CLASSIFICATION: Measure(
+        name="accuracy",
+        axis="probe accuracy of words",
+        sentence="{} of the words of test texts given their tag",
+        says="is right on {} of the words",
+        floor="always naming the most frequent tag is right on {} of the words",
+        floor_name="most frequent tag",
+        words_alone="the most frequent tag of each",
+        rows="words",
         loss="log loss",
     ),
     Task.MULTI_LABEL: Measure(
@@ -43,6 +60,8 @@ MEASURES = {
         says="has a mean F1 of {}",
         floor="always naming the most frequent labels has a mean F1 of {}",
         floor_name="most frequent labels",
+        words_alone="TF-IDF",
+        rows="texts",
         loss="log loss",
     ),
     Task.REGRESSION: Measure(
@@ -52,6 +71,8 @@ MEASURES = {
         says="puts {} of pairs in their true order",
         floor="telling all texts the same number puts {} of pairs in order",
         floor_name="one number for all",
+        words_alone="TF-IDF",
+        rows="texts",
         loss="squared error",
     ),
 }

@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import torch
@@ -21,6 +22,7 @@ from storage.results import check_database
 from storage.sources.states import are_saved_states
 from tasks.choosing.race import step_sizes
 from tasks.data.dataset import Dataset, read_dataset
+from tasks.data.tagged_words import texts_of
 from tasks.embedding.embed import check_layers
 from tasks.embedding.lengths import STEPS, counted_rows, covering, positions_of
 from tasks.embedding.model import SAVED_STATES, ModelFolder, resolve_model
@@ -86,7 +88,7 @@ def show_inspection(
             check_states(states, table["place"].to_numpy(), found.source_rows)
         elif model is not None:
             folder = resolve_model(model, weights=False)
-            tokens = count_tokens(folder, table["text"].to_list())
+            tokens = count_tokens(folder, _texts(table))
             max_length = max_length or covering(tokens[counted_rows(len(tokens))], positions_of(folder))
         seen = inspect_table(table, found.classes, token_counts=tokens, max_length=max_length)
     _show_dataset(console, found, seen)
@@ -111,7 +113,7 @@ def show_plan(parameters: SweepParameters) -> None:
         prompt = resolve_prompt(parameters.prompt, dataset, model, trust_remote_code=trust)
         tokens = count_tokens(
             model,
-            table["text"].to_list(),
+            _texts(table),
             max_length=parameters.length_asked or STEPS[-1],
             prompt=prompt,
             trust_remote_code=trust,
@@ -218,7 +220,7 @@ def _show_dataset(console: Console, dataset: Dataset, seen: Inspection) -> None:
             ("data set", dataset.id),
             ("columns", f"text: {dataset.text_column or 'none'}, label: {dataset.label_column}"),
             *([] if dataset.task is Task.SINGLE_LABEL else [("task", _task(dataset))]),
-            ("rows", f"{seen.train_rows:,} train, {seen.test_rows:,} test"),
+            ("rows", _counted(dataset, seen)),
             *([] if lengths is None else _of_texts(seen, lengths)),
         ],
     )
@@ -235,8 +237,26 @@ def _show_dataset(console: Console, dataset: Dataset, seen: Inspection) -> None:
         console.print(f"… and {seen.classes.height - MOST_CLASSES_SHOWN} more classes")
 
 
+def _texts(table: pl.DataFrame) -> list[Any]:
+    """Each text, or the list of its words."""
+    if "text_id" in table.columns:
+        return texts_of(table)["words"].to_list()
+    return table["text"].to_list()
+
+
+def _counted(dataset: Dataset, seen: Inspection) -> str:
+    if dataset.words is None:
+        return f"{seen.train_rows:,} train, {seen.test_rows:,} test"
+    return (
+        f"{dataset.train_rows:,} words of {seen.train_rows:,} texts train, {dataset.test_rows:,} words of "
+        f"{seen.test_rows:,} texts test"
+    )
+
+
 def _task(dataset: Dataset) -> str:
     """What labels tell, and what the classes below are then."""
+    if dataset.words is not None:
+        return f"{dataset.task.value}; the classes are tags of words, and rows are words"
     told = f"of {len(dataset.target_names)} labels" if dataset.target_names else "of a number"
     made = "sets of labels" if dataset.target_names else "parts of the numbers"
     return f"{dataset.task.value} {told}; the classes are {made}, for silhouettes and strata alone"

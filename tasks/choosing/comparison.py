@@ -86,3 +86,13 @@ def same_mean_p_value(a: np.ndarray, b: np.ndarray) -> float:
     varies."""
     error = float(np.sqrt(a.var() / len(a) + b.var() / len(b)))
     return float(2 * ndtr(-abs(float(a.mean() - b.mean())) / error)) if error > _ROUNDING else 1.0
+
+
+def same_clustered_mean_p_value(shares: np.ndarray, rows: int, mean: float, other_rows: int) -> float:
+    """Two-sided p-value of `other_rows` rows with this mean being like those of some clusters: the z test.
+
+    shares: float64 [C], of the clusters' `rows` rows (`shares_of_clusters`). The other rows are taken to be clustered
+    as these are.
+    """
+    error = float(np.sqrt(shares.var() / len(shares) * (1 + rows / other_rows)))
+    return float(2 * ndtr(-abs(float(shares.mean()) - mean) / error)) if error > _ROUNDING else 1.0

@@ -19,7 +19,12 @@ from tasks.choosing.audit import (
     zones,
 )
 from tasks.choosing.choice import LayerChoice, LayerEvidence, choose_layers
-from tasks.choosing.comparison import compare, same_mean_p_value, same_share_p_value
+from tasks.choosing.comparison import (
+    compare,
+    same_clustered_mean_p_value,
+    same_mean_p_value,
+    same_share_p_value,
+)
 from tasks.choosing.inflection import CurveShape, find_inflection_points, measure_curve
 from tasks.choosing.rules import DEFAULT_RULE
 from tasks.curves import CurveOfRun
@@ -54,7 +59,7 @@ def choose(curve: CurveOfRun, depth_price: float = 0.0) -> CurveChoice:
     silhouettes = {
         metric: measure_curve(
             values,
-            by_layer(influences.filter(metric=metric), "influence"),
+            independent_by_layer(curve, influences.filter(metric=metric), "influence"),
             last_is_normed=curve.last_is_normed,
             seed=curve.seed,
         )
@@ -67,8 +72,8 @@ def choose(curve: CurveOfRun, depth_price: float = 0.0) -> CurveChoice:
     evidence = LayerEvidence(
         silhouettes=silhouettes,
         criteria=criteria,
-        ridge_correct=by_layer(left_out, "correct"),
-        ridge_loss=by_layer(left_out, "log_loss"),
+        ridge_correct=independent_by_layer(curve, left_out, "correct"),
+        ridge_loss=independent_by_layer(curve, left_out, "log_loss"),
         last_is_normed=curve.last_is_normed,
         task=curve.task,
         constant=_constant_layers(influences),
@@ -94,7 +99,9 @@ def choose(curve: CurveOfRun, depth_price: float = 0.0) -> CurveChoice:
 def audit(curve: CurveOfRun, chosen: CurveChoice) -> None:
     """The first look at the test rows: stage `audit`, one row a rule, the `trend` of the accuracy, and how far the
     paper's claims and every train-only score reach (`curve_audit`, `zone_audit`, `score_audit`)."""
-    correct = by_layer(_with_right(curve.read("prediction")), "right")
+    told = _with_right(curve.read("prediction"))
+    correct = independent_by_layer(curve, told, "right")
+    words = told["row_id"].n_unique() if curve.words is not None else None
     accuracy = find_inflection_points(
         correct.mean(axis=1), correct, last_is_normed=curve.last_is_normed, seed=curve.seed
     )
@@ -105,7 +112,7 @@ def audit(curve: CurveOfRun, chosen: CurveChoice) -> None:
         {"rule": choice.rule, "is_default": choice.rule == DEFAULT_RULE}
         | asdict(audit_choice(choice.layer, correct, seed=curve.seed))
         | _over_text(correct[choice.layer], text, curve.seed)
-        | _shift(correct[choice.layer], probe.row(choice.layer, named=True), left_out)
+        | _shift(correct[choice.layer], probe.row(choice.layer, named=True), left_out, words)
         for choice in chosen.choices
     ]
     _stage(curve, "audit", audited)
@@ -133,10 +140,10 @@ def audit(curve: CurveOfRun, chosen: CurveChoice) -> None:
     _stage(curve, "score_audit", scored)
 
 
-def right_on_test(layout: Layout, run_id: str, part: str, table: str = "prediction") -> npt.NDArray[Any]:
+def right_on_test(layout: Layout, run_id: str, part: str) -> npt.NDArray[Any]:
     """[test rows], in the order of their ids: whether a layer's probe, as it was staged, gave each its label, bool; or
     how right it told each, float64."""
-    rows = read_staged(layout, run_id, table, part).sort("row_id")
+    rows = read_staged(layout, run_id, "prediction", part).sort("row_id")
     return _with_right(rows)["right"].to_numpy()
 
 
@@ -148,8 +155,9 @@ def _with_right(predictions: pl.DataFrame) -> pl.DataFrame:
 
 
 def _right_by_text(curve: CurveOfRun) -> npt.NDArray[Any]:
-    """As `right_on_test`, of the words alone; [0] of a data set without texts."""
-    return right_on_test(curve.layout, curve.run_id, "baseline", table="text_prediction")
+    """As `right_on_test`, of the words alone, independent; [0] of a data set without texts."""
+    rows = _with_right(read_staged(curve.layout, curve.run_id, "text_prediction", "baseline")).sort("row_id")
+    return curve.independent(rows["right"].to_numpy(), rows["row_id"].to_numpy())
 
 
 def _over_text(right: npt.NDArray[Any], text: npt.NDArray[Any], seed: int) -> dict[str, float | None]:
@@ -160,12 +168,18 @@ def _over_text(right: npt.NDArray[Any], text: npt.NDArray[Any], seed: int) -> di
 
 
 def _shift(
-    right: npt.NDArray[Any], probe: Mapping[str, Any], left_out: pl.DataFrame
+    right: npt.NDArray[Any], probe: Mapping[str, Any], left_out: pl.DataFrame, words: int | None
 ) -> dict[str, float | None]:
-    """Whether the probe is as good on train rows that were held out as on test rows; None where none were."""
+    """Whether the probe is as good on train rows that were held out as on test rows; None where none were.
+
+    words: test rows, where `right` is of their texts.
+    """
     rows, accuracy = probe["held_out_rows"], probe["held_out_accuracy"]
     if not rows:
         return {"held_out_accuracy": None, "shift_p_value": None}
+    if words is not None:
+        same = same_clustered_mean_p_value(right, words, accuracy, rows)
+        return {"held_out_accuracy": accuracy, "shift_p_value": same}
     if right.dtype != bool:
         of_layer = left_out.filter(layer=probe["layer"])["correct"].to_numpy()
         return {"held_out_accuracy": accuracy, "shift_p_value": same_mean_p_value(of_layer, right)}
@@ -185,7 +199,7 @@ def _audit_curves(
     influences = curve.read("silhouette_row")
     rows = []
     for metric, values in silhouettes.items():
-        influence = by_layer(influences.filter(metric=metric), "influence")
+        influence = independent_by_layer(curve, influences.filter(metric=metric), "influence")
         follows = rank_correlation(values, influence, correct, seed=curve.seed)
         rows.append(
             {"metric": metric, "silhouette_direction": shapes[metric].direction.value}
@@ -222,6 +236,14 @@ def by_layer(rows: pl.DataFrame, column: str) -> npt.NDArray[Any]:
     """[layers, rows a layer], layers in order, the rows of a layer in the order of their ids."""
     order = ["layer", "row_id"] if "row_id" in rows.columns else ["layer"]
     return rows.sort(order)[column].to_numpy().reshape(rows["layer"].n_unique(), -1)
+
+
+def independent_by_layer(curve: CurveOfRun, rows: pl.DataFrame, column: str) -> npt.NDArray[Any]:
+    """As `by_layer`, of units that are independent: of words their texts."""
+    values = by_layer(rows, column)
+    return curve.independent(
+        values, rows.filter(layer=rows["layer"].min()).sort("row_id")["row_id"].to_numpy()
+    )
 
 
 def _stage(curve: CurveOfRun, table: str, rows: Sequence[Mapping[str, Any]], suffix: str = "") -> None:

@@ -21,12 +21,14 @@ from tasks.choosing.audit import Right
 from tasks.choosing.comparison import Comparison, compare
 from tasks.choosing.curve_choice import CurveChoice, right_on_test
 from tasks.curves import LayerOfRun
+from tasks.data.dataset import Dataset, read_table
 from tasks.machine import CORES
+from tasks.numerics.clusters import shares_of_clusters
 from tasks.numerics.cores import cores, own_threads
 from tasks.retries import LONG_S, RETRIED
 from tasks.scoring.features import Features
 from tasks.scoring.layer_scores import read_rows
-from tasks.scoring.probe import fit_probe
+from tasks.scoring.probe import fit_probe_on
 from tasks.scoring.ridge import ridge_leave_one_out
 from tasks.scoring.silhouette import stratified_rows
 from tasks.scoring.target import Target
@@ -73,22 +75,26 @@ def grow(
     labels: npt.NDArray[np.integer],
     *,
     target: Target | None = None,
+    texts: npt.NDArray[np.int64] | None = None,
     most: int = MOST_TOGETHER,
     sure_gain: float = SURE_GAIN,
 ) -> list[Together]:
     """One layer, then it and one more, and so on to `most`; the last one is the first that is not sure, if any is.
 
     losses: of the first layer alone, [N]. read: the train rows [N, D] of a layer. labels: [N]. target: of the same
-    rows, where they are to tell something else. sure_gain: how many paired standard errors a layer has to gain.
+    rows, where they are to tell something else. texts: of which text each row is, where several are of one; these are
+    left out together, and independent. sure_gain: how many paired standard errors a layer has to gain.
     """
     found = [_alone(first, losses)]
     while found[-1].is_sure and len(found) < most:
         layers = found[-1].layers
-        beside = _best_beside([read(each) for each in layers], labels, target, layers, candidates, read)
+        beside = _best_beside(
+            [read(each) for each in layers], labels, target, texts, layers, candidates, read
+        )
         if beside is None:
             break
         best, of_all = beside
-        less = losses - of_all
+        less = losses - of_all if texts is None else shares_of_clusters(losses - of_all, texts)
         error = float(less.std(ddof=1) / np.sqrt(len(less)))
         gain = float(less.mean())
         found.append(
@@ -106,6 +112,7 @@ def _best_beside(
     blocks: Sequence[Rows],
     labels: npt.NDArray[np.integer],
     target: Target | None,
+    texts: npt.NDArray[np.int64] | None,
     taken: Sequence[LayerOfRun],
     candidates: Sequence[LayerOfRun],
     read: Read,
@@ -121,7 +128,9 @@ def _best_beside(
     while True:
         new = [each for each in some if each not in tried and each not in taken]
         with cores(torch.device("cpu")) as shared:
-            found = shared.map(lambda each: left_out_losses([*blocks, read(each)], labels, target), new)
+            found = shared.map(
+                lambda each: left_out_losses([*blocks, read(each)], labels, target, texts), new
+            )
         tried.update(zip(new, found, strict=True))
         if not tried:
             return None
@@ -133,10 +142,14 @@ def _best_beside(
 
 
 def left_out_losses(
-    blocks: Sequence[Rows], labels: npt.NDArray[np.integer], target: Target | None = None
+    blocks: Sequence[Rows],
+    labels: npt.NDArray[np.integer],
+    target: Target | None = None,
+    texts: npt.NDArray[np.int64] | None = None,
 ) -> Losses:
     """Of each train row, in nats: float64 [N], of layers [N, D] side by side."""
-    return ridge_leave_one_out(Features(np.concatenate(blocks, axis=1), labels, target=target)).log_loss
+    features = Features(np.concatenate(blocks, axis=1), labels, target=target, texts=texts)
+    return ridge_leave_one_out(features).log_loss
 
 
 def _coarse(candidates: Sequence[LayerOfRun], step: int) -> list[LayerOfRun]:
@@ -171,19 +184,23 @@ def choose_together(
     if most == 1:
         return [_alone(first, losses)]
     train = read_rows(first)[0]
-    labels, target = train.y, train.target
+    labels, target, texts = train.y, train.target, train.texts
     own_threads(CORES)  # reading a layer asks for one thread
     drawn = stratified_rows(labels, MOST_ROWS, first.seed)
     labels = labels[drawn]
     if target is not None:
         target = replace(target, values=target.values[drawn])
+    if texts is not None:
+        texts = texts[drawn]
 
     def read(layer: LayerOfRun) -> Rows:
         return read_rows(layer)[0].X[drawn]
 
     if len(drawn) < len(losses):
-        losses = left_out_losses([read(first)], labels, target)  # left out of as many rows as the others' are
-    return grow(first, losses, candidates, read, labels, target=target, most=most)
+        losses = left_out_losses(
+            [read(first)], labels, target, texts
+        )  # left out of as many rows as the others' are
+    return grow(first, losses, candidates, read, labels, target=target, texts=texts, most=most)
 
 
 def is_found_together(layer: LayerOfRun, most: int) -> bool:
@@ -224,14 +241,21 @@ def audit_together(found: Sequence[Together], protocol: ProbeProtocol) -> None:
     if not found:
         return
     single = found[0].layers[0]
-    alone = right_on_test(single.layout, single.run_id, single.part)
     at_last = replace(single, layer=_last_layer(single))
-    last = right_on_test(single.layout, single.run_id, at_last.part)
+    texts = _test_texts(single.dataset)
+
+    def staged(layer: LayerOfRun) -> Right:
+        right = right_on_test(layer.layout, layer.run_id, layer.part)
+        return right if texts is None else shares_of_clusters(right, texts)
+
+    alone, last = staged(single), staged(at_last)
     answer = max(len(each.layers) for each in found if each.is_sure)
     rows = []
     for each in found:
         started = time.perf_counter()
         right = alone if len(each.layers) == 1 else _probe(each.layers, protocol)
+        if texts is not None and right is not alone:
+            right = shares_of_clusters(right, texts)
         rows.append(
             {
                 "size": len(each.layers),
@@ -243,7 +267,7 @@ def audit_together(found: Sequence[Together], protocol: ProbeProtocol) -> None:
                 "log_loss_gain": each.gain,
                 "log_loss_gain_error": each.gain_error,
                 "accuracy": float(np.clip(right.mean(), 0.0, 1.0)),
-                "n_test": len(right),
+                "n_test": len(right) if texts is None else len(texts),
                 **_named("gain_over_single", compare(right, alone, seed=single.seed)),
                 **_named("gain_over_last", compare(right, last, seed=single.seed)),
                 "seconds": time.perf_counter() - started,
@@ -251,6 +275,14 @@ def audit_together(found: Sequence[Together], protocol: ProbeProtocol) -> None:
         )
     key = single.key().select("run_id")
     stage(single.layout, single.run_id, PART, PART, rows_of(PART, key, rows))
+
+
+def _test_texts(dataset: Dataset) -> npt.NDArray[np.int64] | None:
+    """Of which text each test row is, where rows are words."""
+    if dataset.words is None:
+        return None
+    every = range(dataset.train_rows, dataset.train_rows + dataset.test_rows)
+    return read_table(dataset.uri, every, ["text_id"])["text_id"].to_numpy()
 
 
 def _named(name: str, found: Comparison) -> dict[str, float]:
@@ -275,11 +307,12 @@ def _probe(layers: Sequence[LayerOfRun], protocol: ProbeProtocol) -> Right:
     own_threads(CORES)
     train, test = (np.concatenate([split[i].X for split in splits], axis=1) for i in (0, 1))
     y_train, y_test = splits[0][0].y, splits[0][1].y
-    told, to_tell = splits[0][0].target, splits[0][1].target
+    told, to_tell, texts = splits[0][0].target, splits[0][1].target, splits[0][0].texts
     del splits  # as large as what was made of them
     if to_tell is not None:
         return fit_target_probe(Features(train, y_train, target=told), test, to_tell).judged.right
-    found = fit_probe(train, y_train, test, y_test, protocol=protocol, seed=layers[0].seed)
+    features = Features(train, y_train, texts=texts)
+    found = fit_probe_on(features, test, y_test, protocol=protocol, seed=layers[0].seed)
     return found.predictions == y_test
 
 

@@ -22,7 +22,14 @@ from tasks.data.columns import LABEL_COLUMNS, TEXT_COLUMNS, clean, find_column, 
 from tasks.data.labels import alike, in_order
 from tasks.data.reading import SPLIT_NAMES, read_source
 from tasks.data.splits import LEAST_ROWS_PER_CLASS, by_split_column, split_rows, stratified_sample
-from tasks.data.tagged_words import WORD_KEYS, as_words, clean_words, fingerprint_words, texts_of, word_columns
+from tasks.data.tagged_words import (
+    WORD_KEYS,
+    as_words,
+    clean_words,
+    fingerprint_words,
+    texts_of,
+    word_columns,
+)
 from tasks.data.targets import task_of, with_classes
 from tasks.retries import LONG_S, RETRIED
 from tasks.vocabulary import AskedTask, Task

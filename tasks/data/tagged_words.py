@@ -32,7 +32,8 @@ def word_columns(
     """The columns of words and of tags; None where labels tell something of whole texts.
 
     columns: that every split has. text and label: those that were asked for. Without a task that was asked for, both
-    have to hold lists, and where a text column and a label column have their usual names too, as many tags as words.
+    have to hold lists; where there is a column of texts too, and that of tags has a name for labels of texts, as many
+    tags as words.
 
     Raises:
         UserError: the task was asked for, and there are no such columns.
@@ -40,12 +41,13 @@ def word_columns(
     if task == "auto":
         if len(text) > 1 or len(label) > 1:
             return None
-        words = text[0] if text else _list_column(train, columns, WORD_COLUMNS)
+        words = text[0] if text else _list_column(train, columns, (*WORD_COLUMNS, *TEXT_COLUMNS))
         tags = label[0] if label else _list_column(train, columns, TAG_COLUMNS)
         if words is None or tags is None or not (_is_lists(train, words) and _is_lists(train, tags)):
             return None
-        known = {each.lower() for each in columns}
-        is_plain = bool(text) or not known & {*TEXT_COLUMNS} or not (label or known & {*LABEL_COLUMNS})
+        others = {each.lower() for each in columns if not _is_lists(train, each)}
+        usual = tags.lower() in LABEL_COLUMNS and bool(others & {*TEXT_COLUMNS})
+        is_plain = bool(text) or not usual
         lengths = train.select(pl.col(each).list.len() for each in (words, tags))
         return (words, tags) if is_plain or bool((lengths[words] == lengths[tags]).all()) else None
     if Task(task) is not Task.TOKEN_CLASSIFICATION:
@@ -100,9 +102,7 @@ def clean_words(frame: pl.DataFrame, words: str, tags: str, where: str) -> pl.Da
             "them. Every word needs a tag of its own."
         )
     empty = pl.element().str.strip_chars().fill_null("") == ""
-    reject_rows(
-        read, pl.col("words").list.eval(empty).list.any(), f"an empty word (column {words!r})", where
-    )
+    reject_rows(read, pl.col("words").list.eval(empty).list.any(), f"an empty word (column {words!r})", where)
     untagged = pl.col("tags").list.eval(pl.element().is_null()).list.any().fill_null(False)
     reject_rows(read, untagged, f"a word without a tag (column {tags!r})", where)
     return read.with_columns(value=pl.when(there).then(pl.lit("")))
@@ -130,6 +130,15 @@ def as_words(train: pl.DataFrame, test: pl.DataFrame) -> tuple[pl.DataFrame, pl.
 def texts_of(table: pl.DataFrame) -> pl.DataFrame:
     """The column `words`, List(String), a row a text, of a table of all their words in their order."""
     return table.group_by("text_id", maintain_order=True).agg(words=pl.col("text")).select("words")
+
+
+def text_rows(table: pl.DataFrame) -> pl.DataFrame:
+    """A row a text of a table of all their words: `text`, with spaces between its words; `label`, the number of its
+    tags together; `split`."""
+    texts = table.group_by("text_id", maintain_order=True).agg(
+        pl.col("text").str.join(" "), pl.col("label").cast(pl.String).str.join(" "), pl.col("split").first()
+    )
+    return texts.select("text", pl.col("label").rank("dense").cast(pl.Int32), "split")
 
 
 def fingerprint_words(table: pl.DataFrame, texts: pl.DataFrame | None = None) -> str:

@@ -61,7 +61,7 @@ def attention_texts(asked: int | None, dataset: Dataset, model: ModelFolder) -> 
     rows = dataset.train_rows + dataset.test_rows
     wanted = min(MOST_TEXTS, rows // ONE_IN) if asked is None else asked
     texts = min(wanted, dataset.train_rows)
-    return 0 if texts < LEAST_TEXTS or model.is_saved_states else texts
+    return 0 if texts < LEAST_TEXTS or model.is_saved_states or dataset.words is not None else texts
 
 
 def is_measured(layout: Layout, run_id: str) -> bool:
@@ -85,6 +85,8 @@ def measure_attention(
     then rather than something wrong.
     """
     found, why_not = [], "saved states were made without us" if model.is_saved_states else None
+    if dataset.words is not None:
+        why_not = "rows are words, and attention is measured over whole texts"
     if texts:
         with on_slot(settings.device) as device:
             loaded = load_for(model, settings, device)

@@ -36,8 +36,7 @@ WORTH_BFLOAT16 = 1.2
 
 @dataclass(frozen=True)
 class EmbeddedTexts:
-    """Embeddings of N texts, or of N words of them: float32 [layers + 1, N, D] for each norm state and pooling, in their
-    order.
+    """Embeddings of N texts, or words: float32 [layers + 1, N, D] for each norm state and pooling, in their order.
 
     token_count: int32 [N]. truncated: bool [N], the text was longer than the maximum. seconds: the whole call.
     """

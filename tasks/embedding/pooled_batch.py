@@ -100,7 +100,7 @@ def arrived(pooled: Pooled) -> dict[Key, Tensor]:
 def _word_groups(
     ids: Sequence[NDArray[np.int32]], words: Sequence[NDArray[np.int32]], device: torch.device
 ) -> list[tuple[Tensor, Tensor]]:
-    """Words of one number of tokens together: their rows int64 [n], and their tokens of all texts, int64 [n, length]."""
+    """Words of one number of tokens together: their rows int64 [n], and their tokens in the batch, [n, length]."""
     starts = np.cumsum([0, *(len(each) for each in ids)])[:-1]
     spans = np.concatenate([each + start for each, start in zip(words, starts, strict=True)])
     lengths = spans[:, 1] - spans[:, 0]

@@ -71,6 +71,10 @@ POOLINGS = {
 }
 
 
+WORD_POOLINGS = (Pooling.FIRST, Pooling.MEAN, Pooling.LAST, Pooling.MAX)
+"""Of a word's tokens, of which none is the text's first or special."""
+
+
 def pool(states: Tensor, mask: Tensor | None, pooling: Pooling, around: tuple[int, int] = (0, 0)) -> Tensor:
     """One embedding for each text, whichever side it is padded on.
 

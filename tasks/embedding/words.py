@@ -26,7 +26,9 @@ or has no token."""
 _TRIED = ["The", "cat", "sat", "here", ",", "Tom"]
 
 
-def tokenise_words(tokenizer: Any, texts: Sequence[Sequence[str]], max_length: int) -> tuple[Tokens, list[Spans]]:
+def tokenise_words(
+    tokenizer: Any, texts: Sequence[Sequence[str]], max_length: int
+) -> tuple[Tokens, list[Spans]]:
     """As `tokenise`, of texts as lists of words, each word cut into tokens for itself; and the spans of every word.
 
     A word of which truncation takes a token is cut as a whole: `mean` and `first` are of the same words then.

@@ -75,6 +75,12 @@ def find_recorded_run(layout: Layout, run_id: str, *, trust_remote_code: bool = 
         )
     set_id = row["embedding_set_id"]
     dataset, asked = _recorded_inputs(layout, set_id)
+    if dataset.words is not None:
+        raise UserError(
+            f"Run {known} is of {row['dataset_id']}, whose labels are a tag of each word, and what is exported, or "
+            "embeds other texts, is of whole texts. Take hidden_states of the run's layer from the model, the tokens "
+            "of each word by word_ids(), and a linear classifier on them."
+        )
     planned = kept_plan(layout, set_id, dataset.train_rows + dataset.test_rows)
     rows = stored_table(dataset.uri)
     if (

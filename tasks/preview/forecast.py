@@ -4,6 +4,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +23,7 @@ from tasks.embedding.set_records import kept_calibration, kept_plan
 from tasks.embedding.settings import Settings, embedding_set_id
 from tasks.embedding.shards import plan_shards
 from tasks.embedding.tokens import check_known, check_room, tokenise
+from tasks.embedding.words import tokenise_words
 from tasks.scoring.criteria import score_criteria
 from tasks.scoring.features import Features
 from tasks.scoring.layer_scores import ScoringSettings, silhouette_of
@@ -57,13 +59,13 @@ class Forecast:
 
 def count_tokens(
     model: ModelFolder,
-    texts: Sequence[str],
+    texts: Sequence[str] | Sequence[Sequence[str]],
     *,
     max_length: int = 1 << 30,
     prompt: str | None = None,
     trust_remote_code: bool = False,
 ) -> npt.NDArray[np.int32]:
-    """Tokens of each text with its prompt, uncut: int32 [N].
+    """Tokens of each text with its prompt, uncut: int32 [N]. texts: or the words of each.
 
     Raises:
         UserError: `max_length` would leave no token of any text.
@@ -71,7 +73,10 @@ def count_tokens(
     tokenizer = load_tokenizer(Path(model.folder), trust_remote_code=trust_remote_code)
     tokenizer = with_prompt(tokenizer, prompt)
     check_room(tokenizer, max_length)
-    tokens = tokenise(tokenizer, texts, 1 << 30)
+    if len(texts) and not isinstance(texts[0], str):
+        tokens = tokenise_words(tokenizer, texts, 1 << 30)[0]
+    else:
+        tokens = tokenise(tokenizer, cast(Sequence[str], texts), 1 << 30)
     check_known(tokens, tokenizer, model.id)
     return tokens.counts
 
@@ -105,15 +110,16 @@ def forecast_sweep(
             f"assumed: {ASSUMED_SHARE:.0%} of the {flops / 1e9:,.0f} GFLOP/s that a {settings.dtype} matrix product "
             f"makes here just now, {rate:,.0f} tokens/s"
         )
-    if plan := kept_plan(layout, set_id, len(counts)):
+    rows = dataset.train_rows + dataset.test_rows
+    if plan := kept_plan(layout, set_id, rows):
         finished = [each for each in plan.shards if exists(layout.shard_record(set_id, each.index))]
         number, done = len(plan.shards), len(finished)
         left -= sum(each.tokens for each in finished)
     else:
         number = len(plan_shards(counts, max(int(rate * SECONDS_PER_SHARD), budget * BATCHES_PER_SHARD)))
-    vectors = len(counts) * (depth + 1) * len(settings.poolings) * len(settings.norm_states)
+    vectors = rows * (depth + 1) * len(settings.poolings) * len(settings.norm_states)
     return Forecast(
-        rows=len(counts),
+        rows=rows,
         tokens=int(counts.sum()),
         cut_share=float((token_counts > settings.max_length).mean()),
         shards=number,

@@ -7,6 +7,8 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from tasks.data.tagged_words import text_rows
+
 FEW_ROWS = 5
 """A class with fewer train rows is never held out when the probe's penalty is chosen."""
 FEW_TEST_ROWS = 100
@@ -51,20 +53,23 @@ def inspect_table(
     token_counts: npt.NDArray[np.integer] | None = None,
     max_length: int | None = None,
 ) -> Inspection:
-    """Count classes, lengths, duplicates and leaks of a table `text, label, split`.
+    """Count classes, lengths, duplicates and leaks of a table `text, label, split`; of words their texts', but for the
+    classes.
 
     token_counts: int [N], of the texts before any cut, where a model is known; max_length: the tokens that are read.
     """
     has_texts = bool((table["text"] != "").any())
-    rows = table.select("label", "split", words=_words() if has_texts else pl.int_range(pl.len()))
-    train, test = (rows.filter(split=split) for split in ("train", "test"))
     by_class = pl.DataFrame(
         {
             "class": list(classes),
-            "train": _count(train, len(classes)),
-            "test": _count(test, len(classes)),
+            "train": _count(table.filter(split="train"), len(classes)),
+            "test": _count(table.filter(split="test"), len(classes)),
         }
     ).with_columns(share=pl.col("train") / pl.col("train").sum())
+    if "text_id" in table.columns:
+        table = text_rows(table)
+    rows = table.select("label", "split", words=_words() if has_texts else pl.int_range(pl.len()))
+    train, test = (rows.filter(split=split) for split in ("train", "test"))
     labels_of = train.group_by("words").agg(pl.col("label").n_unique().alias("labels"), pl.len())
     return Inspection(
         classes=by_class,

@@ -21,6 +21,7 @@ def answer_sentence(tables: Tables) -> str:
         return f"No layer of {curves.run['model_id']} has been chosen for {curves.run['dataset_id']} yet."
     told = [
         _choice_sentence(curves),
+        *_entities(curves),
         *_sure(curves.choice),
         *_read(curves),
         *_beside(curves),
@@ -43,9 +44,17 @@ def _beaten(curves: LayerCurves) -> list[str]:
     if own <= words:
         how = "do better" if audit["gain_over_text_high"] < 0 else "do as well"
         return [
-            f"The words alone {how} without the model: TF-IDF {curves.measure.says.format(percent(words))}."
+            f"The words alone {how} without the model: {curves.measure.words_alone} "
+            f"{curves.measure.says.format(percent(words))}."
         ]
     return []
+
+
+def _entities(curves: LayerCurves) -> list[str]:
+    """How many entities the chosen layer's probe finds, where tags are of entities."""
+    if curves.audit is None or curves.probe is None or curves.probe.get("entity_f1") is None:
+        return []
+    return [f"Its entity F1 is {percent(curves.probe['entity_f1'])}."]
 
 
 def _sure(choice: Row) -> list[str]:
@@ -195,6 +204,8 @@ def key_figures(curves: LayerCurves) -> list[tuple[str, str, str]]:
     if curves.probe is not None and curves.probe.get("auroc") is not None:
         found = f"{percent(curves.probe['tpr_at_1_percent_fpr'])} of {curves.probe['positive_class']}"
         figures.append(("AUROC", f"{curves.probe['auroc']:.3f}", f"{found} found at 1 % false positives"))
+    if curves.probe is not None and curves.probe.get("entity_f1") is not None:
+        figures.append(("entity F1", f"{curves.probe['entity_f1']:.3f}", _last_entities(curves)))
     figures += _further(curves.probe)
     if curves.together is not None:
         both = curves.together
@@ -207,6 +218,12 @@ def key_figures(curves: LayerCurves) -> list[tuple[str, str, str]]:
         floor = percent(curves.baselines["majority"]["accuracy"])
         figures.append((curves.measure.floor_name, floor, "always named"))
     return figures
+
+
+def _last_entities(curves: LayerCurves) -> str:
+    at_last = curves.last_probe
+    level = "" if at_last is None else f", last layer {at_last['entity_f1']:.3f}"
+    return f"micro, of entities whose type, first and last word are told{level}"
 
 
 def _further(probe: Row | None) -> list[tuple[str, str, str]]:

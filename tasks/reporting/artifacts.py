@@ -25,7 +25,6 @@ from tasks.reporting.figure import answer_svg, save_figure
 from tasks.reporting.layer_curves import Tables, answer_curves
 from tasks.reporting.report import render_report
 from tasks.retries import RETRIED, SHORT_S
-from tasks.vocabulary import Task
 
 _SOURCES: tuple[tuple[str, str, Kind], ...] = (
     ("Model", "model_id", "model"),
@@ -59,9 +58,9 @@ def write_report(layout: Layout, run_id: str, tables: Tables) -> ReportFiles:
 def confusions(layout: Layout, run_id: str, tables: Tables) -> dict[str, npt.NDArray[np.int64]]:
     """Test rows by true and predicted class, int [K, K], of the answer's layer (`chosen`) and of the `last` one.
 
-    Empty where a text is told something else than one class.
+    Empty where a row is told something else than one class.
     """
-    if answer_curves(tables).task is not Task.SINGLE_LABEL:
+    if not answer_curves(tables).task.is_one_class:
         return {}
     answer = tables["layer_choice"].filter("is_answer").row(0, named=True)
     last = int(tables["probe"].select(pl.col("layer").max()).item())

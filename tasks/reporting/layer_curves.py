@@ -65,6 +65,8 @@ class LayerCurves:
     """The row of `audit` that belongs to `choice`."""
     probe: Row | None
     """The row of `probe` of the chosen layer, of the protocol that is drawn."""
+    last_probe: Row | None
+    """The same of the last layer."""
     baselines: Mapping[str, Row]
     """Rows of `baseline` by name: `text`, where there are texts, and `majority`; empty for runs of older versions."""
     together: Row | None
@@ -174,6 +176,11 @@ def _curves(tables: Tables, run: Row, pooling: str, norm_state: str) -> LayerCur
         choice=choice,
         audit=audits[0] if audits else None,
         probe=min(probes, key=lambda row: str(row["protocol"]), default=None),
+        last_probe=min(
+            rows_where(tables, "probe", **where).to_dicts(),
+            key=lambda row: (-row["layer"], str(row["protocol"])),
+            default=None,
+        ),
         baselines={
             row["name"]: row for row in rows_where(tables, "baseline", run_id=run["run_id"]).to_dicts()
         },

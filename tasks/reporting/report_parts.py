@@ -192,7 +192,17 @@ def notes(tables: Tables, answer: LayerCurves, described: Mapping[str, Row]) -> 
     if share >= 0.01:
         length = described["embedding_set"]["max_length"]
         notes.append(f"{percent(share)} of the texts were cut at {length:,} tokens.")
-    if answer.task is not Task.SINGLE_LABEL:
+    if described["dataset"].get("cut_words"):
+        cut, rows = described["dataset"]["cut_words"], described["embedding_set"].get("rows", 0)
+        notes.append(
+            f"{cut:,} of {cut + rows:,} words lie beyond the tokens that are read, or have none: they are not scored."
+        )
+    if answer.task is Task.TOKEN_CLASSIFICATION:
+        texts = described["dataset"]["texts"]
+        notes.append(
+            f"Rows are the words of {texts:,} texts. Left out, and drawn anew for intervals, are whole texts."
+        )
+    elif answer.task is not Task.SINGLE_LABEL:
         notes.append(f"What is called accuracy on this page is the {answer.measure.axis}.")
     if described["dataset"].get("test_is_made"):
         notes.append(

@@ -104,6 +104,8 @@ def stage_run(layout: Layout, record: SweepRecord) -> None:
                 "test_is_made": dataset.test_is_made,
                 "task": dataset.task.value,
                 "label_names": list(dataset.target_names) or None,
+                "texts": dataset.texts if dataset.words is not None else None,
+                "cut_words": dataset.cut_words if dataset.words is not None else None,
             },
         ),
         "embedding_set": (

@@ -21,6 +21,8 @@ from tasks.vocabulary import Metric, Space
 
 TOP_DIMENSIONS = 3
 # Criteria that look at the nearest rows: finding these takes longest, and leaves a core to the decomposition.
+OF_SINGLE_ROWS = frozenset({"knn_loo", "class_mean_loo"})
+"""Those that leave out one row at a time, whichever text it is of."""
 OF_NEIGHBOURS = frozenset({"knn_loo", "intrinsic_dimension"})
 # A share of the targets that float32 products leave unexplained by rounding alone.
 FIT_SHARE = 1e-5

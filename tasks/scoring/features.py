@@ -58,13 +58,17 @@ class Features:
         y: np.ndarray | torch.Tensor,
         *,
         target: Target | None = None,
+        texts: np.ndarray | None = None,
         device: str = "cpu",
     ) -> None:
         """X: float [N, D], y: int [N]; target: of the rows, where they are to tell something else than the class y.
 
+        texts: int [N], of which text each row is, where several are of one: what is left out is a text then.
+
         Raises UserError for values that are not finite.
         """
         self.target = target
+        self.texts = texts
         self.rows = as_rows(X).to(device)
         labels = as_labels(y, len(self.rows))
         self.labels, codes = np.unique(labels, return_inverse=True)

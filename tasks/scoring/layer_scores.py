@@ -18,15 +18,18 @@ from storage.embeddings import read_layer
 from storage.staged import is_staged, keyed, read_part, rows_of, stage
 from tasks.curves import LayerOfRun
 from tasks.data.dataset import read_table, targets_of
+from tasks.data.tagged_words import WORD_KEYS
+from tasks.numerics.clusters import shares_of_clusters
 from tasks.numerics.cores import side_by_side, use_threads
 from tasks.numerics.distances import FLOAT64_ROWS
 from tasks.retries import LONG_S, RETRIED
 from tasks.scoring.criteria import prepare_criteria, score_criteria
+from tasks.scoring.entities import entity_f1_of
 from tasks.scoring.features import Features
 from tasks.scoring.probe import fit_probe_on
 from tasks.scoring.ridge import ridge_leave_one_out
 from tasks.scoring.silhouette import Silhouette, silhouette
-from tasks.scoring.target import Target
+from tasks.scoring.target import Target, interval
 from tasks.scoring.target_probe import fit_target_probe
 from tasks.vocabulary import Metric, Precision, ProbeProtocol, Space, Task
 
@@ -41,7 +44,8 @@ RIDGE = "ridge"
 # Columns of `probe` that some tasks have.
 _OF_DETECTION = ("positive_class", "auroc", "tpr_at_1_percent_fpr")
 _OF_TARGETS = ("micro_f1", "average_precision", "r2", "spearman", "mean_absolute_error")
-_NOT_MEASURED = dict.fromkeys((*_OF_DETECTION, *_OF_TARGETS))
+_OF_WORDS = ("entity_f1",)
+_NOT_MEASURED = dict.fromkeys((*_OF_DETECTION, *_OF_TARGETS, *_OF_WORDS))
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,14 @@ class SplitRows:
     y: npt.NDArray[np.int32]
     row_id: npt.NDArray[np.int64]
     target: Target | None = None
-    """Where the task is not one class a text."""
+    """Where the task is not one class a row."""
+    words: pl.DataFrame | None = None
+    """Of words: `text_id` and `at` (`tagged_words.WORD_KEYS`)."""
+
+    @property
+    def texts(self) -> npt.NDArray[np.int64] | None:
+        """[N]: which text each row is of, where several are of one."""
+        return None if self.words is None else self.words["text_id"].to_numpy()
 
 
 def score_layer(layer: LayerOfRun, settings: ScoringSettings) -> None:
@@ -74,7 +85,7 @@ def score_layer(layer: LayerOfRun, settings: ScoringSettings) -> None:
         return
     train, test = read_rows(layer)
     # What criteria and probe share is computed once, by the first that needs it.
-    features = Features(train.X, train.y, target=train.target)
+    features = Features(train.X, train.y, target=train.target, texts=train.texts)
 
     def fit() -> None:
         score_with_criteria(layer, train, features, settings.criteria)
@@ -222,6 +233,11 @@ def score_with_probe(layer: LayerOfRun, train: Features, test: SplitRows, protoc
         row["positive_class"] = layer.dataset.classes[found.detection.positive]
         row["auroc"] = found.detection.auroc
         row["tpr_at_1_percent_fpr"] = found.detection.true_positive_rate
+    if test.texts is not None:
+        assert test.words is not None
+        right = shares_of_clusters(found.predictions == test.y, test.texts)
+        row["accuracy_low"], row["accuracy_high"] = interval(right)[1:]
+        row["entity_f1"] = entity_f1_of(layer.dataset.classes, test.words, test.y, found.predictions)
     predictions = {"row_id": test.row_id, "label": test.y, "predicted": found.predictions}
     _stage(layer, "prediction", pl.DataFrame(predictions))
     stage(layer.layout, layer.run_id, "probe", layer.part, rows_of("probe", layer.key(), [row]))
@@ -264,13 +280,16 @@ def read_rows(layer: LayerOfRun) -> tuple[SplitRows, SplitRows]:
     )
     # Shards hold the rows of the data set in its order: parts of the arrays, not copies.
     train = int(np.searchsorted(found.row_id, layer.dataset.train_rows))
-    targets = None
-    if layer.dataset.task is not Task.SINGLE_LABEL:
+    targets, words = None, None
+    if layer.dataset.task is Task.TOKEN_CLASSIFICATION:
+        words = read_table(layer.dataset.uri, columns=[*WORD_KEYS])[found.row_id]
+    elif layer.dataset.task is not Task.SINGLE_LABEL:
         targets = targets_of(read_table(layer.dataset.uri, columns=["target"]))[found.row_id]
 
     def rows(at: slice) -> SplitRows:
         target = None if targets is None else Target(layer.dataset.task, targets[at])
-        return SplitRows(found.embeddings[at], found.label[at], found.row_id[at], target)
+        own = None if words is None else words[at]
+        return SplitRows(found.embeddings[at], found.label[at], found.row_id[at], target, own)
 
     return rows(slice(None, train)), rows(slice(train, None))
 

@@ -143,7 +143,8 @@ def fit_probe_on(
         fit, chosen = _fit_by_sgd(train.standardised, train.codes, k, seed), _HeldOut(0.0)
     else:
         along = train.principal
-        chosen = _choose_penalty(along.coordinates, codes, k, penalties, seed)
+        folds = _folds(codes, seed) if train.texts is None else _folds_of_texts(codes, train.texts, seed)
+        chosen = _choose_penalty(along.coordinates, codes, k, penalties, folds)
         fit = fit_path(along.coordinates, train.codes, k, (chosen.penalty,), start=chosen.middle())[0]
         fit = replace(fit, weights=fit.weights @ along.axes.double())
     logits = ((test - mean) / scale).double() @ fit.weights.T + fit.intercepts
@@ -177,16 +178,15 @@ class _HeldOut:
 
 
 def _choose_penalty(
-    Z: torch.Tensor, codes: np.ndarray, k: int, penalties: Sequence[float] | None, seed: int
+    Z: torch.Tensor, codes: np.ndarray, k: int, penalties: Sequence[float] | None, folds: "_Folds"
 ) -> _HeldOut:
     """The penalty with the lowest held-out log-loss, on train rows only."""
     if penalties is not None and len(penalties) == 1:
         return _HeldOut(penalties[0])
-    fold = _folds(codes, seed)
     labels = torch.from_numpy(codes).to(Z.device)
     tried: list[_HeldOut] = []
     for penalty in PENALTIES if penalties is None else penalties:
-        tried.append(_hold_out(Z, labels, fold, k, penalty, tried[-1].fits if tried else None))
+        tried.append(_hold_out(Z, labels, folds, k, penalty, tried[-1].fits if tried else None))
         if penalties is None and len(tried) > 1 and tried[-1].loss > tried[-2].loss:
             break
     return min(tried, key=lambda each: each.loss)
@@ -195,12 +195,13 @@ def _choose_penalty(
 def _hold_out(
     Z: torch.Tensor,
     labels: torch.Tensor,
-    fold: np.ndarray,
+    held: "_Folds",
     k: int,
     penalty: float,
     start: tuple[Fit, ...] | None,
 ) -> _HeldOut:
     """Fit without each fold in turn, and predict it."""
+    fold = held.fold
     few = len(fold) <= CROSS_VALIDATED_ROWS and len(fold) * k <= CROSS_VALIDATED_VALUES
     folds = [i for i in range(FOLDS if few else 1) if (fold == i).any()]
     together = max(1, FITTED_VALUES // (k * len(fold)))
@@ -219,7 +220,8 @@ def _hold_out(
             tolerance=CHOOSING_TOLERANCE,
             start=start and start[first : first + together],
         )
-        for outside, fit in zip(held_out, found, strict=True):
+        predicted = held_out & torch.from_numpy(held.predicted).to(labels.device)
+        for outside, fit in zip(predicted, found, strict=True):
             logits = Z[outside].double() @ fit.weights.T + fit.intercepts
             loss += float(torch.nn.functional.cross_entropy(logits, labels[outside], reduction="sum"))
             hits += int((logits.argmax(1) == labels[outside]).sum())
@@ -228,15 +230,33 @@ def _hold_out(
     return _HeldOut(penalty, tuple(fits), rows, hits, loss)
 
 
-def _folds(codes: np.ndarray, seed: int) -> np.ndarray:
-    """Fold number of each row, every class spread evenly; −1, never held out, for classes under FOLDS rows."""
+@dataclass(frozen=True)
+class _Folds:
+    """Of N rows."""
+
+    fold: np.ndarray
+    """int [N]: with which rows each is held out; −1 never."""
+    predicted: np.ndarray
+    """bool [N]: whether it is predicted then. Of a class that would be missing from the others nothing is learnt."""
+
+
+def _folds(codes: np.ndarray, seed: int) -> _Folds:
+    """Every class spread evenly; those under FOLDS rows are never held out."""
     draw = np.random.default_rng(seed)
     fold = np.full(len(codes), -1)
     for c in range(codes.max() + 1):
         members = draw.permutation(np.flatnonzero(codes == c))
         if len(members) >= FOLDS:
             fold[members] = (np.arange(len(members)) + c) % FOLDS
-    return fold
+    return _Folds(fold, np.ones(len(codes), dtype=bool))
+
+
+def _folds_of_texts(codes: np.ndarray, texts: np.ndarray, seed: int) -> _Folds:
+    """All rows of a text are held out together; rows of classes in under FOLDS texts are not predicted then."""
+    numbers, of_row = np.unique(texts, return_inverse=True)
+    fold = (np.random.default_rng(seed).permutation(len(numbers)) % FOLDS)[of_row]
+    pairs = np.unique(np.stack([codes, of_row]), axis=1)
+    return _Folds(fold, np.bincount(pairs[0])[codes] >= FOLDS)
 
 
 def _fit_by_sgd(Z: torch.Tensor, codes: torch.Tensor, k: int, seed: int) -> Fit:

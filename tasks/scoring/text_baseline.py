@@ -14,6 +14,7 @@ from storage.layout import Layout
 from storage.staged import is_staged, rows_of, stage
 from tasks.data.dataset import Dataset, read_table, targets_of
 from tasks.data.splits import stratified_sample
+from tasks.numerics.clusters import shares_of_clusters
 from tasks.retries import LONG_S, RETRIED
 from tasks.scoring.probe import wilson_interval
 from tasks.scoring.ridge import TEMPERATURES
@@ -106,6 +107,9 @@ def score_text(layout: Layout, run_id: str, dataset: Dataset, seed: int) -> None
     if is_staged(layout, run_id, "baseline", "baseline"):
         return
     table = read_table(dataset.uri).rename({"label": "value"})
+    if dataset.task is Task.TOKEN_CLASSIFICATION:
+        _score_words(layout, run_id, table)
+        return
     if dataset.task is not Task.SINGLE_LABEL:
         _score_target(layout, run_id, dataset, table, seed)
         return
@@ -125,6 +129,37 @@ def score_text(layout: Layout, run_id: str, dataset: Dataset, seed: int) -> None
     hits = int((y_test == np.bincount(y_train).argmax()).sum())
     measured["majority"] = (hits / len(y_test), *wilson_interval(hits, len(y_test)), 0.0)
     _stage(layout, run_id, measured, predictions, len(train), len(test))
+
+
+def _score_words(layout: Layout, run_id: str, table: pl.DataFrame) -> None:
+    """The same where words have tags: each is given the tag that it has most often in train, and one that train has not
+    that of most words."""
+    train, test = (table.filter(split=split) for split in ("train", "test"))
+    started = time.perf_counter()
+    predicted = most_frequent_tags(train, test["text"])
+    seconds = time.perf_counter() - started
+    most = int(np.bincount(train["value"].to_numpy()).argmax())
+    measured = {}
+    for name, told, took in (
+        ("text", predicted, seconds),
+        ("majority", np.full(len(test), most, dtype=np.int32), 0.0),
+    ):
+        right = shares_of_clusters(test["value"].to_numpy() == told, test["text_id"].to_numpy())
+        measured[name] = (*interval(right), took)
+    predictions = pl.DataFrame(
+        {"row_id": test["row_id"], "label": test["value"], "predicted": predicted}, schema=_PREDICTION
+    )
+    _stage(layout, run_id, measured, predictions, len(train), len(test))
+
+
+def most_frequent_tags(train: pl.DataFrame, words: pl.Series) -> npt.NDArray[np.int32]:
+    """Of each word the tag (`value`) that the same word (`text`) has most often in train, of equals the first; of a
+    word that is new, the tag of most words."""
+    counted = train.group_by("text", "value").len().sort("len", "value", descending=[True, False])
+    known = counted.unique("text", keep="first", maintain_order=True).select("text", "value")
+    most = int(np.bincount(train["value"].to_numpy()).argmax())
+    told = words.alias("text").to_frame().join(known, on="text", how="left", maintain_order="left")
+    return told["value"].fill_null(most).cast(pl.Int32).to_numpy()
 
 
 def _score_target(layout: Layout, run_id: str, dataset: Dataset, table: pl.DataFrame, seed: int) -> None:

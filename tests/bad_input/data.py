@@ -9,10 +9,11 @@ import polars as pl
 
 from tests.bad_input.case import Case
 
-FILES, ROWS, LABELS, COLUMNS, SPLITS = (
+FILES, ROWS, LABELS, WORDS, COLUMNS, SPLITS = (
     "Files of texts",
     "Rows and quotation marks",
     "Labels",
+    "Words and their tags",
     "Columns",
     "Splits",
 )
@@ -41,6 +42,12 @@ def _parquet(given: str, labels: pl.Series, kind: str = LABELS) -> Case:
         "layerscout inspect --dataset path:rows.parquet",
         lambda: frame.write_parquet("rows.parquet"),
     )
+
+
+def _tagged(given: str, row: str, more: str = "") -> Case:
+    """A row among good ones."""
+    good = '{"tokens": ["the", "sea"], "tags": ["D", "N"]}\n{"tokens": ["wind"], "tags": ["N"]}\n' * 5
+    return _file(WORDS, given, "rows.jsonl", f"{good}{row}\n", more)
 
 
 def _folder(given: str, files: dict[str, str]) -> Case:
@@ -169,6 +176,23 @@ CASES = [
         "lists in JSON",
         "rows.jsonl",
         '{"text": "a", "label": ["x"]}\n{"text": "b", "label": ["y"]}\n',
+    ),
+    # Words
+    _tagged("as many tags as words", '{"tokens": ["a", "ship"], "tags": ["D", "N"]}'),
+    _tagged("fewer tags than words", '{"tokens": ["a", "ship"], "tags": ["D"]}'),
+    _tagged("an empty word", '{"tokens": ["a", " "], "tags": ["D", "N"]}'),
+    _tagged("no word", '{"tokens": [], "tags": []}'),
+    _tagged("a word without a tag", '{"tokens": ["a", "ship"], "tags": ["D", null]}'),
+    _tagged("words that are one string", '{"tokens": "a ship", "tags": ["D", "N"]}'),
+    _tagged("tags that are one string", '{"tokens": ["a", "ship"], "tags": "DN"}'),
+    _file(WORDS, "tags of a table", "rows.csv", TABLE, " --task token-classification"),
+    Case(
+        WORDS,
+        "tags that are fractions",
+        "layerscout inspect --dataset path:rows.parquet",
+        lambda: pl.DataFrame({"tokens": [["a"], ["b"]] * 9, "tags": [[0.5], [1.5]] * 9}).write_parquet(
+            "rows.parquet"
+        ),
     ),
     # Columns
     _file(COLUMNS, "no header", "rows.csv", "what a film,good\n" + GOOD),

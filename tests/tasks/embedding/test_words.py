@@ -51,7 +51,9 @@ def letters(*, spaced: bool = False) -> Any:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", unk_token="<unk>")
 
 
-def by_hand(model: Any, tokenizer: Any, words: list[str], max_length: int) -> dict[Pooling, list[torch.Tensor]]:
+def by_hand(
+    model: Any, tokenizer: Any, words: list[str], max_length: int
+) -> dict[Pooling, list[torch.Tensor]]:
     """Of each word that is read whole, [layers + 1, D] by each pooling, from one text alone."""
     whole = tokenizer(words, is_split_into_words=True)
     cut = tokenizer(words, is_split_into_words=True, truncation=True, max_length=max_length)
@@ -117,5 +119,5 @@ def test_words_have_the_tokens_of_the_whole_text() -> None:
 
 def test_tokenizer_in_plain_python_is_refused() -> None:
     slow = hf.CanineTokenizer()
-    with pytest.raises(UserError, match="CanineTokenizer.*plain Python.*tokenizers library"):
+    with pytest.raises(UserError, match=r"CanineTokenizer.*plain Python.*tokenizers library"):
         tokenise_words(slow, TEXTS, 64)

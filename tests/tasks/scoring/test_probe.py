@@ -171,7 +171,7 @@ def test_held_out_measures_are_those_of_fits_without_each_fold(monkeypatch):
     X, y = clouds(300, 10, 4, spread=0.3)
     got = fit_probe(X[:200], y[:200], X[200:], y[200:])
     Z, codes = StandardScaler().fit_transform(X[:200].astype(np.float64)), y[:200]
-    fold = probe._folds(codes, 0)
+    fold = probe._folds(codes, 0).fold
     p = np.zeros((200, 4))
     for i in range(probe.FOLDS):
         held_out = fold == i
