@@ -57,11 +57,13 @@ for number in range({writes}):
 WRITES = 12
 
 
-def _started(code: str, **values: object) -> subprocess.Popen[str]:
+def _started(code: str, scratch: Path, **values: object) -> subprocess.Popen[str]:
     root = Path(__file__).parents[2]
     return subprocess.Popen(
         [sys.executable, "-c", code.format(**values)],
         cwd=root,
+        # A reader that is killed leaves there what it would have removed.
+        env=os.environ | {"TMPDIR": str(scratch)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -72,11 +74,11 @@ def test_five_readers_and_two_writers_see_no_error_and_only_whole_runs(tmp_path:
     database = str(tmp_path / "results.duckdb")
     merge(database, "first", {"probe": probe_rows("first", layers=31)})
     codes = [PLAIN, PLAIN, OURS, OURS, NEVER_CLOSES]
-    readers = [_started(code, database=database) for code in codes]
+    readers = [_started(code, tmp_path, database=database) for code in codes]
     for reader in readers:
         assert reader.stdout is not None
         assert reader.stdout.readline() == "1\n", reader.communicate()
-    writers = [_started(WRITER, database=database, name=name, writes=WRITES) for name in "ab"]
+    writers = [_started(WRITER, tmp_path, database=database, name=name, writes=WRITES) for name in "ab"]
     for writer in writers:
         _, error = writer.communicate(timeout=240)
         assert writer.returncode == 0, error
