@@ -20,7 +20,7 @@ from threadpoolctl import ThreadpoolController
 _Job = TypeVar("_Job")
 _R = TypeVar("_R")
 
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # their numbers in malloc.h
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # their numbers in malloc.h
 # torch has MKL compute these, of float32 and float64.
 VECTOR_FUNCTIONS = (
     *(
@@ -149,14 +149,10 @@ def _libraries() -> ThreadpoolController:
 def keep_freed_memory() -> None:
     """Have the C library keep freed blocks of up to 32 MiB for the next operation, for the rest of the process.
 
-    glibc hands them back to the kernel at once, which then has to clear their pages anew for every operation. And it
-    begins up to eight arenas a core, one a thread that allocates: what a thread has freed the threads of the next
-    sweep do not find, and a process that sweeps again and again grows until each arena has held as much as one sweep
-    needs (docs/trust.md). As many as cores, each is found again.
+    glibc hands them back to the kernel at once, which then has to clear their pages anew for every operation.
     """
     mallopt = _of_c_library("mallopt")
     if mallopt is not None:
-        mallopt(_M_ARENA_MAX, max(torch.get_num_threads(), 2))
         mallopt(_M_MMAP_THRESHOLD, 32 << 20)
         mallopt(_M_TRIM_THRESHOLD, 1 << 30)
 

@@ -169,37 +169,6 @@ print(kept, megabytes() - before)
     assert left < kept - 30
 
 
-def test_what_threads_have_freed_the_next_threads_use():
-    script = """
-import threading, psutil, torch
-from tasks.numerics.cores import keep_freed_memory
-
-torch.set_num_threads(2)
-keep_freed_memory()
-
-def round_of_threads():
-    # All at once, so that each begins in an arena of its own where it may.
-    together = threading.Barrier(12)
-    def work():
-        together.wait()
-        held = [torch.ones(1 << 18) for _ in range(8)]
-        together.wait()
-        del held
-    threads = [threading.Thread(target=work) for _ in range(12)]
-    for each in threads: each.start()
-    for each in threads: each.join()
-    one = threading.Thread(target=lambda: [torch.ones(1 << 18) for _ in range(96)])
-    one.start()
-    one.join()
-    return psutil.Process().memory_info().rss / 2**20
-
-first = round_of_threads()
-print(max(round_of_threads() for _ in range(6)) - first)
-"""
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert float(done.stdout) < 60
-
-
 class Noted(TorchDispatchMode):
     """Notes the name of each operation, and the type of its first tensor."""
 
