@@ -51,7 +51,8 @@ class Sight:
 
 
 Look = Callable[[int, LengthGroup, Tensor, Tensor, Sight], None]
-"""Is given the layer that a block reads, and queries [n, H, L, d] and keys [n, K, L, d] of each group of texts."""
+"""Is given how many blocks have run, and of each group of texts the queries [n, H, L, d] and keys [n, K, M, d] of the
+block that runs now. M is L, or more by the tokens of a shared prefix: the queries are of the last L tokens."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class ForwardPass:
 
     `take(layer, states)` is handed each layer up to `last`, states [T, D] of the `groups` end to end. `prefix`: what
     every text sees before its own tokens; `records`: what the tokens of this pass leave for others to see. `look`:
-    who looks at what texts attend to; none where there is a prefix.
+    who looks at what texts attend to.
     """
 
     groups: Sequence[LengthGroup]
