@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from tasks.embedding.attention_measures import MOST_HELD, attention_scores
-from tasks.embedding.packed_attention import Sight, allowed
+from tasks.embedding.packed_attention import Sight, visible
 
 
 def of_summary_token(q: Tensor, k: Tensor, sight: Sight) -> Tensor:
@@ -16,7 +16,8 @@ def of_summary_token(q: Tensor, k: Tensor, sight: Sight) -> Tensor:
     arXiv 1906.04341). One row of queries is all that is computed.
     """
     at = q.shape[2] - 1 if sight.causal else 0
-    return _attention(q, k, sight, slice(at, at + 1)).sum(dim=(1, 2, 3)) / q.shape[1]
+    attention, _ = _attention(q, k, sight, at, at + 1)
+    return attention.sum(dim=(1, 2, 3)) / q.shape[1]
 
 
 def received(q: Tensor, k: Tensor, sight: Sight) -> Tensor:
@@ -33,15 +34,19 @@ def received(q: Tensor, k: Tensor, sight: Sight) -> Tensor:
     found = torch.zeros(texts, known, device=q.device)
     for start in range(0, texts, at_once):
         some = slice(start, start + at_once)
+        seen_by = torch.zeros(known, dtype=torch.int64, device=q.device)
         for first in range(0, length, rows):
-            found[some] += _attention(q[some], k[some], sight, slice(first, first + rows)).sum(dim=(1, 2, 3))
-    seen_by = allowed(length, known, known, sight.causal, sight.window, q.device).sum(dim=0)
-    # What no token of these sees is before a window: none of the text's own.
-    return found / (heads * seen_by.clamp_min(1))
+            attention, may_see = _attention(q[some], k[some], sight, first, min(first + rows, length))
+            found[some] += attention.sum(dim=(1, 2, 3))
+            seen_by += may_see.sum(dim=0)
+        # What none of these tokens sees lies before a window, and is none of the text's own.
+        found[some] /= heads * seen_by.clamp_min(1)
+    return found
 
 
-def _attention(q: Tensor, k: Tensor, sight: Sight, rows: slice) -> Tensor:
-    """Of the queries at `rows`: float32 [n, K, H / K, Q, M]."""
-    length, known = q.shape[2], k.shape[2]
-    may_see = allowed(length, known, known, sight.causal, sight.window, q.device)[rows]
-    return attention_scores(q[:, :, rows], k, sight, may_see).softmax(dim=-1)
+def _attention(q: Tensor, k: Tensor, sight: Sight, start: int, stop: int) -> tuple[Tensor, Tensor]:
+    """Of the queries from `start` to `stop`: float32 [n, K, H / K, Q, M], and which tokens they may see, bool [Q, M]."""
+    known = k.shape[2]
+    places = torch.arange(start, stop, device=q.device) + (known - q.shape[2])
+    may_see = visible(places, known, known, sight.causal, sight.window)
+    return attention_scores(q[:, :, start:stop], k, sight, may_see).softmax(dim=-1), may_see

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from storage.errors import UserError
 from tasks.embedding.cpu_weights import packs_bfloat16
+from tasks.embedding.families import FAMILIES
 from tasks.embedding.forward import Backbone, capturing, forward_layers
 from tasks.embedding.packed_attention import LengthGroup
 from tasks.embedding.pooled_batch import Key, Pooled, PooledBatch, arrived, reach
@@ -189,10 +190,11 @@ def check_poolings(family: str, packed: bool, poolings: Sequence[Pooling]) -> No
     """`UserError` where a pooling is weighted by attention that is not computed here. packed: as of `Backbone`."""
     by_attention = [each.value for each in poolings if POOLINGS[each].weights is not None]
     if by_attention and not packed:
+        ours = ", ".join(sorted(name for name, row in FAMILIES.items() if row.packed))
         raise UserError(
             f"Pooling {by_attention[0]} weighs tokens by the attention of a model's blocks, and that of this "
-            f"{family!r} model is left to transformers, which keeps it to itself. Take mean, mean_tail or text_mean, "
-            "or a model of a family whose attention is computed here (docs/families.md)."
+            f"{family!r} model is not computed by layerscout. Take mean, mean_tail or text_mean, or a model of one of "
+            f"the families {ours}."
         )
 
 

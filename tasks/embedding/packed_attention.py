@@ -201,7 +201,12 @@ def allowed(
 
     The queries are of the last `length` of `known` tokens.
     """
-    keys = torch.arange(padded, device=device)
-    back = torch.arange(known - length, known, device=device)[:, None] - keys
-    seen = (back >= 0) if causal else (keys < known).expand(length, padded)
+    return visible(torch.arange(known - length, known, device=device), known, padded, causal, window)
+
+
+def visible(places: Tensor, known: int, padded: int, causal: bool, window: int | None) -> Tensor:
+    """The same of the queries at `places`, int64 [Q], counted from the first of `known` tokens: bool [Q, padded]."""
+    keys = torch.arange(padded, device=places.device)
+    back = places[:, None] - keys
+    seen = (back >= 0) if causal else (keys < known).expand(len(places), padded)
     return seen if window is None else seen & (back.abs() < window)

@@ -81,8 +81,8 @@ class ExportedState:
 
 
 def refuse_attention(cut: Cut) -> None:
-    """`UserError` where a state is weighted by attention, which neither transformers nor sentence-transformers hand out
-    with their fused kernels, and which is that of a block after the cut."""
+    """`UserError` where a state is weighted by attention: it is that of a block after the cut, and no module of
+    sentence-transformers sees it."""
     by_attention = [each.value for each in cut.poolings if POOLINGS[each].weights is not None]
     if by_attention:
         raise UserError(
