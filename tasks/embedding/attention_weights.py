@@ -45,7 +45,7 @@ def received(q: Tensor, k: Tensor, sight: Sight) -> Tensor:
 
 
 def _attention(q: Tensor, k: Tensor, sight: Sight, start: int, stop: int) -> tuple[Tensor, Tensor]:
-    """Of the queries from `start` to `stop`: float32 [n, K, H / K, Q, M], and which tokens they may see, bool [Q, M]."""
+    """Of queries `start` to `stop`, Q of them: float32 [n, K, H / K, Q, M], and what each may see, bool [Q, M]."""
     known = k.shape[2]
     places = torch.arange(start, stop, device=q.device) + (known - q.shape[2])
     may_see = visible(places, known, known, sight.causal, sight.window)
