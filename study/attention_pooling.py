@@ -26,10 +26,10 @@ MODELS = ("wheel:minilm-l6", "wheel:smollm2-135m")
 DEFAULT = ("mean", "last")
 BY_ATTENTION = ("attention_summary", "attention_received")
 TIMED = ((Pooling.MEAN,), *((Pooling.MEAN, Pooling(each)) for each in BY_ATTENTION))
-TEXTS, MAX_LENGTH, TOKEN_BUDGET, REPEATS = 400, 64, 1_024, 3
+TEXTS, MAX_LENGTH, TOKEN_BUDGET, REPEATS = 200, 64, 1_024, 3
 _CHOSEN = (
-    "SELECT model_id, dataset_id, pooling, chosen_layer, train_score, chosen_accuracy, best_accuracy "
-    "FROM pooling_comparison JOIN audit USING (run_id, pooling, norm_state) WHERE is_default ORDER BY ALL"
+    "SELECT model_id, dataset_id, pooling, each.chosen_layer, train_score, each.chosen_accuracy, best_accuracy "
+    "FROM pooling_comparison AS each JOIN audit USING (run_id, pooling, norm_state) WHERE audit.is_default ORDER BY ALL"
 )
 
 
