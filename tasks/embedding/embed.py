@@ -14,9 +14,10 @@ from torch import Tensor
 
 from storage.errors import UserError
 from tasks.embedding.cpu_weights import packs_bfloat16
+from tasks.embedding.families import FAMILIES
 from tasks.embedding.forward import Backbone, capturing, forward_layers
 from tasks.embedding.packed_attention import LengthGroup
-from tasks.embedding.pooled_batch import Key, Pooled, PooledBatch, arrived
+from tasks.embedding.pooled_batch import Key, Pooled, PooledBatch, arrived, reach
 from tasks.embedding.pooling import POOLINGS
 from tasks.embedding.product_speed import bfloat16_speed_up
 from tasks.embedding.shared_prefix import SharedPrefix, prefix_of
@@ -109,10 +110,12 @@ def embed_tokens(
     has_final_norm = backbone.final_norm is not None
     layers = check_layers(backbone.family, backbone.layers, has_final_norm, norm_states, max_layer) + 1
     check_tokens(backbone, tokens)
-    if tokens.around is None and any(POOLINGS[each].of_text for each in poolings):
+    check_poolings(backbone.family, backbone.packed, poolings)
+    of_text = [each.value for each in poolings if POOLINGS[each].of_text]
+    if tokens.around is None and of_text:
         raise UserError(
-            "Pooling text_mean needs a tokenizer of the tokenizers library, which tells a text's own tokens from those "
-            "around it; this model's is in plain Python. Take mean or mean_tail."
+            f"Pooling {of_text[0]} needs a tokenizer of the tokenizers library, which tells a text's own tokens from "
+            "those around it; this model's is in plain Python. Take mean or mean_tail."
         )
     keys = [(norm_state, pooling) for norm_state in norm_states for pooling in poolings]
     states = {
@@ -183,6 +186,18 @@ def check_layers(
     return last
 
 
+def check_poolings(family: str, packed: bool, poolings: Sequence[Pooling]) -> None:
+    """`UserError` where a pooling is weighted by attention that is not computed here. packed: as of `Backbone`."""
+    by_attention = [each.value for each in poolings if POOLINGS[each].weights is not None]
+    if by_attention and not packed:
+        ours = ", ".join(sorted(name for name, row in FAMILIES.items() if row.packed))
+        raise UserError(
+            f"Pooling {by_attention[0]} weighs tokens by the attention of a model's blocks, and that of this "
+            f"{family!r} model is not computed by layerscout. Take mean, mean_tail or text_mean, or a model of one of "
+            f"the families {ours}."
+        )
+
+
 def check_tokens(backbone: Backbone, tokens: Tokens) -> None:
     """`UserError` where a text has more tokens than the model has positions, or one that has no embedding."""
     limit = backbone.positions
@@ -246,12 +261,12 @@ def pooled_batches(
                     PooledBatch(backbone, ids_of(members), keys, layers, tokens.around or (0, 0), prefix)
                     for members in batches
                 ]
-                pooled = stream_blocks(backbone, begun, executor, layers - 1, prefix)
+                pooled = stream_blocks(backbone, begun, executor, reach(backbone, keys, layers - 1), prefix)
                 yield from zip(batches, map(arrived, pooled), strict=True)
                 return
             with capturing(backbone):
                 if prefix is not None:
-                    compute_prefix(backbone, prefix, layers - 1)
+                    compute_prefix(backbone, prefix, reach(backbone, keys, layers - 1))
                 for members in batches:
                     computing = executor.submit(
                         _pool_batch, backbone, ids_of(members), keys, layers, tokens.around or (0, 0), prefix
@@ -283,7 +298,8 @@ def _pool_batch(
     prefix: SharedPrefix | None,
 ) -> Pooled:
     batch = PooledBatch(backbone, ids, keys, layers, around, prefix)
-    forward_layers(backbone, batch.tokens, batch.groups, batch.take, layers - 1, prefix=prefix)
+    up_to = reach(backbone, keys, layers - 1)
+    forward_layers(backbone, batch.tokens, batch.groups, batch.take, up_to, prefix=prefix, look=batch.look)
     return batch.start_copy()
 
 

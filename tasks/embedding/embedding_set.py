@@ -19,7 +19,7 @@ from storage.manifest import write_manifest
 from tasks.data.dataset import Dataset, read_table
 from tasks.embedding.calibration import Calibration, budgets_of, calibrate
 from tasks.embedding.comparison import NarrowDtypeError
-from tasks.embedding.embed import EmbeddedTexts, check_layers, embed_tokens
+from tasks.embedding.embed import EmbeddedTexts, check_layers, check_poolings, embed_tokens
 from tasks.embedding.forward import Backbone
 from tasks.embedding.loading import load_for, tokenizer_for
 from tasks.embedding.model import LoadedModel, ModelFolder
@@ -96,6 +96,7 @@ def plan_embedding_set(
         check_layers(
             backbone.family, backbone.layers, has_final_norm, settings.norm_states, settings.max_layer
         )
+        check_poolings(backbone.family, backbone.packed, settings.poolings)
         check_room(loaded.tokenizer, settings.max_length)
         tokens = tokenise(loaded.tokenizer, texts, settings.max_length)
         check_known(tokens, loaded.tokenizer, model.id)
