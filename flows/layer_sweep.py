@@ -360,6 +360,8 @@ def asked_of(parameters: SweepParameters) -> dict[str, Any]:
     if len(parameters.text_column) < 2:  # as before there could be several
         asked["text_column"] = next(iter(parameters.text_column), None)
         del asked["joined_by"]
+    if parameters.text_pairs == "joined":
+        del asked["text_pairs"]  # as before there was a choice
     if len(parameters.label_column) < 2:
         asked["label_column"] = next(iter(parameters.label_column), None)
     if parameters.task == "auto":

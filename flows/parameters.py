@@ -18,6 +18,7 @@ from tasks.vocabulary import (
     Pooling,
     Precision,
     ProbeProtocol,
+    TextPairs,
 )
 
 # Of the columns that hold them.
@@ -28,6 +29,7 @@ DEFAULT_STORAGE = os.environ.get("LAYERSCOUT_STORAGE", "layerscout-out")
 # What is asked of a model that runs, and of none whose states somebody saved.
 _OF_THE_MODEL = (
     "prompt",
+    "text_pairs",
     "norm_state",
     "max_length",
     "dtype",
@@ -132,6 +134,12 @@ class AskedOfAll(BaseModel):
         "\n",
         title="Joined by",
         description="What stands between the texts of several columns; a line break, if nothing else.",
+    )
+    text_pairs: TextPairs = Field(
+        "joined",
+        title="Text pairs",
+        description="Of two text columns. joined: one text. features: each text is embedded by itself, u and v, and a "
+        "row's features are [u, v, |u - v|, u * v].",
     )
     label_column: tuple[str, ...] = Field(
         (),
@@ -332,6 +340,7 @@ class AskedOfAll(BaseModel):
             include={
                 "text_column",
                 "joined_by",
+                "text_pairs",
                 "label_column",
                 "task",
                 "split_column",

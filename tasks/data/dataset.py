@@ -18,13 +18,22 @@ from storage.errors import UserError
 from storage.files import exists, filesystem, write_atomically
 from storage.layout import Layout
 from storage.sources.grammar import parse_source
-from tasks.data.columns import LABEL_COLUMNS, TEXT_COLUMNS, clean, find_column, labelled, shared_columns
+from tasks.data.columns import (
+    LABEL_COLUMNS,
+    TEXT_COLUMNS,
+    check_pair,
+    clean,
+    find_column,
+    labelled,
+    pair_of,
+    shared_columns,
+)
 from tasks.data.labels import alike, in_order
 from tasks.data.reading import SPLIT_NAMES, read_source
 from tasks.data.splits import LEAST_ROWS_PER_CLASS, by_split_column, split_rows, stratified_sample
 from tasks.data.targets import task_of, with_classes
 from tasks.retries import LONG_S, RETRIED
-from tasks.vocabulary import AskedTask, Task
+from tasks.vocabulary import AskedTask, Task, TextPairs
 
 log = logging.getLogger(__name__)
 
@@ -40,9 +49,10 @@ class Dataset:
     """A clean data set in storage: one Parquet file `row_id, text, label, split`, train rows first.
 
     `label` is an index into `classes`. Where the task is not one class a text, the file has `target` as well, float64
-    [T] a row: 0 or 1 of each of the `target_names`, or the number; and classes are those of `targets`. `test_is_made`
-    says that the source had no test split, so that a seeded stratified fifth of the rows became one; `revision` is the
-    hub's commit or empty.
+    [T] a row: 0 or 1 of each of the `target_names`, or the number; and classes are those of `targets`. Of text pairs
+    whose features are wanted it has `pair`, the row's two texts, and `text` is both joined. `test_is_made` says that
+    the source had no test split, so that a seeded stratified fifth of the rows became one; `revision` is the hub's
+    commit or empty.
     """
 
     id: str
@@ -63,6 +73,8 @@ class Dataset:
     task: Task = Task.SINGLE_LABEL
     target_names: tuple[str, ...] = ()
     """Of several labels."""
+    text_pairs: TextPairs = "joined"
+    """features: both texts of a row are embedded, each by itself."""
 
     @property
     def label_names(self) -> tuple[str, ...]:
@@ -81,6 +93,7 @@ def prepare_dataset(
     *,
     text_column: str | Sequence[str] | None = None,
     joined_by: str = "\n",
+    text_pairs: TextPairs = "joined",
     label_column: str | Sequence[str] | None = None,
     task: AskedTask = "auto",
     split_column: str | None = None,
@@ -102,6 +115,7 @@ def prepare_dataset(
         layout,
         text_column=text_column,
         joined_by=joined_by,
+        text_pairs=text_pairs,
         label_column=label_column,
         task=task,
         split_column=split_column,
@@ -134,6 +148,7 @@ def read_dataset(
     *,
     text_column: str | Sequence[str] | None = None,
     joined_by: str = "\n",
+    text_pairs: TextPairs = "joined",
     label_column: str | Sequence[str] | None = None,
     task: AskedTask = "auto",
     split_column: str | None = None,
@@ -155,6 +170,7 @@ def read_dataset(
         layout: of the storage where the table has its place.
         text_column: found by its name when None or none; several are read as one text.
         joined_by: what stands between the texts of several columns.
+        text_pairs: features keeps the texts of two columns apart too, in the column `pair`, String [2].
         label_column: found by its name when None or none; several say of one label each whether a text has it.
         task: what the labels tell; auto takes lists and several columns for several labels, fractions for a number,
             and all else for a class.
@@ -170,7 +186,8 @@ def read_dataset(
 
     Raises:
         UserError: no such data set or column, a file that cannot be read, an empty text, a missing label, one class
-            only, a class that `test` has and `train` has not, or a group that both have.
+            only, a class that `test` has and `train` has not, a group that both have, or features of pairs without two
+            columns.
     """
     source = parse_source(spec, "dataset")
     read = read_source(source, encoding)
@@ -180,6 +197,8 @@ def read_dataset(
     if text or not of_saved_states or {each.lower() for each in columns} & {*TEXT_COLUMNS}:
         named = [find_column("text", each, TEXT_COLUMNS, columns, spec) for each in text]
         text = named or [find_column("text", None, TEXT_COLUMNS, columns, spec)]
+    if text_pairs == "features":
+        check_pair(text, spec)
     wanted: list[str | None] = [label_column] if isinstance(label_column, str) else [*(label_column or ())]
     of_label = [
         find_column("label", each, LABEL_COLUMNS, columns, spec) for each in wanted or [read.label_column]
@@ -197,6 +216,8 @@ def read_dataset(
         if split in read.splits:
             frame = read.splits[split]
             rows = clean(frame, text, joined_by, of_label, kind, f"{split} of {spec}")
+            if text_pairs == "features":
+                rows = rows.with_columns(pair=pair_of(frame, text))
             for role, asked in (("split", split_column), ("group", group_column)):
                 if asked is not None:
                     rows = rows.with_columns(frame[asked].cast(pl.String).alias(role))
@@ -222,7 +243,7 @@ def read_dataset(
             spec,
             ", ".join(map(repr, doubled[:6])),
         )
-    told = [] if kind is Task.SINGLE_LABEL else ["target"]
+    told = [*([] if text_pairs == "joined" else ["pair"]), *([] if kind is Task.SINGLE_LABEL else ["target"])]
     numbered = pl.DataFrame({"value": values, "label": np.arange(len(values), dtype=np.int32)})
     table = (
         pl.concat([train.with_columns(split=pl.lit("train")), test.with_columns(split=pl.lit("test"))])
@@ -248,6 +269,7 @@ def read_dataset(
         source_rows=source_rows,
         task=kind,
         target_names=names,
+        text_pairs=text_pairs,
     )
     return found, table
 
@@ -296,13 +318,18 @@ def stored_table(uri: str) -> pl.DataFrame | None:
 def fingerprint_table(
     table: pl.DataFrame, classes: tuple[str, ...], target_names: tuple[str, ...] = ()
 ) -> str:
-    """32 hex digits of a SHA-256 over every text, label, target and split in order, and the names of the classes."""
+    """32 hex digits of a SHA-256 over every text, label, pair, target and split in order, and the classes' names."""
     whole = hashlib.sha256()
     for name in (*classes, *target_names):
         whole.update(f"{len(name)}:{name}".encode())
     for text, label, split in table.select("text", "label", "split").iter_rows():
         encoded = text.encode()
         whole.update(f"|{split}:{label}:{len(encoded)}:".encode() + encoded)
+    if "pair" in table.columns:
+        for texts in table["pair"]:
+            for text in texts:
+                encoded = text.encode()
+                whole.update(f"|{len(encoded)}:".encode() + encoded)
     if "target" in table.columns:
         whole.update(targets_of(table).tobytes())
     return whole.hexdigest()[:32]
@@ -348,6 +375,7 @@ def prepare_dataset_task(
     layout: Layout,
     text_column: Sequence[str],
     joined_by: str,
+    text_pairs: TextPairs,
     label_column: Sequence[str],
     task: AskedTask,
     split_column: str | None,
@@ -365,6 +393,7 @@ def prepare_dataset_task(
         layout,
         text_column=text_column,
         joined_by=joined_by,
+        text_pairs=text_pairs,
         label_column=label_column,
         task=task,
         split_column=split_column,

@@ -7,6 +7,8 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from tasks.embedding.text_pairs import texts_of
+
 FEW_ROWS = 5
 """A class with fewer train rows is never held out when the probe's penalty is chosen."""
 FEW_TEST_ROWS = 100
@@ -51,7 +53,7 @@ def inspect_table(
     token_counts: npt.NDArray[np.integer] | None = None,
     max_length: int | None = None,
 ) -> Inspection:
-    """Count classes, lengths, duplicates and leaks of a table `text, label, split`.
+    """Count classes, lengths, duplicates and leaks of a table `text, label, split`; of text pairs, each text's length.
 
     token_counts: int [N], of the texts before any cut, where a model is known; max_length: the tokens that are read.
     """
@@ -140,7 +142,8 @@ def _lengths(
     table: pl.DataFrame, token_counts: npt.NDArray[np.integer] | None, max_length: int | None
 ) -> Lengths:
     if token_counts is None:
-        counts, unit, cut = table["text"].str.len_chars().to_numpy(), "characters", None
+        texts = pl.Series("text", texts_of(table))
+        counts, unit, cut = texts.str.len_chars().to_numpy(), "characters", None
     else:
         counts, unit = token_counts, "tokens"
         cut = None if max_length is None else float((counts > max_length).mean())
