@@ -198,7 +198,7 @@ def read_dataset(
         named = [find_column("text", each, TEXT_COLUMNS, columns, spec) for each in text]
         text = named or [find_column("text", None, TEXT_COLUMNS, columns, spec)]
     if text_pairs == "features":
-        check_pair(text, spec)
+        check_pair(text, spec, of_saved_states=of_saved_states)
     wanted: list[str | None] = [label_column] if isinstance(label_column, str) else [*(label_column or ())]
     of_label = [
         find_column("label", each, LABEL_COLUMNS, columns, spec) for each in wanted or [read.label_column]

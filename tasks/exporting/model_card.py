@@ -165,7 +165,11 @@ def figures(found: Evidence) -> list[tuple[str, str, str]]:
     cut, whole = found.tokens_per_second
     return [
         ("blocks", f"{found.blocks}", f"{found.layers}"),
-        ("features of a pair" if _of_pairs(found) else "dimensions", f"{found.width:,}", f"{found.hidden_size:,}"),
+        (
+            "features of a pair" if _of_pairs(found) else "dimensions",
+            f"{found.width:,}",
+            f"{found.hidden_size:,}",
+        ),
         ("parameters", f"{found.parameters[0]:,}", f"{found.parameters[1]:,}"),
         ("bytes", f"{found.bytes[0]:,}", f"{found.bytes[1]:,}"),
         (f"tokens/s ({found.device}, float32)", f"{cut:,.0f} ({cut / whole:.2f}×)", f"{whole:,.0f}"),
@@ -243,8 +247,8 @@ def _columns(found: Evidence) -> str:
         each = ", of each of its layers in turn" if len(found.states) > 1 else ""
         return (
             f"The head takes a pair of texts, what {one} and {other} say. Each is embedded by itself, as u and v, and "
-            f"the features of the pair are {FORMULA}{each} (`pair_features` in `predict.py`). What sentence-transformers "
-            "and transformers give is the embedding of one text, which is u or v."
+            f"the features of the pair are {FORMULA}{each} (`pair_features` in `predict.py`). What "
+            "sentence-transformers and transformers give is the embedding of one text, which is u or v."
         )
     columns = ", ".join(f"`{each}`" for each in asked["text_column"])
     return f"A text is what {columns} say, in this order, joined by `{json.dumps(asked['joined_by'])}`."

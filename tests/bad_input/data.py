@@ -183,6 +183,21 @@ CASES = [
         "rows.jsonl",
         '{"text": ["a"], "label": "x"}\n{"text": ["b"], "label": "y"}\n',
     ),
+    _file(COLUMNS, "features of pairs, and one text column", "rows.csv", TABLE, " --text-pairs features"),
+    _file(
+        COLUMNS,
+        "features of pairs of one column with itself",
+        "rows.csv",
+        TABLE,
+        " --text-column text --text-column text --text-pairs features",
+    ),
+    _file(
+        COLUMNS,
+        "features of pairs, and an empty text in the second column",
+        "rows.csv",
+        "one,other,label\n" + "a,b,x\nc,d,y\n" * 5 + "e,,x\n",
+        " --text-column one --text-column other --text-pairs features",
+    ),
     # Splits
     _folder("train, dev and eval", {"train.csv": TABLE, "dev.csv": TABLE, "eval.csv": TABLE}),
     _folder("two files for one split", {"train.csv": TABLE, "dev.csv": TABLE, "valid.csv": TABLE}),

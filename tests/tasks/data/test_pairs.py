@@ -61,9 +61,12 @@ def test_where_one_text_ends_and_the_next_begins_is_part_of_the_fingerprint(tmp_
 )
 def test_other_than_two_columns_are_refused(columns: tuple[str, ...], told: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=f"(?i){told}"):
-        prepare(
-            written(ROWS, tmp_path), tmp_path / "out", text_column=columns, text_pairs="features"
-        )
+        prepare(written(ROWS, tmp_path), tmp_path / "out", text_column=columns, text_pairs="features")
+
+
+def test_saved_states_have_no_two_texts_to_embed(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="saved states have one embedding a row"):
+        prepare(written(ROWS, tmp_path), tmp_path / "out", **BOTH, of_saved_states=True)
 
 
 @pytest.mark.parametrize("column", ["premise", "hypothesis"])
@@ -80,7 +83,13 @@ PAIRS = [("a", "b"), ("c", "d"), ("e", "f")]
 
 @pytest.mark.parametrize(
     "given",
-    [PAIRS, tuple(PAIRS), [list(each) for each in PAIRS], np.array(PAIRS), (["a", "c", "e"], ["b", "d", "f"])],
+    [
+        PAIRS,
+        tuple(PAIRS),
+        [list(each) for each in PAIRS],
+        np.array(PAIRS),
+        (["a", "c", "e"], ["b", "d", "f"]),
+    ],
     ids=["tuples", "tuple of tuples", "lists", "array", "two columns"],
 )
 def test_pairs_in_memory_are_rows_or_two_columns(given: Any) -> None:

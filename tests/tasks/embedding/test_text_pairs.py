@@ -121,9 +121,7 @@ def test_swapping_the_texts_of_a_row_changes_u_and_v_and_nothing_else(
     assert dataset.fingerprint != other.fingerprint
     for key, features in found.items():
         u, v, *rest = np.split(features, 4, axis=1)
-        np.testing.assert_allclose(
-            swapped[key], np.concatenate([v, u, *rest], axis=1), rtol=1e-5, atol=1e-6
-        )
+        np.testing.assert_allclose(swapped[key], np.concatenate([v, u, *rest], axis=1), rtol=1e-5, atol=1e-6)
 
 
 def test_pair_features_against_plain_loops() -> None:
