@@ -10,8 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 import layerscout
+from storage.layout import Layout
+from storage.staged import read_staged
 from tasks.choosing.comparison import compare
 
 SETS = ("clinc150", "trec6")
@@ -36,11 +39,10 @@ def drawn(rows: pl.DataFrame, pairs: int, seed: int) -> tuple[list[tuple[str, st
     return found, told
 
 
-def right(answer: layerscout.Answer) -> np.ndarray:
-    """Whether the answer's layer was right on each test row: bool [N]."""
-    rows = answer.tables["prediction"].filter(
-        layer=answer.layer, pooling=answer.pooling, norm_state=answer.norm_state
-    )
+def right(answer: layerscout.Answer) -> NDArray[np.bool_]:
+    """Whether the probe of the answer's layer was right on each test row, [N]."""
+    part = Layout.part(answer.pooling, answer.norm_state, answer.layer)
+    rows = read_staged(answer.layout, answer.run_id, "prediction", part).sort("row_id")
     return (rows["label"] == rows["predicted"]).to_numpy()
 
 
@@ -60,6 +62,7 @@ def main(data_root: Path, storage: str) -> None:
         for text_pairs, answer in answers.items():
             print(f"{name} {text_pairs}: {answer}")
             print(answer.tables["baseline"].select("name", "accuracy").rows())
+        print(compare(right(answers["features"]), right(answers["joined"])))
 
 
 if __name__ == "__main__":

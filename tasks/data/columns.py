@@ -91,8 +91,8 @@ def check_pair(text: Sequence[str], spec: str, *, of_saved_states: bool) -> None
     """Raises UserError where the features of pairs (--text-pairs) cannot be had of these columns."""
     if of_saved_states:
         raise UserError(
-            "--text-pairs features embeds both texts of a row, and saved states have one embedding a row: no model runs. "
-            "Leave it out; states that are such features already are swept as they are."
+            "--text-pairs features embeds both texts of a row, and saved states have one embedding a row: no model "
+            "runs. Leave it out; states that are such features already are swept as they are."
         )
     if len(text) != 2:
         named = ", ".join(text) or "none"
