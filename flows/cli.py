@@ -344,6 +344,9 @@ def inspect_dataset(
     group_column: Annotated[
         str | None, Parameter(help=SweepParameters.model_fields["group_column"].description)
     ] = None,
+    time_column: Annotated[
+        str | None, Parameter(help=SweepParameters.model_fields["time_column"].description)
+    ] = None,
     encoding: Annotated[
         str | None, Parameter(help=SweepParameters.model_fields["encoding"].description)
     ] = None,
@@ -373,6 +376,7 @@ def inspect_dataset(
         task=task,
         split_column=split_column,
         group_column=group_column,
+        time_column=time_column,
         encoding=encoding,
         model=model,
         max_length=max_length,

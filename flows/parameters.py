@@ -163,6 +163,12 @@ class AskedOfAll(BaseModel):
         title="Group column",
         description="Such as an author or a document: its rows never stand in train and in test both.",
     )
+    time_column: str | None = Field(
+        None,
+        title="Time column",
+        description="Of dates or numbers: no test row is earlier than a train row. Without a test split, the latest "
+        "fifth of the rows becomes it.",
+    )
     encoding: str | None = Field(
         None,
         title="Encoding",
@@ -345,6 +351,7 @@ class AskedOfAll(BaseModel):
                 "task",
                 "split_column",
                 "group_column",
+                "time_column",
                 "encoding",
                 "max_train_rows",
                 "max_test_rows",

@@ -49,6 +49,7 @@ def show_inspection(
     task: AskedTask = "auto",
     split_column: str | None = None,
     group_column: str | None = None,
+    time_column: str | None = None,
     encoding: str | None,
     model: str | None,
     max_length: int | None,
@@ -81,6 +82,7 @@ def show_inspection(
             task=task,
             split_column=split_column,
             group_column=group_column,
+            time_column=time_column,
             encoding=encoding,
             of_saved_states=saved,
         )
@@ -268,7 +270,7 @@ def _of_texts(seen: Inspection, lengths: Lengths) -> list[tuple[str, str]]:
 
 def _show_warnings(console: Console, dataset: Dataset, seen: Inspection) -> None:
     console.print()
-    for sentence in warnings_of(seen, test_is_made=dataset.test_is_made):
+    for sentence in warnings_of(seen, test_is_made=dataset.test_is_made, time_column=dataset.time_column):
         console.print(Text.assemble(("note ", "yellow"), printable(sentence)), soft_wrap=True)
 
 

@@ -32,6 +32,7 @@ from tasks.data.labels import alike, in_order
 from tasks.data.reading import SPLIT_NAMES, read_source
 from tasks.data.splits import LEAST_ROWS_PER_CLASS, by_split_column, split_rows, stratified_sample
 from tasks.data.targets import task_of, with_classes
+from tasks.data.times import with_times
 from tasks.retries import LONG_S, RETRIED
 from tasks.vocabulary import AskedTask, Task, TextPairs
 
@@ -51,8 +52,8 @@ class Dataset:
     `label` is an index into `classes`. Where the task is not one class a text, the file has `target` as well, float64
     [T] a row: 0 or 1 of each of the `target_names`, or the number; and classes are those of `targets`. Of text pairs
     whose features are wanted it has `pair`, the row's two texts, and `text` is both joined. `test_is_made` says that
-    the source had no test split, so that a seeded stratified fifth of the rows became one; `revision` is the hub's
-    commit or empty.
+    the source had no test split, so that a seeded stratified fifth of the rows became one, or the latest ones;
+    `revision` is the hub's commit or empty.
     """
 
     id: str
@@ -75,6 +76,8 @@ class Dataset:
     """Of several labels."""
     text_pairs: TextPairs = "joined"
     """features: both texts of a row are embedded, each by itself."""
+    time_column: str | None = None
+    """What says that no test row is earlier than a train row."""
 
     @property
     def label_names(self) -> tuple[str, ...]:
@@ -98,6 +101,7 @@ def prepare_dataset(
     task: AskedTask = "auto",
     split_column: str | None = None,
     group_column: str | None = None,
+    time_column: str | None = None,
     encoding: str | None = None,
     max_train_rows: int | None = None,
     max_test_rows: int | None = None,
@@ -120,6 +124,7 @@ def prepare_dataset(
         task=task,
         split_column=split_column,
         group_column=group_column,
+        time_column=time_column,
         encoding=encoding,
         max_train_rows=max_train_rows,
         max_test_rows=max_test_rows,
@@ -153,6 +158,7 @@ def read_dataset(
     task: AskedTask = "auto",
     split_column: str | None = None,
     group_column: str | None = None,
+    time_column: str | None = None,
     encoding: str | None = None,
     max_train_rows: int | None = None,
     max_test_rows: int | None = None,
@@ -177,6 +183,8 @@ def read_dataset(
         split_column: says of each row whether it is of train, validation or test, by the names that files of splits
             have; None takes the source's own splits.
         group_column: rows of one group never stand in train and test both; None takes every row for itself.
+        time_column: rows in the order of it, and no test row is earlier than a train row: where there is no test split
+            the latest rows become it. None knows of no time.
         encoding: of text files; None is that of the mark they begin with, or UTF-8.
         max_train_rows: a stratified part of the train rows, at least 2 of every class; None takes all.
         max_test_rows: a stratified part of the test rows; None takes all.
@@ -208,7 +216,12 @@ def read_dataset(
         log.info(
             "%s: the task is %s, by what column %s holds (--task)", spec, kind.value, ", ".join(of_label)
         )
-    for role, asked in (("split", split_column), ("group", group_column)):
+    if group_column is not None and time_column is not None:
+        raise UserError(
+            f"--group-column {group_column} and --time-column {time_column} each say which rows are test. Name one; or "
+            "make a column of your own that says train or test, and name it with --split-column."
+        )
+    for role, asked in (("split", split_column), ("group", group_column), ("time", time_column)):
         if asked is not None:
             find_column(role, asked, (), columns, spec)
     cleaned, source_rows = {}, 0
@@ -223,6 +236,9 @@ def read_dataset(
                     rows = rows.with_columns(frame[asked].cast(pl.String).alias(role))
             cleaned[split] = rows.with_columns(place=source_rows + pl.int_range(pl.len()))
             source_rows += rows.height
+    if time_column is not None:
+        times = {split: read.splits[split][time_column] for split in cleaned}
+        cleaned = with_times(cleaned, times, f"{spec} (--time-column {time_column})")
     if split_column is not None:
         cleaned = by_split_column(pl.concat(cleaned.values()), f"{spec} (--split-column {split_column})")
     label = BESIDE.join(of_label)
@@ -232,7 +248,8 @@ def read_dataset(
     if kind is not Task.SINGLE_LABEL:
         classed = with_classes(cleaned, kind, order, spec)
         cleaned, order, names = classed.splits, classed.classes, classed.names
-    train, test = split_rows(cleaned, seed, f"{spec} (--group-column {group_column})")
+    by = f"--group-column {group_column}" if time_column is None else f"--time-column {time_column}"
+    train, test = split_rows(cleaned, seed, f"{spec} ({by})")
     train = stratified_sample(train, max_train_rows, seed, in_turn=in_turn)
     test = stratified_sample(test, max_test_rows, seed)
     values = _check_classes(train, test, spec, label, order)
@@ -270,6 +287,7 @@ def read_dataset(
         task=kind,
         target_names=names,
         text_pairs=text_pairs,
+        time_column=time_column,
     )
     return found, table
 
@@ -380,6 +398,7 @@ def prepare_dataset_task(
     task: AskedTask,
     split_column: str | None,
     group_column: str | None,
+    time_column: str | None,
     encoding: str | None,
     max_train_rows: int | None,
     max_test_rows: int | None,
@@ -398,6 +417,7 @@ def prepare_dataset_task(
         task=task,
         split_column=split_column,
         group_column=group_column,
+        time_column=time_column,
         encoding=encoding,
         max_train_rows=max_train_rows,
         max_test_rows=max_test_rows,

@@ -79,7 +79,7 @@ def inspect_table(
     )
 
 
-def warnings_of(found: Inspection, *, test_is_made: bool) -> list[str]:
+def warnings_of(found: Inspection, *, test_is_made: bool, time_column: str | None = None) -> list[str]:
     """What to know or mend before a sweep, a sentence each, the gravest first; empty where nothing is."""
     said = []
     if found.leaked:
@@ -126,7 +126,15 @@ def warnings_of(found: Inspection, *, test_is_made: bool) -> list[str]:
             f"{100 * cut:.0f} % of the texts are longer than the maximum length and will be cut. Raise --max-length."
         )
     if test_is_made:
-        said.append("There is no test split: a seeded stratified fifth of the rows becomes one.")
+        part = (
+            "a seeded stratified fifth of the rows" if time_column is None else "the latest fifth of the rows"
+        )
+        said.append(f"There is no test split: {part} becomes one.")
+    if time_column is not None:
+        said.append(
+            "Within train, a row that is left out is judged by all others, later ones too: test rows alone tell what a "
+            "layer is worth on what is yet to come."
+        )
     return said
 
 
