@@ -70,6 +70,11 @@ class Evidence:
     runs_own_code: bool
     """The model runs Python code that it brings."""
 
+    @property
+    def of_pairs(self) -> bool:
+        """The head takes the features of two texts."""
+        return self.dataset.get("text_pairs") == "features"
+
 
 def evidence_of(
     run: RecordedRun,
@@ -166,7 +171,7 @@ def figures(found: Evidence) -> list[tuple[str, str, str]]:
     return [
         ("blocks", f"{found.blocks}", f"{found.layers}"),
         (
-            "features of a pair" if _of_pairs(found) else "dimensions",
+            "features of a pair" if found.of_pairs else "dimensions",
             f"{found.width:,}",
             f"{found.hidden_size:,}",
         ),
@@ -234,15 +239,11 @@ def _prompt(found: Evidence) -> str:
     )
 
 
-def _of_pairs(found: Evidence) -> bool:
-    return found.dataset.get("text_pairs") == "features"
-
-
 def _columns(found: Evidence) -> str:
     asked = json.loads(found.run["parameters"])
     if "joined_by" not in asked:
         return ""
-    if _of_pairs(found):
+    if found.of_pairs:
         one, other = (f"`{each}`" for each in asked["text_column"])
         each = ", of each of its layers in turn" if len(found.states) > 1 else ""
         return (
@@ -262,7 +263,7 @@ def _for_others(spec: str) -> str:
 
 def _use(found: Evidence) -> str:
     parts = []
-    one_row = '"one text" "its other text"' if _of_pairs(found) else '"a text" "another text"'
+    one_row = '"one text" "its other text"' if found.of_pairs else '"a text" "another text"'
     trust, flag = (", trust_remote_code=True", " --trust-remote-code") if found.runs_own_code else ("", "")
     if found.runs_own_code:
         parts.append(

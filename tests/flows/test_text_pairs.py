@@ -16,6 +16,7 @@ import layerscout
 from flows.layer_sweep import describe_run
 from flows.parameters import SweepParameters
 from flows.terminal.preview import show_inspection, show_plan
+from flows.terminal.show_export import show_export
 from storage.errors import UserError
 from storage.layout import Layout
 from storage.staged import read_staged
@@ -120,11 +121,13 @@ def staged_predictions(answer: layerscout.Answer) -> list[str]:
 
 
 def test_an_exported_folder_predicts_pairs_as_the_sweep_did_and_encodes_single_texts(
-    answer: layerscout.Answer, tmp_path: Path
+    answer: layerscout.Answer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     found = answer.export(tmp_path / "model")
     assert (found.accuracy, found.agreement, found.width) == (answer.accuracy, 1, 128)
     assert found.deviation < 1e-5
+    show_export(found, tmp_path / "model")
+    assert 'predict.py "one text" "its other text"' in capsys.readouterr().out
     script = [sys.executable, str(tmp_path / "model" / "predict.py")]
     done = subprocess.run(
         [*script, *(text for pair in TEST[0] for text in pair)], capture_output=True, text=True, check=True
