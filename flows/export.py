@@ -70,6 +70,11 @@ def export_model(
         cut = cut_of(run, layer, together=together)
         refuse_attention(cut)
         if width is not None:
+            if run.of_pairs:
+                raise UserError(
+                    f"--width {width} reduces an embedding, and what the head of run {run.row['run_id']} takes are "
+                    "features of two of them (--text-pairs), which no model folder puts out. Leave --width out."
+                )
             check_width(width, run.dataset.train_rows, len(cut.states) * run.model.hidden_size)
     with _beside(out) as folder:
         with working("Loading the whole model"):

@@ -360,6 +360,8 @@ def asked_of(parameters: SweepParameters) -> dict[str, Any]:
     if len(parameters.text_column) < 2:  # as before there could be several
         asked["text_column"] = next(iter(parameters.text_column), None)
         del asked["joined_by"]
+    if parameters.text_pairs == "joined":
+        del asked["text_pairs"]  # as before there was a choice
     if len(parameters.label_column) < 2:
         asked["label_column"] = next(iter(parameters.label_column), None)
     if parameters.task == "auto":
@@ -370,7 +372,7 @@ def asked_of(parameters: SweepParameters) -> dict[str, Any]:
         del asked["prompt"]  # a run without one is what it was before there were any
     # A set of scores, whichever was asked for first.
     asked["criterion"] = sorted(asked["criterion"])
-    for name in ("encoding", "split_column", "group_column", "attention_rows"):
+    for name in ("encoding", "split_column", "group_column", "time_column", "attention_rows"):
         if asked[name] is None:
             del asked[name]  # as before there was a choice, so that older runs keep their ids
     return asked

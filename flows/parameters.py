@@ -18,6 +18,7 @@ from tasks.vocabulary import (
     Pooling,
     Precision,
     ProbeProtocol,
+    TextPairs,
 )
 
 # Of the columns that hold them.
@@ -28,6 +29,7 @@ DEFAULT_STORAGE = os.environ.get("LAYERSCOUT_STORAGE", "layerscout-out")
 # What is asked of a model that runs, and of none whose states somebody saved.
 _OF_THE_MODEL = (
     "prompt",
+    "text_pairs",
     "norm_state",
     "max_length",
     "dtype",
@@ -133,6 +135,12 @@ class AskedOfAll(BaseModel):
         title="Joined by",
         description="What stands between the texts of several columns; a line break, if nothing else.",
     )
+    text_pairs: TextPairs = Field(
+        "joined",
+        title="Text pairs",
+        description="Of two text columns. joined: one text. features: each text is embedded by itself, u and v, and a "
+        "row's features are [u, v, |u - v|, u * v].",
+    )
     label_column: tuple[str, ...] = Field(
         (),
         title="Label column",
@@ -154,6 +162,12 @@ class AskedOfAll(BaseModel):
         None,
         title="Group column",
         description="Such as an author or a document: its rows never stand in train and in test both.",
+    )
+    time_column: str | None = Field(
+        None,
+        title="Time column",
+        description="Of dates or numbers: no test row is earlier than a train row. Without a test split, the latest "
+        "fifth of the rows becomes it.",
     )
     encoding: str | None = Field(
         None,
@@ -332,10 +346,12 @@ class AskedOfAll(BaseModel):
             include={
                 "text_column",
                 "joined_by",
+                "text_pairs",
                 "label_column",
                 "task",
                 "split_column",
                 "group_column",
+                "time_column",
                 "encoding",
                 "max_train_rows",
                 "max_test_rows",

@@ -24,6 +24,8 @@ class Task(StrEnum):
 
 
 AskedTask = Literal["auto", "single-label", "multi-label", "regression"]
+TextPairs = Literal["joined", "features"]
+"""What is made of a row's two texts: one text, or an embedding of each and the features of both."""
 
 
 class Pooling(StrEnum):

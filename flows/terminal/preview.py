@@ -28,12 +28,13 @@ from tasks.embedding.prompts import resolve_prompt
 from tasks.embedding.saved_states import open_states
 from tasks.embedding.settings import resolve_settings
 from tasks.embedding.states_set import check_states
-from tasks.preview.forecast import Forecast, count_tokens, forecast_scoring, forecast_sweep
+from tasks.embedding.text_pairs import FORMULA, texts_of
+from tasks.preview.forecast import Forecast, count_tokens, forecast_scoring, forecast_sweep, row_width
 from tasks.preview.inspection import Inspection, Lengths, inspect_table, warnings_of
 from tasks.preview.refusal import refuse_early
 from tasks.reporting.answer import one_line
 from tasks.scoring.criteria import check_criteria
-from tasks.vocabulary import AskedTask, Task
+from tasks.vocabulary import AskedTask, Task, TextPairs
 
 MOST_CLASSES_SHOWN = 30
 
@@ -43,10 +44,12 @@ def show_inspection(
     *,
     text_column: Sequence[str],
     joined_by: str,
+    text_pairs: TextPairs = "joined",
     label_column: Sequence[str],
     task: AskedTask = "auto",
     split_column: str | None = None,
     group_column: str | None = None,
+    time_column: str | None = None,
     encoding: str | None,
     model: str | None,
     max_length: int | None,
@@ -74,10 +77,12 @@ def show_inspection(
             Layout(""),
             text_column=text_column,
             joined_by=joined_by,
+            text_pairs=text_pairs,
             label_column=label_column,
             task=task,
             split_column=split_column,
             group_column=group_column,
+            time_column=time_column,
             encoding=encoding,
             of_saved_states=saved,
         )
@@ -86,7 +91,7 @@ def show_inspection(
             check_states(states, table["place"].to_numpy(), found.source_rows)
         elif model is not None:
             folder = resolve_model(model, weights=False)
-            tokens = count_tokens(folder, table["text"].to_list())
+            tokens = count_tokens(folder, texts_of(table))
             max_length = max_length or covering(tokens[counted_rows(len(tokens))], positions_of(folder))
         seen = inspect_table(table, found.classes, token_counts=tokens, max_length=max_length)
     _show_dataset(console, found, seen)
@@ -111,7 +116,7 @@ def show_plan(parameters: SweepParameters) -> None:
         prompt = resolve_prompt(parameters.prompt, dataset, model, trust_remote_code=trust)
         tokens = count_tokens(
             model,
-            table["text"].to_list(),
+            texts_of(table),
             max_length=parameters.length_asked or STEPS[-1],
             prompt=prompt,
             trust_remote_code=trust,
@@ -121,7 +126,7 @@ def show_plan(parameters: SweepParameters) -> None:
         )
         asked = settings_of(parameters, prompt, length)
         settings = resolve_settings(asked, model)
-        refuse_early(model, settings, tokens)
+        refuse_early(model, settings, tokens.reshape(table.height, -1).max(axis=1))
         plan = forecast_sweep(layout, dataset, model, settings, tokens)
         seen = inspect_table(table, dataset.classes, token_counts=tokens, max_length=length)
         size = plan.parameters * getattr(torch, settings.dtype).itemsize
@@ -131,7 +136,7 @@ def show_plan(parameters: SweepParameters) -> None:
     layers = (parameters.max_layer or model.layers) + 1
     scored = layers * len(settings.poolings) * len(settings.norm_states)
     with working("Scoring a made-up layer to see how long it takes"):
-        scoring = forecast_scoring(dataset, model.hidden_size, scored, scoring_of(parameters))
+        scoring = forecast_scoring(dataset, row_width(dataset, model), scored, scoring_of(parameters))
     console = Console(highlight=False)
     _rows(
         console,
@@ -139,6 +144,7 @@ def show_plan(parameters: SweepParameters) -> None:
             ("model", f"{model.id}: {model.family}, {model.layers} blocks, {plan.parameters:,} parameters"),
             ("data set", f"{dataset.id}: {dataset.train_rows:,} train and {dataset.test_rows:,} test rows"),
             ("classes", f"{len(dataset.classes)}"),
+            *_pairs(dataset),
             *([] if settings.prompt is None else [("prompt", one_line(settings.prompt))]),
             (
                 "texts",
@@ -217,6 +223,7 @@ def _show_dataset(console: Console, dataset: Dataset, seen: Inspection) -> None:
         [
             ("data set", dataset.id),
             ("columns", f"text: {dataset.text_column or 'none'}, label: {dataset.label_column}"),
+            *_pairs(dataset),
             *([] if dataset.task is Task.SINGLE_LABEL else [("task", _task(dataset))]),
             ("rows", f"{seen.train_rows:,} train, {seen.test_rows:,} test"),
             *([] if lengths is None else _of_texts(seen, lengths)),
@@ -233,6 +240,13 @@ def _show_dataset(console: Console, dataset: Dataset, seen: Inspection) -> None:
     console.print(table)
     if seen.classes.height > MOST_CLASSES_SHOWN:
         console.print(f"… and {seen.classes.height - MOST_CLASSES_SHOWN} more classes")
+
+
+def _pairs(dataset: Dataset) -> list[tuple[str, str]]:
+    """That each text of a row is embedded by itself, where it is."""
+    if dataset.text_pairs == "joined":
+        return []
+    return [("text pairs", f"each text by itself; a row is {FORMULA}")]
 
 
 def _task(dataset: Dataset) -> str:
@@ -256,7 +270,7 @@ def _of_texts(seen: Inspection, lengths: Lengths) -> list[tuple[str, str]]:
 
 def _show_warnings(console: Console, dataset: Dataset, seen: Inspection) -> None:
     console.print()
-    for sentence in warnings_of(seen, test_is_made=dataset.test_is_made):
+    for sentence in warnings_of(seen, test_is_made=dataset.test_is_made, time_column=dataset.time_column):
         console.print(Text.assemble(("note ", "yellow"), printable(sentence)), soft_wrap=True)
 
 

@@ -18,13 +18,23 @@ from storage.errors import UserError
 from storage.files import exists, filesystem, write_atomically
 from storage.layout import Layout
 from storage.sources.grammar import parse_source
-from tasks.data.columns import LABEL_COLUMNS, TEXT_COLUMNS, clean, find_column, labelled, shared_columns
+from tasks.data.columns import (
+    LABEL_COLUMNS,
+    TEXT_COLUMNS,
+    check_pair,
+    clean,
+    find_column,
+    labelled,
+    pair_of,
+    shared_columns,
+)
 from tasks.data.labels import alike, in_order
 from tasks.data.reading import SPLIT_NAMES, read_source
 from tasks.data.splits import LEAST_ROWS_PER_CLASS, by_split_column, split_rows, stratified_sample
 from tasks.data.targets import task_of, with_classes
+from tasks.data.times import with_times
 from tasks.retries import LONG_S, RETRIED
-from tasks.vocabulary import AskedTask, Task
+from tasks.vocabulary import AskedTask, Task, TextPairs
 
 log = logging.getLogger(__name__)
 
@@ -40,9 +50,10 @@ class Dataset:
     """A clean data set in storage: one Parquet file `row_id, text, label, split`, train rows first.
 
     `label` is an index into `classes`. Where the task is not one class a text, the file has `target` as well, float64
-    [T] a row: 0 or 1 of each of the `target_names`, or the number; and classes are those of `targets`. `test_is_made`
-    says that the source had no test split, so that a seeded stratified fifth of the rows became one; `revision` is the
-    hub's commit or empty.
+    [T] a row: 0 or 1 of each of the `target_names`, or the number; and classes are those of `targets`. Of text pairs
+    whose features are wanted it has `pair`, the row's two texts, and `text` is both joined. `test_is_made` says that
+    the source had no test split, so that a seeded stratified fifth of the rows became one, or the latest ones;
+    `revision` is the hub's commit or empty.
     """
 
     id: str
@@ -63,6 +74,10 @@ class Dataset:
     task: Task = Task.SINGLE_LABEL
     target_names: tuple[str, ...] = ()
     """Of several labels."""
+    text_pairs: TextPairs = "joined"
+    """features: both texts of a row are embedded, each by itself."""
+    time_column: str | None = None
+    """What says that no test row is earlier than a train row."""
 
     @property
     def label_names(self) -> tuple[str, ...]:
@@ -81,10 +96,12 @@ def prepare_dataset(
     *,
     text_column: str | Sequence[str] | None = None,
     joined_by: str = "\n",
+    text_pairs: TextPairs = "joined",
     label_column: str | Sequence[str] | None = None,
     task: AskedTask = "auto",
     split_column: str | None = None,
     group_column: str | None = None,
+    time_column: str | None = None,
     encoding: str | None = None,
     max_train_rows: int | None = None,
     max_test_rows: int | None = None,
@@ -102,10 +119,12 @@ def prepare_dataset(
         layout,
         text_column=text_column,
         joined_by=joined_by,
+        text_pairs=text_pairs,
         label_column=label_column,
         task=task,
         split_column=split_column,
         group_column=group_column,
+        time_column=time_column,
         encoding=encoding,
         max_train_rows=max_train_rows,
         max_test_rows=max_test_rows,
@@ -134,10 +153,12 @@ def read_dataset(
     *,
     text_column: str | Sequence[str] | None = None,
     joined_by: str = "\n",
+    text_pairs: TextPairs = "joined",
     label_column: str | Sequence[str] | None = None,
     task: AskedTask = "auto",
     split_column: str | None = None,
     group_column: str | None = None,
+    time_column: str | None = None,
     encoding: str | None = None,
     max_train_rows: int | None = None,
     max_test_rows: int | None = None,
@@ -155,12 +176,15 @@ def read_dataset(
         layout: of the storage where the table has its place.
         text_column: found by its name when None or none; several are read as one text.
         joined_by: what stands between the texts of several columns.
+        text_pairs: features keeps the texts of two columns apart too, in the column `pair`, String [2].
         label_column: found by its name when None or none; several say of one label each whether a text has it.
         task: what the labels tell; auto takes lists and several columns for several labels, fractions for a number,
             and all else for a class.
         split_column: says of each row whether it is of train, validation or test, by the names that files of splits
             have; None takes the source's own splits.
         group_column: rows of one group never stand in train and test both; None takes every row for itself.
+        time_column: rows in the order of it, and no test row is earlier than a train row: where there is no test split
+            the latest rows become it. None knows of no time.
         encoding: of text files; None is that of the mark they begin with, or UTF-8.
         max_train_rows: a stratified part of the train rows, at least 2 of every class; None takes all.
         max_test_rows: a stratified part of the test rows; None takes all.
@@ -170,7 +194,8 @@ def read_dataset(
 
     Raises:
         UserError: no such data set or column, a file that cannot be read, an empty text, a missing label, one class
-            only, a class that `test` has and `train` has not, or a group that both have.
+            only, a class that `test` has and `train` has not, a group that both have, or features of pairs without two
+            columns.
     """
     source = parse_source(spec, "dataset")
     read = read_source(source, encoding)
@@ -180,6 +205,8 @@ def read_dataset(
     if text or not of_saved_states or {each.lower() for each in columns} & {*TEXT_COLUMNS}:
         named = [find_column("text", each, TEXT_COLUMNS, columns, spec) for each in text]
         text = named or [find_column("text", None, TEXT_COLUMNS, columns, spec)]
+    if text_pairs == "features":
+        check_pair(text, spec, of_saved_states=of_saved_states)
     wanted: list[str | None] = [label_column] if isinstance(label_column, str) else [*(label_column or ())]
     of_label = [
         find_column("label", each, LABEL_COLUMNS, columns, spec) for each in wanted or [read.label_column]
@@ -189,7 +216,12 @@ def read_dataset(
         log.info(
             "%s: the task is %s, by what column %s holds (--task)", spec, kind.value, ", ".join(of_label)
         )
-    for role, asked in (("split", split_column), ("group", group_column)):
+    if group_column is not None and time_column is not None:
+        raise UserError(
+            f"--group-column {group_column} and --time-column {time_column} each say which rows are test. Name one; or "
+            "make a column of your own that says train or test, and name it with --split-column."
+        )
+    for role, asked in (("split", split_column), ("group", group_column), ("time", time_column)):
         if asked is not None:
             find_column(role, asked, (), columns, spec)
     cleaned, source_rows = {}, 0
@@ -197,11 +229,16 @@ def read_dataset(
         if split in read.splits:
             frame = read.splits[split]
             rows = clean(frame, text, joined_by, of_label, kind, f"{split} of {spec}")
+            if text_pairs == "features":
+                rows = rows.with_columns(pair=pair_of(frame, text))
             for role, asked in (("split", split_column), ("group", group_column)):
                 if asked is not None:
                     rows = rows.with_columns(frame[asked].cast(pl.String).alias(role))
             cleaned[split] = rows.with_columns(place=source_rows + pl.int_range(pl.len()))
             source_rows += rows.height
+    if time_column is not None:
+        times = {split: read.splits[split][time_column] for split in cleaned}
+        cleaned = with_times(cleaned, times, f"{spec} (--time-column {time_column})")
     if split_column is not None:
         cleaned = by_split_column(pl.concat(cleaned.values()), f"{spec} (--split-column {split_column})")
     label = BESIDE.join(of_label)
@@ -211,7 +248,8 @@ def read_dataset(
     if kind is not Task.SINGLE_LABEL:
         classed = with_classes(cleaned, kind, order, spec)
         cleaned, order, names = classed.splits, classed.classes, classed.names
-    train, test = split_rows(cleaned, seed, f"{spec} (--group-column {group_column})")
+    by = f"--group-column {group_column}" if time_column is None else f"--time-column {time_column}"
+    train, test = split_rows(cleaned, seed, f"{spec} ({by})")
     train = stratified_sample(train, max_train_rows, seed, in_turn=in_turn)
     test = stratified_sample(test, max_test_rows, seed)
     values = _check_classes(train, test, spec, label, order)
@@ -222,7 +260,7 @@ def read_dataset(
             spec,
             ", ".join(map(repr, doubled[:6])),
         )
-    told = [] if kind is Task.SINGLE_LABEL else ["target"]
+    told = [*([] if text_pairs == "joined" else ["pair"]), *([] if kind is Task.SINGLE_LABEL else ["target"])]
     numbered = pl.DataFrame({"value": values, "label": np.arange(len(values), dtype=np.int32)})
     table = (
         pl.concat([train.with_columns(split=pl.lit("train")), test.with_columns(split=pl.lit("test"))])
@@ -248,6 +286,8 @@ def read_dataset(
         source_rows=source_rows,
         task=kind,
         target_names=names,
+        text_pairs=text_pairs,
+        time_column=time_column,
     )
     return found, table
 
@@ -296,13 +336,18 @@ def stored_table(uri: str) -> pl.DataFrame | None:
 def fingerprint_table(
     table: pl.DataFrame, classes: tuple[str, ...], target_names: tuple[str, ...] = ()
 ) -> str:
-    """32 hex digits of a SHA-256 over every text, label, target and split in order, and the names of the classes."""
+    """32 hex digits of a SHA-256 over every text, label, pair, target and split in order, and the classes' names."""
     whole = hashlib.sha256()
     for name in (*classes, *target_names):
         whole.update(f"{len(name)}:{name}".encode())
     for text, label, split in table.select("text", "label", "split").iter_rows():
         encoded = text.encode()
         whole.update(f"|{split}:{label}:{len(encoded)}:".encode() + encoded)
+    if "pair" in table.columns:
+        for texts in table["pair"]:
+            for text in texts:
+                encoded = text.encode()
+                whole.update(f"|{len(encoded)}:".encode() + encoded)
     if "target" in table.columns:
         whole.update(targets_of(table).tobytes())
     return whole.hexdigest()[:32]
@@ -348,10 +393,12 @@ def prepare_dataset_task(
     layout: Layout,
     text_column: Sequence[str],
     joined_by: str,
+    text_pairs: TextPairs,
     label_column: Sequence[str],
     task: AskedTask,
     split_column: str | None,
     group_column: str | None,
+    time_column: str | None,
     encoding: str | None,
     max_train_rows: int | None,
     max_test_rows: int | None,
@@ -365,10 +412,12 @@ def prepare_dataset_task(
         layout,
         text_column=text_column,
         joined_by=joined_by,
+        text_pairs=text_pairs,
         label_column=label_column,
         task=task,
         split_column=split_column,
         group_column=group_column,
+        time_column=time_column,
         encoding=encoding,
         max_train_rows=max_train_rows,
         max_test_rows=max_test_rows,

@@ -129,7 +129,7 @@ def embed_tokens(
     done = 0
     for members, pooled in pooled_batches(backbone, tokens, distinct, batches, keys, layers, prefix):
         for key, values in pooled.items():
-            _scatter(values, [rows_of[member] for member in members], states[key], key)
+            _scatter(values, [rows_of[member] for member in members], states[key], key, tokens.texts_a_row)
         done += int(tokens.counts[distinct[members]].sum())
         if on_progress is not None:
             on_progress(done, total)
@@ -203,13 +203,15 @@ def check_tokens(backbone: Backbone, tokens: Tokens) -> None:
     limit = backbone.positions
     longest = int(tokens.counts.max(initial=0))
     if limit is not None and longest > limit:
+        row = int(tokens.counts.argmax()) // tokens.texts_a_row
         raise UserError(
-            f"Row {int(tokens.counts.argmax())} has {longest} tokens, but the model has positions for {limit}. "
+            f"Row {row} has {longest} tokens, but the model has positions for {limit}. "
             f"Set max_length to {limit} or less."
         )
     known = backbone.vocabulary
-    for row, ids in enumerate(tokens.ids):
+    for place, ids in enumerate(tokens.ids):
         if known is not None and int(ids.max(initial=0)) >= known:
+            row = place // tokens.texts_a_row
             raise UserError(
                 f"Row {row} has token {int(ids.max())}, but the model has embeddings for {known} tokens. "
                 "Were tokens added to the tokenizer? Then `model.resize_token_embeddings(len(tokenizer))`, train them, "
@@ -310,12 +312,14 @@ def _first_of(
     return members, arrived(computing.result())
 
 
-def _scatter(values: Tensor, rows_of: Sequence[Sequence[int]], into: NDArray[np.float32], key: Key) -> None:
-    """values: [layers, B, D]; text b of the batch goes to every row of `rows_of[b]`. Refuses non-finite values."""
+def _scatter(
+    values: Tensor, rows_of: Sequence[Sequence[int]], into: NDArray[np.float32], key: Key, texts_a_row: int
+) -> None:
+    """values: [layers, B, D]; text b of the batch goes to every place of `rows_of[b]`. Refuses non-finite values."""
     if not all_finite(values):
         layer, text, _ = (~values.isfinite()).nonzero()[0].tolist()
         raise UserError(
-            f"Layer {layer} has a value that is not finite at row {rows_of[text][0]} "
+            f"Layer {layer} has a value that is not finite at row {rows_of[text][0] // texts_a_row} "
             f"(pooling {key[1].value!r}, norm state {key[0].value!r}). The compute dtype is too narrow for this model: "
             "choose float32."
         )

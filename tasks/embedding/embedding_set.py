@@ -19,7 +19,7 @@ from storage.manifest import write_manifest
 from tasks.data.dataset import Dataset, read_table
 from tasks.embedding.calibration import Calibration, budgets_of, calibrate
 from tasks.embedding.comparison import NarrowDtypeError
-from tasks.embedding.embed import EmbeddedTexts, check_layers, check_poolings, embed_tokens
+from tasks.embedding.embed import EmbeddedTexts, check_layers, check_poolings, check_tokens, embed_tokens
 from tasks.embedding.forward import Backbone
 from tasks.embedding.loading import load_for, tokenizer_for
 from tasks.embedding.model import LoadedModel, ModelFolder
@@ -34,6 +34,7 @@ from tasks.embedding.set_records import (
 from tasks.embedding.settings import Settings, embedding_set_id, resolve_settings
 from tasks.embedding.shards import Shard, plan_shards
 from tasks.embedding.states_set import plan_states, take_states
+from tasks.embedding.text_pairs import PARTS, features_of_states, texts_a_row, texts_of
 from tasks.embedding.tokens import Tokens, check_known, check_room, tokenise
 from tasks.machine import device_lock, lock_file, machine_lock, on_slot
 from tasks.retries import LONG_S, RETRIED
@@ -88,7 +89,8 @@ def plan_embedding_set(
         if model.is_saved_states:
             planned = plan_states(set_id, dataset, model, settings)
             return _record_plan(layout, planned, dataset, model, settings)
-        texts = read_table(dataset.uri)["text"].to_list()
+        table = read_table(dataset.uri)
+        texts = texts_of(table)
         loaded = load_for(model, settings, device)
         backbone = loaded.backbone
         has_final_norm = backbone.final_norm is not None
@@ -98,7 +100,8 @@ def plan_embedding_set(
         )
         check_poolings(backbone.family, backbone.packed, settings.poolings)
         check_room(loaded.tokenizer, settings.max_length)
-        tokens = tokenise(loaded.tokenizer, texts, settings.max_length)
+        tokens = tokenise(loaded.tokenizer, texts, settings.max_length, texts_a_row(table))
+        check_tokens(backbone, tokens)
         check_known(tokens, loaded.tokenizer, model.id)
         if begun is None:
             found = _calibrate_once(
@@ -114,12 +117,12 @@ def plan_embedding_set(
         planned = EmbeddingSet(
             id=set_id,
             token_budget=token_budget,
-            rows=len(texts),
+            rows=table.height,
             tokens=int(tokens.counts.sum()),
             truncated_share=float(tokens.truncated.mean()),
             last_is_normed=loaded.backbone.last_is_normed
             and settings.max_layer in (None, loaded.backbone.layers),
-            shards=tuple(plan_shards(tokens.counts, least, cuts)),
+            shards=tuple(plan_shards(tokens.row_counts, least, cuts)),
         )
         return _record_plan(layout, planned, dataset, model, settings)
 
@@ -128,6 +131,8 @@ def _streamed_tokens(backbone: Backbone, tokens: Tokens, settings: Settings) -> 
     """Tokens of a shard for which all weights are read: many, as far as states and embeddings leave memory free."""
     keys = len(settings.poolings) * len(settings.norm_states)
     a_text = 4 * backbone.hidden_size * (backbone.layers + 1) * keys  # bytes
+    if tokens.texts_a_row > 1:
+        a_text *= 1 + PARTS // tokens.texts_a_row  # the row's features beside the states
     a_token = backbone.dtype.itemsize * backbone.hidden_size + a_text / max(float(tokens.counts.mean()), 1.0)
     room = STREAMED_SHARE * psutil.virtual_memory().available
     return min(STREAMED_TOKENS[backbone.device.type != "cpu"], int(room / a_token))
@@ -215,7 +220,9 @@ def embed_shard(
         embedded, token_budget = take_states(dataset, shard, model, settings), planned.token_budget
     else:
         # Before there is a device: while one shard computes, the next is tokenised.
-        tokens = tokenise(tokenizer_for(model, settings), table["text"].to_list(), settings.max_length)
+        tokens = tokenise(
+            tokenizer_for(model, settings), texts_of(table), settings.max_length, texts_a_row(table)
+        )
         with on_slot(settings.device) as device:
             loaded = load_for(model, settings, device)
             with device_lock(device):
@@ -223,7 +230,8 @@ def embed_shard(
                 if done := finished_shard(layout, planned, shard, table):
                     return done
                 embedded, token_budget = _embed_in_memory(loaded, tokens, settings, planned.token_budget)
-    states = {(norm.value, pooling.value): values for (norm, pooling), values in embedded.states.items()}
+    of_rows = features_of_states(embedded.states) if dataset.text_pairs == "features" else embedded.states
+    states = {(norm.value, pooling.value): values for (norm, pooling), values in of_rows.items()}
     footer = write_shard(
         uri, states, table["row_id"].to_numpy(), table["label"].to_numpy(), value_type=settings.storage_dtype
     )

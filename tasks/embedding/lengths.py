@@ -16,6 +16,7 @@ from tasks.embedding.description import load_tokenizer, text_config
 from tasks.embedding.families import family_row
 from tasks.embedding.model import ModelFolder, folder_here
 from tasks.embedding.prompts import with_prompt
+from tasks.embedding.text_pairs import texts_of
 from tasks.embedding.tokens import tokenise
 
 STEPS = (128, 256, 384, 512)
@@ -54,11 +55,11 @@ def resolve_length(
         return _KEPT.validate_python(read_manifest(str(kept))).max_length
     except (FileNotFoundError, DamagedManifestError, ValidationError):
         pass  # it is found again
-    texts = read_table(dataset.uri)["text"]
-    some = texts.gather(counted_rows(len(texts)))
+    texts = texts_of(read_table(dataset.uri))
+    some = [texts[each] for each in counted_rows(len(texts))]
     folder = Path(folder_here(model, trust_remote_code=trust_remote_code))
     tokenizer = with_prompt(load_tokenizer(folder, trust_remote_code=trust_remote_code), prompt)
-    counts = tokenise(tokenizer, some.to_list(), 1 << 30).counts
+    counts = tokenise(tokenizer, some, 1 << 30).counts
     found = covering(counts, positions_of(model, trust_remote_code=trust_remote_code))
     write_manifest(str(kept), asdict(_Kept(found)))
     return found

@@ -30,10 +30,19 @@ class Tokens:
     counts: NDArray[np.int32]
     truncated: NDArray[np.bool_]
     around: tuple[int, int] | None = None
+    texts_a_row: int = 1
+    """2 of pairs, whose texts stand side by side."""
+
+    @property
+    def row_counts(self) -> NDArray[np.int64]:
+        """Tokens of each row: [N], of pairs [N / 2]."""
+        return self.counts.reshape(-1, self.texts_a_row).sum(axis=1, dtype=np.int64)
 
 
-def tokenise(tokenizer: Any, texts: Sequence[str], max_length: int) -> Tokens:
+def tokenise(tokenizer: Any, texts: Sequence[str], max_length: int, texts_a_row: int = 1) -> Tokens:
     """Tokenise without padding, with the tokenizer's own special tokens; longer texts are cut to `max_length`.
+
+    texts_a_row: 2 of pairs, whose texts stand side by side.
 
     `UserError` names the first text of which no token is left.
     """
@@ -48,12 +57,12 @@ def tokenise(tokenizer: Any, texts: Sequence[str], max_length: int) -> Tokens:
         ids[row] = each
     counts = np.array([len(each) for each in ids], dtype=np.int32)
     if len(counts) and counts.min() == 0:
-        row = int(np.argmin(counts))
+        first = int(np.argmin(counts))
         raise UserError(
-            f"Row {row} ({texts[row]!r}) has no token left after tokenising, so it has no embedding. "
-            "Remove empty texts from the data set."
+            f"Row {first // texts_a_row} ({texts[first]!r}) has no token left after tokenising, so it has no "
+            "embedding. Remove empty texts from the data set."
         )
-    return Tokens(ids, counts, truncated, around_texts(tokenizer))
+    return Tokens(ids, counts, truncated, around_texts(tokenizer), texts_a_row)
 
 
 def around_texts(tokenizer: Any) -> tuple[int, int] | None:

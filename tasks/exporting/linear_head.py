@@ -130,9 +130,10 @@ def write_head(
 
     The logits of an embedding x are coefficients · (x − mean) / scale + intercepts; the weights are float64, the
     coefficients [K, D]. `head.json` names the K classes in the order of the rows; of what else stands there,
-    `predict.py` reads `states`, `final_norm`, `max_length` and `runs_own_code`. Where a text is told several labels or
-    a number, the logits are values: of each label, told where above `threshold`, or the number. A
-    reduction is what makes x of the pooled states: weight · states + bias, in `head/reduction.safetensors`.
+    `predict.py` reads `states`, `final_norm`, `max_length`, `runs_own_code` and, where x is the features of two texts,
+    `text_pairs`. Where a text is told several labels or a number, the logits are values: of each label, told where
+    above `threshold`, or the number. A reduction is what makes x of the pooled states: weight · states + bias, in
+    `head/reduction.safetensors`.
     """
     place = folder / "head"
     place.mkdir()
@@ -155,6 +156,7 @@ def write_head(
         "states": [each.described() for each in saved.states],
         "final_norm": saved.final_norm,
         "max_length": run.settings.max_length,
+        **({"text_pairs": True} if run.of_pairs else {}),
         **_told(run, head),
         "penalty": head.penalty,
         "train_rows": head.n_train,

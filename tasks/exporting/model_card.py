@@ -7,6 +7,7 @@ from typing import Any
 
 from storage.sources.grammar import parse_source
 from tasks.choosing.comparison import Comparison
+from tasks.embedding.text_pairs import FORMULA
 from tasks.exporting.cut import SavedCut
 from tasks.exporting.exported_check import ExportedCheck
 from tasks.exporting.linear_head import Head
@@ -68,6 +69,11 @@ class Evidence:
     """sentence-transformers needs the module that lies in the folder."""
     runs_own_code: bool
     """The model runs Python code that it brings."""
+
+    @property
+    def of_pairs(self) -> bool:
+        """The head takes the features of two texts."""
+        return self.dataset.get("text_pairs") == "features"
 
 
 def evidence_of(
@@ -164,7 +170,11 @@ def figures(found: Evidence) -> list[tuple[str, str, str]]:
     cut, whole = found.tokens_per_second
     return [
         ("blocks", f"{found.blocks}", f"{found.layers}"),
-        ("dimensions", f"{found.width:,}", f"{found.hidden_size:,}"),
+        (
+            "features of a pair" if found.of_pairs else "dimensions",
+            f"{found.width:,}",
+            f"{found.hidden_size:,}",
+        ),
         ("parameters", f"{found.parameters[0]:,}", f"{found.parameters[1]:,}"),
         ("bytes", f"{found.bytes[0]:,}", f"{found.bytes[1]:,}"),
         (f"tokens/s ({found.device}, float32)", f"{cut:,.0f} ({cut / whole:.2f}×)", f"{whole:,.0f}"),
@@ -233,6 +243,14 @@ def _columns(found: Evidence) -> str:
     asked = json.loads(found.run["parameters"])
     if "joined_by" not in asked:
         return ""
+    if found.of_pairs:
+        one, other = (f"`{each}`" for each in asked["text_column"])
+        each = ", of each of its layers in turn" if len(found.states) > 1 else ""
+        return (
+            f"The head takes a pair of texts, what {one} and {other} say. Each is embedded by itself, as u and v, and "
+            f"the features of the pair are {FORMULA}{each} (`pair_features` in `predict.py`). What "
+            "sentence-transformers and transformers give is the embedding of one text, which is u or v."
+        )
     columns = ", ".join(f"`{each}`" for each in asked["text_column"])
     return f"A text is what {columns} say, in this order, joined by `{json.dumps(asked['joined_by'])}`."
 
@@ -245,6 +263,7 @@ def _for_others(spec: str) -> str:
 
 def _use(found: Evidence) -> str:
     parts = []
+    one_row = '"one text" "its other text"' if found.of_pairs else '"a text" "another text"'
     trust, flag = (", trust_remote_code=True", " --trust-remote-code") if found.runs_own_code else ("", "")
     if found.runs_own_code:
         parts.append(
@@ -266,7 +285,7 @@ def _use(found: Evidence) -> str:
         f'model = AutoModel.from_pretrained("THIS_FOLDER"{trust})\n'
         f'tokenizer = AutoTokenizer.from_pretrained("THIS_FOLDER"{trust})\n```',
         _read(found),
-        f'```\npython THIS_FOLDER/predict.py{flag} "a text" "another text"\n```',
+        f"```\npython THIS_FOLDER/predict.py{flag} {one_row}\n```",
         "`predict.py` rebuilds a fitted scikit-learn pipeline from `head/`, where nothing is pickled.",
     ]
     return "\n\n".join(parts)

@@ -1,5 +1,6 @@
 """Predict labels, or numbers, with this folder's model and linear head: python predict.py "a text" "another text"
 
+Where a row is a pair of texts (`text_pairs` in `head/head.json`), the two of each stand one after the other.
 A model that brings Python code of its own is run with --trust-remote-code before the texts, and never without.
 Needs torch, transformers, safetensors and scikit-learn; `layerscout export` has put it here. As a module it gives
 `load_classifier`, a scikit-learn pipeline from embeddings to class names, and `embed`, the embeddings it takes.
@@ -52,9 +53,16 @@ def load_classifier(folder: Path) -> Pipeline:
 
 
 def embed(
-    folder: Path, texts: list[str], *, trust_remote_code: bool = False, device: str = "cpu"
+    folder: Path,
+    texts: Sequence[str] | Sequence[tuple[str, str]],
+    *,
+    trust_remote_code: bool = False,
+    device: str = "cpu",
 ) -> np.ndarray:
-    """Embeddings of the texts, float64 [N, D]: the states that the head was fitted on, made in float32."""
+    """Embeddings of the texts, float64 [N, D]: the states that the head was fitted on, made in float32.
+
+    texts: pairs, where the head was fitted on pairs; then their features, see `pair_features`.
+    """
     head = json.loads((folder / "head" / "head.json").read_text(encoding="utf-8"))
     if head.get("runs_own_code") and not trust_remote_code:
         names = ", ".join(sorted(each.name for each in folder.glob("*.py") if each.name != "predict.py"))
@@ -64,12 +72,36 @@ def embed(
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
     model = AutoModel.from_pretrained(folder, dtype=torch.float32, trust_remote_code=trust_remote_code)
     model = model.eval().to(device)
-    embeddings = encode(model, tokenizer, head, texts)
+    embeddings = encode_rows(model, tokenizer, head, texts)
     reduction = folder / "head" / "reduction.safetensors"
     if reduction.exists():  # to fewer dimensions
         weights = load_file(reduction)
         embeddings = embeddings @ weights["weight"].T + weights["bias"]
     return embeddings
+
+
+def encode_rows(
+    model: Any, tokenizer: Any, head: dict[str, Any], rows: Sequence[str] | Sequence[tuple[str, str]]
+) -> np.ndarray:
+    """What `encode` gives of texts; of pairs, where the head was fitted on pairs, their features, [N, S·4·D]."""
+    if not head.get("text_pairs"):
+        return encode(model, tokenizer, head, [str(each) for each in rows])
+    for row in rows:
+        if isinstance(row, str) or len(row) != 2:
+            raise ValueError(f"The head was fitted on pairs of texts, and {row!r:.60} is none.")
+    first, second = (encode(model, tokenizer, head, [row[at] for row in rows]) for at in (0, 1))
+    return pair_features(first, second, len(head["states"]))
+
+
+def pair_features(u: np.ndarray, v: np.ndarray, states: int = 1) -> np.ndarray:
+    """u and v [N, S·D], embeddings of the first and the second texts → [N, S·4·D]: of each of S states in turn
+    u, v, |u - v| and u * v."""
+    parts = [
+        part
+        for one, other in zip(np.split(u, states, axis=1), np.split(v, states, axis=1), strict=True)
+        for part in (one, other, np.abs(one - other), one * other)
+    ]
+    return np.concatenate(parts, axis=1)
 
 
 def encode(model: Any, tokenizer: Any, head: dict[str, Any], texts: list[str]) -> np.ndarray:
@@ -161,16 +193,27 @@ def say(head: dict[str, Any], values: np.ndarray) -> str:
 
 
 def main(texts: list[str]) -> None:
-    """Print each text's label, its probability and the text; or its labels, or its number, and the text."""
+    """Print each text's label, its probability and the text; or its labels, or its number, and the text.
+
+    Of pairs, the label of each pair and both its texts.
+    """
     folder = Path(__file__).parent
-    trusted = texts[0] == TRUST
+    trusted = texts[:1] == [TRUST]
     texts = texts[1:] if trusted else texts
     classifier: Any = load_classifier(folder)
+    head = json.loads((folder / "head" / "head.json").read_text(encoding="utf-8"))
+    rows: Sequence[str] | Sequence[tuple[str, str]] = texts
+    if head.get("text_pairs"):
+        if not texts or len(texts) % 2:
+            sys.exit(
+                f"A label is of a pair of texts, and {len(texts)} were given: python predict.py ONE OTHER …"
+            )
+        rows = list(zip(texts[::2], texts[1::2], strict=True))
+        texts = [f"{one}\t{other}" for one, other in rows]
     try:
-        embeddings = embed(folder, texts, trust_remote_code=trusted)
+        embeddings = embed(folder, rows, trust_remote_code=trusted)
     except PermissionError as refused:
         sys.exit(f"{refused} python predict.py {TRUST} TEXT …")
-    head = json.loads((folder / "head" / "head.json").read_text(encoding="utf-8"))
     if "classes" not in head:
         for text, row in zip(texts, classifier.predict(embeddings), strict=True):
             print(f"{say(head, row)}\t{text}")

@@ -21,6 +21,7 @@ from tasks.embedding.prompts import with_prompt
 from tasks.embedding.set_records import kept_calibration, kept_plan
 from tasks.embedding.settings import Settings, embedding_set_id
 from tasks.embedding.shards import plan_shards
+from tasks.embedding.text_pairs import PARTS
 from tasks.embedding.tokens import check_known, check_room, tokenise
 from tasks.scoring.criteria import score_criteria
 from tasks.scoring.features import Features
@@ -83,12 +84,13 @@ def forecast_sweep(
     settings: Settings,
     token_counts: npt.NDArray[np.int32],
 ) -> Forecast:
-    """The plan and its cost. settings: resolved. token_counts: int32 [N], uncut.
+    """The plan and its cost. settings: resolved. token_counts: int32 [N], uncut; of text pairs [2·N], as `texts_of`.
 
     The plan is the one that an earlier run of the same set has written, else shards are cut for the speed that an
     earlier calibration measured, else for ASSUMED_SHARE of a matrix product's that is measured now.
     """
-    counts = np.minimum(token_counts, settings.max_length)
+    rows = dataset.train_rows + dataset.test_rows
+    counts = np.minimum(token_counts, settings.max_length).reshape(rows, -1).sum(axis=1)
     blocks, parameters = _parameters(model, settings.trust_remote_code)
     depth = model.layers if settings.max_layer is None else settings.max_layer
     set_id = embedding_set_id(dataset, model, settings)
@@ -105,24 +107,29 @@ def forecast_sweep(
             f"assumed: {ASSUMED_SHARE:.0%} of the {flops / 1e9:,.0f} GFLOP/s that a {settings.dtype} matrix product "
             f"makes here just now, {rate:,.0f} tokens/s"
         )
-    if plan := kept_plan(layout, set_id, len(counts)):
+    if plan := kept_plan(layout, set_id, rows):
         finished = [each for each in plan.shards if exists(layout.shard_record(set_id, each.index))]
         number, done = len(plan.shards), len(finished)
         left -= sum(each.tokens for each in finished)
     else:
         number = len(plan_shards(counts, max(int(rate * SECONDS_PER_SHARD), budget * BATCHES_PER_SHARD)))
-    vectors = len(counts) * (depth + 1) * len(settings.poolings) * len(settings.norm_states)
+    vectors = rows * (depth + 1) * len(settings.poolings) * len(settings.norm_states)
     return Forecast(
-        rows=len(counts),
+        rows=rows,
         tokens=int(counts.sum()),
         cut_share=float((token_counts > settings.max_length).mean()),
         shards=number,
         shards_done=done,
         seconds=left / rate,
         basis=basis,
-        bytes=vectors * model.hidden_size * (2 if settings.storage_dtype == "float16" else 4),
+        bytes=vectors * row_width(dataset, model) * (2 if settings.storage_dtype == "float16" else 4),
         parameters=parameters,
     )
+
+
+def row_width(dataset: Dataset, model: ModelFolder) -> int:
+    """Dimensions of what is stored and scored of a row at one layer."""
+    return model.hidden_size * (PARTS if dataset.text_pairs == "features" else 1)
 
 
 def forecast_scoring(dataset: Dataset, width: int, layers: int, settings: ScoringSettings) -> float:

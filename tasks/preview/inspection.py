@@ -7,6 +7,8 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from tasks.embedding.text_pairs import texts_of
+
 FEW_ROWS = 5
 """A class with fewer train rows is never held out when the probe's penalty is chosen."""
 FEW_TEST_ROWS = 100
@@ -51,7 +53,7 @@ def inspect_table(
     token_counts: npt.NDArray[np.integer] | None = None,
     max_length: int | None = None,
 ) -> Inspection:
-    """Count classes, lengths, duplicates and leaks of a table `text, label, split`.
+    """Count classes, lengths, duplicates and leaks of a table `text, label, split`; of text pairs, each text's length.
 
     token_counts: int [N], of the texts before any cut, where a model is known; max_length: the tokens that are read.
     """
@@ -77,7 +79,7 @@ def inspect_table(
     )
 
 
-def warnings_of(found: Inspection, *, test_is_made: bool) -> list[str]:
+def warnings_of(found: Inspection, *, test_is_made: bool, time_column: str | None = None) -> list[str]:
     """What to know or mend before a sweep, a sentence each, the gravest first; empty where nothing is."""
     said = []
     if found.leaked:
@@ -124,7 +126,15 @@ def warnings_of(found: Inspection, *, test_is_made: bool) -> list[str]:
             f"{100 * cut:.0f} % of the texts are longer than the maximum length and will be cut. Raise --max-length."
         )
     if test_is_made:
-        said.append("There is no test split: a seeded stratified fifth of the rows becomes one.")
+        part = (
+            "a seeded stratified fifth of the rows" if time_column is None else "the latest fifth of the rows"
+        )
+        said.append(f"There is no test split: {part} becomes one.")
+    if time_column is not None:
+        said.append(
+            "Within train, a row that is left out is judged by all others, later ones too: test rows alone tell what a "
+            "layer is worth on what is yet to come."
+        )
     return said
 
 
@@ -140,7 +150,8 @@ def _lengths(
     table: pl.DataFrame, token_counts: npt.NDArray[np.integer] | None, max_length: int | None
 ) -> Lengths:
     if token_counts is None:
-        counts, unit, cut = table["text"].str.len_chars().to_numpy(), "characters", None
+        texts = pl.Series("text", texts_of(table))
+        counts, unit, cut = texts.str.len_chars().to_numpy(), "characters", None
     else:
         counts, unit = token_counts, "tokens"
         cut = None if max_length is None else float((counts > max_length).mean())

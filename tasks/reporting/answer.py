@@ -2,6 +2,7 @@
 
 import math
 
+from tasks.embedding.text_pairs import FORMULA
 from tasks.reporting.layer_curves import LayerCurves, Row, Tables, answer_curves
 
 MOST_SHOWN = 60
@@ -116,7 +117,8 @@ def _choice_sentence(curves: LayerCurves) -> str:
     states = "" if curves.norm_state == "as_returned" else f", {curves.norm_state}"
     what = "the embedding output, " if layer == 0 else ""
     prompt = "" if curves.prompt is None else f", with the prompt {shortened(curves.prompt)}"
-    where = f"layer {layer} of {last} ({what}{curves.pooling} pooling{states}{prompt})"
+    pairs = ", features of both texts" if curves.of_pairs else ""
+    where = f"layer {layer} of {last} ({what}{curves.pooling} pooling{states}{pairs}{prompt})"
     audit = curves.audit
     if audit is None:
         return f"Take {where}: chosen from train rows, and not yet audited on test rows."
@@ -168,8 +170,10 @@ def key_figures(curves: LayerCurves) -> list[tuple[str, str, str]]:
     if curves.choice is None or curves.chosen is None:
         return []
     prompt = [] if curves.prompt is None else [("prompt", one_line(curves.prompt), "around every text")]
+    pairs = [("text pairs", FORMULA, "u and v are each text by itself")] if curves.of_pairs else []
     figures = [
         *prompt,
+        *pairs,
         ("chosen layer", f"{curves.chosen} of {curves.last}", f"depth {curves.chosen / curves.last:.2f}"),
         ("confidence", f"{100 * curves.choice['confidence']:.0f} %", _meant(curves.choice)),
     ]

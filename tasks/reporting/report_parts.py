@@ -1,5 +1,6 @@
 """What the sections of a report show, from the tables of its run: plain values that a template lays out."""
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 
@@ -194,9 +195,16 @@ def notes(tables: Tables, answer: LayerCurves, described: Mapping[str, Row]) -> 
         notes.append(f"{percent(share)} of the texts were cut at {length:,} tokens.")
     if answer.task is not Task.SINGLE_LABEL:
         notes.append(f"What is called accuracy on this page is the {answer.measure.axis}.")
+    time_column = json.loads(answer.run["parameters"]).get("time_column")
     if described["dataset"].get("test_is_made"):
+        taken = "a seeded, stratified one was taken from train."
+        if time_column is not None:
+            taken = f"the latest rows by {time_column} were taken."
+        notes.append(f"The data set has no test split of its own: {taken}")
+    if time_column is not None:
         notes.append(
-            "The data set has no test split of its own: a seeded, stratified one was taken from train."
+            f"No test row is earlier by {time_column} than a train row. Within train, rows that were left out were "
+            "judged by all others, later ones too."
         )
     if answer.choice is not None and answer.choice["confidence"] < 0.7:
         sure = f"{100 * answer.choice['confidence']:.0f} %"

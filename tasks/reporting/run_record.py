@@ -104,6 +104,7 @@ def stage_run(layout: Layout, record: SweepRecord) -> None:
                 "test_is_made": dataset.test_is_made,
                 "task": dataset.task.value,
                 "label_names": list(dataset.target_names) or None,
+                "text_pairs": None if dataset.text_pairs == "joined" else dataset.text_pairs,
             },
         ),
         "embedding_set": (

@@ -139,6 +139,10 @@ CASES = [
         "saved states, and a race",
         "--model states:states.npy --dataset path:rows.csv --pooling mean --until-confident 0.8",
     ),
+    _source(
+        "saved states, and features of text pairs",
+        "--model states:states.npy --dataset path:rows.csv --pooling mean --text-pairs features",
+    ),
     _source("saved states as a data set", "--model wheel:minilm-l6 --dataset states:states.npy"),
     _states("saved states of fewer rows", lambda rows: np.zeros((rows - 1, 3, 4), np.float32)),
     _states("saved states of tokens", lambda rows: np.zeros((rows, 3, 5, 4), np.float32)),

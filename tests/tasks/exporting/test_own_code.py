@@ -88,6 +88,7 @@ def exported(folder: Path, into: Path, *, trust: bool) -> Path:
         dataset=SimpleNamespace(classes=("sea", "sky")),
         settings=SimpleNamespace(max_length=16),
         model=SimpleNamespace(runs_own_code=trust),
+        of_pairs=False,
     )
     state = LayerState(3, Pooling.MEAN, NormState.AS_RETURNED)
     write_head(
