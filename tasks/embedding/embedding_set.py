@@ -35,8 +35,10 @@ from tasks.embedding.settings import Settings, embedding_set_id, resolve_setting
 from tasks.embedding.shards import Shard, plan_shards
 from tasks.embedding.states_set import plan_states, take_states
 from tasks.embedding.tokens import Tokens, check_known, check_room, tokenise
+from tasks.embedding.windows import check_joined
 from tasks.machine import device_lock, lock_file, machine_lock, on_slot
 from tasks.retries import LONG_S, RETRIED
+from tasks.vocabulary import LongTexts
 
 # A shard is worth its overhead (reading, writing, a task run) from this on.
 SECONDS_PER_SHARD = 5.0
@@ -97,12 +99,13 @@ def plan_embedding_set(
             backbone.family, backbone.layers, has_final_norm, settings.norm_states, settings.max_layer
         )
         check_room(loaded.tokenizer, settings.max_length)
-        tokens = tokenise(loaded.tokenizer, texts, settings.max_length)
+        if splits := settings.long_texts is LongTexts.SPLIT:
+            check_joined(settings.poolings)
+        tokens = tokenise(loaded.tokenizer, texts, settings.max_length, settings.long_texts)
+        computed, longer = tokens.computed, float(tokens.truncated.mean())
         check_known(tokens, loaded.tokenizer, model.id)
         if begun is None:
-            found = _calibrate_once(
-                set_id, loaded, texts, settings, CALIBRATED_SHARE * int(tokens.counts.sum())
-            )
+            found = _calibrate_once(set_id, loaded, texts, settings, CALIBRATED_SHARE * int(computed.sum()))
             token_budget = settings.token_budget or found.token_budget
             least = max(int(found.tokens_per_second * SECONDS_PER_SHARD), token_budget * BATCHES_PER_SHARD)
             if backbone.read_block is not None:
@@ -114,11 +117,13 @@ def plan_embedding_set(
             id=set_id,
             token_budget=token_budget,
             rows=len(texts),
-            tokens=int(tokens.counts.sum()),
-            truncated_share=float(tokens.truncated.mean()),
+            tokens=int(computed.sum()),
+            truncated_share=0.0 if splits else longer,
+            split_share=longer if splits else 0.0,
+            split_tokens=int(computed.sum() - tokens.counts.sum()),
             last_is_normed=loaded.backbone.last_is_normed
             and settings.max_layer in (None, loaded.backbone.layers),
-            shards=tuple(plan_shards(tokens.counts, least, cuts)),
+            shards=tuple(plan_shards(computed, least, cuts)),
         )
         return _record_plan(layout, planned, dataset, model, settings)
 
@@ -214,7 +219,8 @@ def embed_shard(
         embedded, token_budget = take_states(dataset, shard, model, settings), planned.token_budget
     else:
         # Before there is a device: while one shard computes, the next is tokenised.
-        tokens = tokenise(tokenizer_for(model, settings), table["text"].to_list(), settings.max_length)
+        tokenizer = tokenizer_for(model, settings)
+        tokens = tokenise(tokenizer, table["text"].to_list(), settings.max_length, settings.long_texts)
         with on_slot(settings.device) as device:
             loaded = load_for(model, settings, device)
             with device_lock(device):
@@ -360,13 +366,14 @@ def plan_embedding_set_task(
     """Settle device and dtype where the work will run; calibrate and cut the rows, or read an earlier run's plan."""
     settings, planned = settle_plan(layout, dataset, model, asked, cuts, begun)
     get_run_logger().info(
-        "Embedding set %s: %s rows, %s tokens, %s shards, token budget %s, %.1f %% of texts truncated",
+        "Embedding set %s: %s rows, %s tokens, %s shards, token budget %s, %.1f %% of texts %s",
         planned.id,
         f"{planned.rows:,}",
         f"{planned.tokens:,}",
         len(planned.shards),
         f"{planned.token_budget:,}",
-        100 * planned.truncated_share,
+        100 * (planned.truncated_share + planned.split_share),
+        "split" if settings.long_texts is LongTexts.SPLIT else "truncated",
     )
     return settings, planned
 
