@@ -212,7 +212,8 @@ def check_tokens(backbone: Backbone, tokens: Tokens) -> None:
             f"Set max_length to {limit} or less."
         )
     known = backbone.vocabulary
-    for row, ids in enumerate(tokens.ids):
+    for row, of_row in enumerate(tokens.ids):
+        ids = (tokens.long or {}).get(row, of_row)
         if known is not None and int(ids.max(initial=0)) >= known:
             raise UserError(
                 f"Row {row} has token {int(ids.max())}, but the model has embeddings for {known} tokens. "

@@ -22,6 +22,7 @@ from tasks.embedding.set_records import kept_calibration, kept_plan
 from tasks.embedding.settings import Settings, embedding_set_id
 from tasks.embedding.shards import plan_shards
 from tasks.embedding.tokens import around_to_split, check_known, check_room, tokenise, tokens_in_windows
+from tasks.embedding.windows import check_joined
 from tasks.scoring.criteria import score_criteria
 from tasks.scoring.features import Features
 from tasks.scoring.layer_scores import ScoringSettings, silhouette_of
@@ -138,7 +139,8 @@ def forecast_sweep(
 def _in_windows(
     token_counts: npt.NDArray[np.int32], model: ModelFolder, settings: Settings
 ) -> npt.NDArray[np.int32]:
-    """Tokens that are computed of each text where long ones are split: int32 [N]."""
+    """Tokens that are computed of each text where long ones are split: int32 [N]; `UserError` where they cannot be."""
+    check_joined(settings.poolings)
     tokenizer = load_tokenizer(Path(model.folder), trust_remote_code=settings.trust_remote_code)
     around = sum(around_to_split(with_prompt(tokenizer, settings.prompt), settings.max_length))
     return np.array(

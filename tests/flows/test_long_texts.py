@@ -163,7 +163,7 @@ def test_it_embeds_new_texts_and_is_exported(
 def test_it_is_refused_where_no_model_reads() -> None:
     with pytest.raises(ValueError, match="long_texts split: states:there are saved states"):
         SweepParameters.model_validate(
-            {"model": "states:there", "dataset": "path:x", "pooling": "mean", "long_texts": "split"}
+            {"model": "states:there", "dataset": "path:x", "pooling": ("mean",), "long_texts": "split"}
         )
 
 

@@ -249,3 +249,14 @@ def test_a_value_that_is_not_finite_is_told_with_the_text_s_row():
     bad = " ".join([WORDS[1]] * 20 + [WORDS[0]])
     with pytest.raises(UserError, match="not finite at row 2"):
         embed(model, word_tokenizer(), ["a dog", "dog", bad])
+
+
+def test_a_token_without_an_embedding_is_refused_wherever_it_stands():
+    model, tokenizer = small_model("llama"), word_tokenizer()
+    tokenizer.add_tokens(["cow", "pig", "hen", "owl", "fox"])
+    last = tokenizer.convert_tokens_to_ids("fox")
+    assert last >= model.config.vocab_size
+    with pytest.raises(
+        UserError, match=f"Row 1 has token {last}, but the model has embeddings for 24 tokens"
+    ):
+        embed(model, tokenizer, ["a dog", " ".join([*["a cat"] * 9, "fox"])])
