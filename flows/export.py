@@ -102,7 +102,7 @@ def export_model(
             cost = compare(right_by(head, run, features), right_by(wide, run, features), seed=run.seed)
             checked = replace(checked, expected=reduction.apply(checked.expected))
         write_sentence_transformers(folder, saved, run.model.hidden_size, run.settings.max_length, reduction)
-        write_head(folder, run, saved, head, reduction)
+        write_head(folder, run, saved, head, reduction, causal=whole.backbone.causal)
         with working("Checking the exported model"):
             check = check_exported(run, cut, folder, head, checked)
         found = evidence_of(run, cut, saved, head, cost, check)

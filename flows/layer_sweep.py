@@ -61,7 +61,7 @@ from tasks.scoring.layer_scores import (
 from tasks.scoring.left_out import leave_out, leave_out_task
 from tasks.scoring.projection import project_task
 from tasks.scoring.text_baseline import score_text_task
-from tasks.vocabulary import NO_PROMPT
+from tasks.vocabulary import NO_PROMPT, LongTexts
 
 # Versions that can change a number, kept with the run.
 RECORDED_VERSIONS = (
@@ -366,6 +366,8 @@ def asked_of(parameters: SweepParameters) -> dict[str, Any]:
         asked["label_column"] = next(iter(parameters.label_column), None)
     if parameters.task == "auto":
         del asked["task"]  # the data set's own fingerprint says what it came to
+    if parameters.long_texts is LongTexts.CUT:
+        del asked["long_texts"]  # as before there was a choice
     if parameters.row_order == "source":
         del asked["row_order"]  # as before there was a choice
     if parameters.prompt == NO_PROMPT:

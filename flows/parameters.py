@@ -13,6 +13,7 @@ from tasks.vocabulary import (
     PROMPTS,
     TEXT,
     AskedTask,
+    LongTexts,
     Metric,
     NormState,
     Pooling,
@@ -32,6 +33,7 @@ _OF_THE_MODEL = (
     "text_pairs",
     "norm_state",
     "max_length",
+    "long_texts",
     "dtype",
     "device",
     "token_budget",
@@ -236,6 +238,12 @@ class AskedOfAll(BaseModel):
         title="Maximum length",
         description="Tokens of a text that are read; the rest is cut. auto: 128, 256, 384 or 512, the first that reads "
         "99 % of the texts whole, and no more than the model has positions.",
+    )
+    long_texts: LongTexts = Field(
+        LongTexts.CUT,
+        title="Long texts",
+        description="Texts of more tokens than max_length. cut: the rest is not read. split: all is read, in windows "
+        "of max_length tokens that overlap by a quarter and are pooled as one text.",
     )
     max_layer: int | None = Field(
         None,

@@ -52,6 +52,7 @@ def settings_of(
         storage_dtype=parameters.storage_dtype,
         prompt=prompt,
         stream_blocks=parameters.stream_blocks,
+        long_texts=parameters.long_texts,
     )
 
 

@@ -53,6 +53,15 @@ class Pooling(StrEnum):
     """The same, weighted by the attention that each token receives of those that may see it."""
 
 
+class LongTexts(StrEnum):
+    """What becomes of a text that is longer than the maximum length."""
+
+    CUT = "cut"
+    """The rest is not read."""
+    SPLIT = "split"
+    """All of it is read, in windows that overlap, and pooled as one text."""
+
+
 class NormState(StrEnum):
     """Which states are pooled."""
 

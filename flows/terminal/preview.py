@@ -26,7 +26,7 @@ from tasks.embedding.lengths import STEPS, counted_rows, covering, positions_of
 from tasks.embedding.model import SAVED_STATES, ModelFolder, resolve_model
 from tasks.embedding.prompts import resolve_prompt
 from tasks.embedding.saved_states import open_states
-from tasks.embedding.settings import resolve_settings
+from tasks.embedding.settings import Settings, resolve_settings
 from tasks.embedding.states_set import check_states
 from tasks.embedding.text_pairs import FORMULA, texts_of
 from tasks.preview.forecast import Forecast, count_tokens, forecast_scoring, forecast_sweep, row_width
@@ -34,7 +34,7 @@ from tasks.preview.inspection import Inspection, Lengths, inspect_table, warning
 from tasks.preview.refusal import refuse_early
 from tasks.reporting.answer import one_line
 from tasks.scoring.criteria import check_criteria
-from tasks.vocabulary import AskedTask, Task, TextPairs
+from tasks.vocabulary import AskedTask, LongTexts, Task, TextPairs
 
 MOST_CLASSES_SHOWN = 30
 
@@ -128,7 +128,8 @@ def show_plan(parameters: SweepParameters) -> None:
         settings = resolve_settings(asked, model)
         refuse_early(model, settings, tokens.reshape(table.height, -1).max(axis=1))
         plan = forecast_sweep(layout, dataset, model, settings, tokens)
-        seen = inspect_table(table, dataset.classes, token_counts=tokens, max_length=length)
+        cut = length if settings.long_texts is LongTexts.CUT else None
+        seen = inspect_table(table, dataset.classes, token_counts=tokens, max_length=cut)
         size = plan.parameters * getattr(torch, settings.dtype).itemsize
         there = None if parameters.runner_address else plan_slots(model, settings, parameters.runner, size)
     # On a CPU all cores work whatever the slots; of several GPUs each takes a part.
@@ -148,8 +149,7 @@ def show_plan(parameters: SweepParameters) -> None:
             *([] if settings.prompt is None else [("prompt", one_line(settings.prompt))]),
             (
                 "texts",
-                f"{plan.tokens:,} tokens, {plan.cut_share:.1%} of the texts cut at {settings.max_length}"
-                + ("" if parameters.length_asked else " (--max-length auto)"),
+                _lengths(plan, settings) + ("" if parameters.length_asked else " (--max-length auto)"),
             ),
             ("plan", f"{settings.dtype} on {settings.device}, {_shards(plan)}"),
             *([("slots", there.words)] if there is not None and there.words else []),
@@ -161,6 +161,17 @@ def show_plan(parameters: SweepParameters) -> None:
     )
     _show_warnings(console, dataset, seen)
     console.print("Nothing was run: leave out --dry-run to sweep.")
+
+
+def _lengths(plan: Forecast, settings: Settings) -> str:
+    """How many tokens are read, and what becomes of long texts."""
+    if settings.long_texts is LongTexts.CUT:
+        return f"{plan.tokens:,} tokens, {plan.cut_share:.1%} of the texts cut at {settings.max_length}"
+    more = plan.tokens / max(plan.tokens - plan.split_tokens, 1)
+    return (
+        f"{plan.tokens:,} tokens, {plan.split_share:.1%} of the texts in windows of {settings.max_length}: "
+        f"{more:.2f} times as many as cut"
+    )
 
 
 def _steps(parameters: SweepParameters, dataset: Dataset) -> list[tuple[str, str]]:

@@ -17,15 +17,16 @@ from tasks.embedding.cpu_weights import packs_bfloat16
 from tasks.embedding.families import FAMILIES
 from tasks.embedding.forward import Backbone, capturing, forward_layers
 from tasks.embedding.packed_attention import LengthGroup
-from tasks.embedding.pooled_batch import Key, Pooled, PooledBatch, arrived, reach
+from tasks.embedding.pooled_batch import Key, Pooled, PooledBatch, Ranges, arrived, reach
 from tasks.embedding.pooling import POOLINGS
 from tasks.embedding.product_speed import bfloat16_speed_up
 from tasks.embedding.shared_prefix import SharedPrefix, prefix_of
 from tasks.embedding.streaming import stream_blocks
 from tasks.embedding.tokens import Tokens, tokenise
+from tasks.embedding.windows import Part, TextsOfWindows, check_joined, in_windows
 from tasks.numerics.cores import keep_freed_memory, own_threads
 from tasks.numerics.matrix_rows import all_finite
-from tasks.vocabulary import NormState, Pooling
+from tasks.vocabulary import LongTexts, NormState, Pooling
 
 EMBED_VERSION = 3
 """Raised by hand whenever a change in this room changes a number."""
@@ -39,7 +40,8 @@ WORTH_BFLOAT16 = 1.2
 class EmbeddedTexts:
     """Embeddings of N texts: float32 [layers + 1, N, D] for each norm state and pooling, in the order of the texts.
 
-    token_count: int32 [N]. truncated: bool [N], the text was longer than the maximum. seconds: the whole call.
+    token_count: int32 [N], tokens that were computed of each. truncated: bool [N], the text was longer than the
+    maximum. seconds: the whole call.
     """
 
     states: dict[Key, NDArray[np.float32]]
@@ -73,19 +75,21 @@ def embed_texts(
     max_length: int,
     token_budget: int,
     max_layer: int | None = None,
+    long_texts: LongTexts = LongTexts.CUT,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> EmbeddedTexts:
     """Embed texts with every layer up to `max_layer`, reading each text once.
 
-    max_length: tokens of a text. token_budget: tokens of a batch; a longer text is a batch of its own. Texts with
-    the same tokens are embedded once. on_progress(done, total) is called after every batch with distinct tokens.
+    max_length: tokens of a text; what becomes of a longer one is said by long_texts. token_budget: tokens of a batch; a
+    longer text is a batch of its own. Texts with the same tokens are embedded once. on_progress(done, total) is called
+    after every batch with distinct tokens.
     `UserError`: a norm state the model does not have, more tokens than the model has positions, an empty text, a
     value that is not finite (with layer, pooling and row).
     """
     started = time.perf_counter()
     embedded = embed_tokens(
         backbone,
-        tokenise(tokenizer, texts, max_length),
+        tokenise(tokenizer, texts, max_length, long_texts),
         poolings=poolings,
         norm_states=norm_states,
         token_budget=token_budget,
@@ -105,7 +109,11 @@ def embed_tokens(
     max_layer: int | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> EmbeddedTexts:
-    """`embed_texts` after tokenising, which needs no model: the next texts' can go on while these are computed."""
+    """`embed_texts` after tokenising, which needs no model: the next texts' can go on while these are computed.
+
+    Of texts that are split, windows after the first are in batches of their own, so that texts of one window are in the
+    same batches as where long ones are cut.
+    """
     started = time.perf_counter()
     has_final_norm = backbone.final_norm is not None
     layers = check_layers(backbone.family, backbone.layers, has_final_norm, norm_states, max_layer) + 1
@@ -125,15 +133,26 @@ def embed_tokens(
     prefix = prefix_of(tokens) if backbone.shares_prefix else None
     shared = 0 if prefix is None else prefix.length
     batches = plan_batches(tokens.counts[distinct] - shared, token_budget, backbone.packed)
-    total = int(tokens.counts[distinct].sum())
+    computed, parts, texts = tokens.of(distinct), None, len(distinct)
+    joining = None
+    if tokens.long is not None:
+        check_joined(poolings)
+        computed, parts = in_windows(computed, causal=backbone.causal)
+        further = plan_batches(computed.counts[texts:] - shared, token_budget, backbone.packed)
+        batches += [texts + each for each in further]
+        joining = TextsOfWindows(parts, tokens.around or (0, 0), rows_of, states)
+    total = int(computed.counts.sum())
     done = 0
-    for members, pooled in pooled_batches(backbone, tokens, distinct, batches, keys, layers, prefix):
+    every = np.arange(len(computed.ids))
+    for members, pooled in pooled_batches(backbone, computed, every, batches, keys, layers, prefix, parts):
         for key, values in pooled.items():
-            _scatter(values, [rows_of[member] for member in members], states[key], key, tokens.texts_a_row)
-        done += int(tokens.counts[distinct[members]].sum())
+            _scatter(values, members, rows_of, states[key], key, parts, joining, tokens.texts_a_row)
+        done += int(computed.counts[members].sum())
         if on_progress is not None:
             on_progress(done, total)
-    return EmbeddedTexts(states, tokens.counts, tokens.truncated, time.perf_counter() - started)
+    if joining is not None:
+        joining.finish()
+    return EmbeddedTexts(states, tokens.computed, tokens.truncated, time.perf_counter() - started)
 
 
 def plan_batches(
@@ -209,7 +228,8 @@ def check_tokens(backbone: Backbone, tokens: Tokens) -> None:
             f"Set max_length to {limit} or less."
         )
     known = backbone.vocabulary
-    for place, ids in enumerate(tokens.ids):
+    for place, of_text in enumerate(tokens.ids):
+        ids = (tokens.long or {}).get(place, of_text)
         if known is not None and int(ids.max(initial=0)) >= known:
             row = place // tokens.texts_a_row
             raise UserError(
@@ -222,8 +242,9 @@ def check_tokens(backbone: Backbone, tokens: Tokens) -> None:
 def _distinct(tokens: Tokens) -> tuple[NDArray[np.int64], list[list[int]]]:
     """The first row of each distinct token sequence, and all rows of each."""
     rows_of: dict[bytes, list[int]] = {}
+    long = tokens.long or {}
     for row, ids in enumerate(tokens.ids):
-        rows_of.setdefault(ids.tobytes(), []).append(row)
+        rows_of.setdefault(long.get(row, ids).tobytes(), []).append(row)
     return np.array([rows[0] for rows in rows_of.values()], dtype=np.int64), list(rows_of.values())
 
 
@@ -235,6 +256,7 @@ def pooled_batches(
     keys: Sequence[Key],
     layers: int,
     prefix: SharedPrefix | None = None,
+    parts: Sequence[Part | None] | None = None,
 ) -> Iterator[tuple[NDArray[np.int64], dict[Key, Tensor]]]:
     """Each batch with its embeddings on the CPU, float32 [layers, texts of the batch, D] for each key.
 
@@ -242,12 +264,23 @@ def pooled_batches(
     batch of its own: threads that split every operation among them wait for each other at each. Where the model's
     blocks are read one after the other, all batches go through a block before the next is read.
 
-    prefix: what all texts begin with; it is computed here, before them.
+    prefix: what all texts begin with; it is computed here, before them. parts: of each of `distinct`, where some are
+    windows of longer texts.
     """
     shared = 0 if prefix is None else prefix.length
+    around = tokens.around or (0, 0)
 
     def ids_of(members: NDArray[np.int64]) -> list[NDArray[np.int32]]:
         return [tokens.ids[row][shared:] for row in distinct[members]]
+
+    def ranges_of(members: NDArray[np.int64]) -> Ranges | None:
+        windows = [None if parts is None else parts[member] for member in members]
+        if not any(windows):
+            return None
+        return {
+            pooling: [None if each is None else each.pooled(pooling, around) for each in windows]
+            for _, pooling in keys
+        }
 
     if backbone.read_block is None:
         keep_freed_memory()  # where blocks come and go, it is the next block's
@@ -260,7 +293,7 @@ def pooled_batches(
         try:
             if backbone.read_block is not None:
                 begun = [
-                    PooledBatch(backbone, ids_of(members), keys, layers, tokens.around or (0, 0), prefix)
+                    PooledBatch(backbone, ids_of(members), keys, layers, around, prefix, ranges_of(members))
                     for members in batches
                 ]
                 pooled = stream_blocks(backbone, begun, executor, reach(backbone, keys, layers - 1), prefix)
@@ -270,9 +303,8 @@ def pooled_batches(
                 if prefix is not None:
                     compute_prefix(backbone, prefix, reach(backbone, keys, layers - 1))
                 for members in batches:
-                    computing = executor.submit(
-                        _pool_batch, backbone, ids_of(members), keys, layers, tokens.around or (0, 0), prefix
-                    )
+                    of_batch = ids_of(members), keys, layers, around, prefix, ranges_of(members)
+                    computing = executor.submit(_pool_batch, backbone, *of_batch)
                     waiting.append((members, computing))
                     if len(waiting) > 2 * workers:
                         yield _first_of(waiting)
@@ -298,8 +330,9 @@ def _pool_batch(
     layers: int,
     around: tuple[int, int],
     prefix: SharedPrefix | None,
+    ranges: Ranges | None,
 ) -> Pooled:
-    batch = PooledBatch(backbone, ids, keys, layers, around, prefix)
+    batch = PooledBatch(backbone, ids, keys, layers, around, prefix, ranges)
     up_to = reach(backbone, keys, layers - 1)
     forward_layers(backbone, batch.tokens, batch.groups, batch.take, up_to, prefix=prefix, look=batch.look)
     return batch.start_copy()
@@ -313,17 +346,33 @@ def _first_of(
 
 
 def _scatter(
-    values: Tensor, rows_of: Sequence[Sequence[int]], into: NDArray[np.float32], key: Key, texts_a_row: int
+    values: Tensor,
+    members: NDArray[np.int64],
+    rows_of: Sequence[Sequence[int]],
+    into: NDArray[np.float32],
+    key: Key,
+    parts: Sequence[Part | None] | None,
+    joining: TextsOfWindows | None,
+    texts_a_row: int,
 ) -> None:
-    """values: [layers, B, D]; text b of the batch goes to every place of `rows_of[b]`. Refuses non-finite values."""
+    """values: [layers, B, D]; of a whole text they go to every of its places, of a window to its text's.
+
+    members: int64 [B], which sequences these are. rows_of: of each text. Refuses non-finite values.
+    """
+    windows = [None if parts is None else parts[member] for member in members]
+    texts = [member if part is None else part.text for member, part in zip(members, windows, strict=True)]
     if not all_finite(values):
         layer, text, _ = (~values.isfinite()).nonzero()[0].tolist()
         raise UserError(
-            f"Layer {layer} has a value that is not finite at row {rows_of[text][0] // texts_a_row} "
+            f"Layer {layer} has a value that is not finite at row {rows_of[texts[text]][0] // texts_a_row} "
             f"(pooling {key[1].value!r}, norm state {key[0].value!r}). The compute dtype is too narrow for this model: "
             "choose float32."
         )
-    source = [text for text, rows in enumerate(rows_of) for _ in rows]
-    target = [row for rows in rows_of for row in rows]
+    whole = [place for place, part in enumerate(windows) if part is None]
+    source = [place for place in whole for _ in rows_of[texts[place]]]
+    target = [row for place in whole for row in rows_of[texts[place]]]
     found = values.numpy()
-    into[:, target] = found[:, source] if len(source) > values.shape[1] else found
+    into[:, target] = found if len(source) == len(whole) == len(windows) else found[:, source]
+    for place, part in enumerate(windows):
+        if part is not None and joining is not None:
+            joining.add(int(members[place]), values[:, place], key)

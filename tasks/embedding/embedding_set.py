@@ -36,8 +36,10 @@ from tasks.embedding.shards import Shard, plan_shards
 from tasks.embedding.states_set import plan_states, take_states
 from tasks.embedding.text_pairs import PARTS, features_of_states, texts_a_row, texts_of
 from tasks.embedding.tokens import Tokens, check_known, check_room, tokenise
+from tasks.embedding.windows import check_joined
 from tasks.machine import device_lock, lock_file, machine_lock, on_slot
 from tasks.retries import LONG_S, RETRIED
+from tasks.vocabulary import LongTexts
 
 # A shard is worth its overhead (reading, writing, a task run) from this on.
 SECONDS_PER_SHARD = 5.0
@@ -100,13 +102,16 @@ def plan_embedding_set(
         )
         check_poolings(backbone.family, backbone.packed, settings.poolings)
         check_room(loaded.tokenizer, settings.max_length)
-        tokens = tokenise(loaded.tokenizer, texts, settings.max_length, texts_a_row(table))
+        if splits := settings.long_texts is LongTexts.SPLIT:
+            check_joined(settings.poolings)
+        tokens = tokenise(
+            loaded.tokenizer, texts, settings.max_length, settings.long_texts, texts_a_row(table)
+        )
         check_tokens(backbone, tokens)
+        computed, longer = tokens.computed, float(tokens.truncated.mean())
         check_known(tokens, loaded.tokenizer, model.id)
         if begun is None:
-            found = _calibrate_once(
-                set_id, loaded, texts, settings, CALIBRATED_SHARE * int(tokens.counts.sum())
-            )
+            found = _calibrate_once(set_id, loaded, texts, settings, CALIBRATED_SHARE * int(computed.sum()))
             token_budget = settings.token_budget or found.token_budget
             least = max(int(found.tokens_per_second * SECONDS_PER_SHARD), token_budget * BATCHES_PER_SHARD)
             if backbone.read_block is not None:
@@ -118,8 +123,10 @@ def plan_embedding_set(
             id=set_id,
             token_budget=token_budget,
             rows=table.height,
-            tokens=int(tokens.counts.sum()),
-            truncated_share=float(tokens.truncated.mean()),
+            tokens=int(computed.sum()),
+            truncated_share=0.0 if splits else longer,
+            split_share=longer if splits else 0.0,
+            split_tokens=int(computed.sum() - tokens.counts.sum()),
             last_is_normed=loaded.backbone.last_is_normed
             and settings.max_layer in (None, loaded.backbone.layers),
             shards=tuple(plan_shards(tokens.row_counts, least, cuts)),
@@ -221,7 +228,11 @@ def embed_shard(
     else:
         # Before there is a device: while one shard computes, the next is tokenised.
         tokens = tokenise(
-            tokenizer_for(model, settings), texts_of(table), settings.max_length, texts_a_row(table)
+            tokenizer_for(model, settings),
+            texts_of(table),
+            settings.max_length,
+            settings.long_texts,
+            texts_a_row(table),
         )
         with on_slot(settings.device) as device:
             loaded = load_for(model, settings, device)
@@ -369,13 +380,14 @@ def plan_embedding_set_task(
     """Settle device and dtype where the work will run; calibrate and cut the rows, or read an earlier run's plan."""
     settings, planned = settle_plan(layout, dataset, model, asked, cuts, begun)
     get_run_logger().info(
-        "Embedding set %s: %s rows, %s tokens, %s shards, token budget %s, %.1f %% of texts truncated",
+        "Embedding set %s: %s rows, %s tokens, %s shards, token budget %s, %.1f %% of texts %s",
         planned.id,
         f"{planned.rows:,}",
         f"{planned.tokens:,}",
         len(planned.shards),
         f"{planned.token_budget:,}",
-        100 * planned.truncated_share,
+        100 * (planned.truncated_share + planned.split_share),
+        "split" if settings.long_texts is LongTexts.SPLIT else "truncated",
     )
     return settings, planned
 

@@ -1,6 +1,6 @@
 """One batch of texts on its way through a model: its tokens, and what is pooled of each layer as it comes."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from itertools import accumulate
 
@@ -11,11 +11,13 @@ from torch import Tensor
 
 from tasks.embedding.forward import Backbone
 from tasks.embedding.packed_attention import LastLayerReached, LengthGroup, Look, Sight
-from tasks.embedding.pooling import POOLINGS, pool
+from tasks.embedding.pooling import POOLINGS, Joined, pool, pool_windows
 from tasks.embedding.shared_prefix import SharedPrefix
 from tasks.vocabulary import NormState, Pooling
 
 Key = tuple[NormState, Pooling]
+Ranges = Mapping[Pooling, Sequence[tuple[int, int] | None]]
+"""For each pooling, of each sequence of a batch, the tokens that are pooled: from, and up to; None: a whole text."""
 Pooled = tuple[dict[Key, Tensor], torch.cuda.Event | None]
 """Embeddings on the CPU, float32 [layers, texts of the batch, D] for each key, and the event that says that they have
 arrived; None where they have."""
@@ -32,14 +34,17 @@ class PooledBatch:
         layers: int,
         around: tuple[int, int] = (0, 0),
         prefix: SharedPrefix | None = None,
+        ranges: Ranges | None = None,
     ) -> None:
         """ids: the tokens of each text, longest first; layers: how many are kept, 0 among them; around: of `Tokens`.
 
         prefix: the first tokens of each text, which are computed already; ids are those that follow.
+        ranges: where some are windows of longer texts; they count the tokens of the prefix too.
         """
         self._backbone = backbone
         self.prefix = prefix
         self._around = around
+        self._ranges = ranges
         self.groups = length_groups([len(each) for each in ids])
         rows = accumulate((group.texts for group in self.groups), initial=0)
         self._row_of = dict(zip(self.groups, rows, strict=False))
@@ -78,7 +83,8 @@ class PooledBatch:
             self._before[norm_state] = before
             for key, into in self._pooled.items():
                 if key[0] is norm_state and key[1] not in self._weighted:
-                    _pool_groups(of_state, before, self.groups, key[1], self._around, into[layer])
+                    ranges = None if self._ranges is None else self._ranges[key[1]]
+                    _pool_groups(of_state, before, self.groups, key[1], self._around, into[layer], ranges)
         if self._weighted:
             self._states = states
             if layer == self._backbone.layers:
@@ -174,13 +180,21 @@ def _pool_groups(
     pooling: Pooling,
     around: tuple[int, int],
     into: Tensor,
+    ranges: Sequence[tuple[int, int] | None] | None,
 ) -> None:
     """states: [T, D] → into: [B, D]. before: [P, D], the states of what stands before every text."""
+    if POOLINGS[pooling].joined in (Joined.FIRST, Joined.LAST):
+        ranges = None  # a window has the token, or it is left out afterwards
     row = 0
     for group in groups:
         texts = states[group.start : group.stop].unflatten(0, (group.texts, group.length))
         texts = _after(None if pooling is Pooling.LAST else before, texts)
-        into[row : row + group.texts] = pool(texts, None, pooling, around)
+        of_group: Sequence[tuple[int, int] | None] = [None]
+        if ranges is not None:
+            of_group = ranges[row : row + group.texts]
+        if None in of_group:
+            into[row : row + group.texts] = pool(texts, None, pooling, around)
+        pool_windows(texts, of_group, pooling, into[row : row + group.texts])
         row += group.texts
 
 

@@ -1,7 +1,8 @@
 """From the hidden states of a text's tokens to one vector: one record and one pure function a pooling."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from enum import Enum
 
 import torch
 from torch import Tensor
@@ -76,6 +77,17 @@ def weighted_mean(states: Tensor, mask: Tensor | None, weights: Tensor, before: 
     return torch.bmm(weights[:, None], states.float())[:, 0]
 
 
+class Joined(Enum):
+    """How the embedding of a text comes of those of its windows (`windows.py`)."""
+
+    MEAN = "mean"
+    """Weighted by the tokens that each window gives."""
+    MAXIMUM = "maximum"
+    FIRST = "first"
+    """That of the first window."""
+    LAST = "last"
+
+
 @dataclass(frozen=True)
 class PoolingRecord:
     """What computes a pooling, and what sentence-transformers calls it."""
@@ -88,18 +100,22 @@ class PoolingRecord:
     `trust_remote_code`."""
     of_text: bool = False
     """It is given the text's own tokens alone; of a text that has none, all."""
+    leaves_out: int = 0
+    """So many first tokens, of a text that has more."""
+    joined: Joined | None = None
+    """None: it is not known how windows of one text make its embedding."""
     weights: Callable[[Tensor, Tensor, Sight], Tensor] | None = None
     """Of a mean that is weighted by attention: from queries [n, H, L, d] and keys [n, K, M, d] of the block that reads
     the layer, the weight of each token, float32 [n, M]."""
 
 
 POOLINGS = {
-    Pooling.MEAN: PoolingRecord(mean, "pooling_mode_mean_tokens"),
-    Pooling.MEAN_TAIL: PoolingRecord(mean_tail, None),
-    Pooling.TEXT_MEAN: PoolingRecord(mean, None, of_text=True),
-    Pooling.LAST: PoolingRecord(last, "pooling_mode_lasttoken"),
-    Pooling.FIRST: PoolingRecord(first, "pooling_mode_cls_token"),
-    Pooling.MAX: PoolingRecord(maximum, "pooling_mode_max_tokens"),
+    Pooling.MEAN: PoolingRecord(mean, "pooling_mode_mean_tokens", joined=Joined.MEAN),
+    Pooling.MEAN_TAIL: PoolingRecord(mean_tail, None, leaves_out=1, joined=Joined.MEAN),
+    Pooling.TEXT_MEAN: PoolingRecord(mean, None, of_text=True, joined=Joined.MEAN),
+    Pooling.LAST: PoolingRecord(last, "pooling_mode_lasttoken", joined=Joined.LAST),
+    Pooling.FIRST: PoolingRecord(first, "pooling_mode_cls_token", joined=Joined.FIRST),
+    Pooling.MAX: PoolingRecord(maximum, "pooling_mode_max_tokens", joined=Joined.MAXIMUM),
     Pooling.ATTENTION_SUMMARY: PoolingRecord(weighted_mean, None, of_text=True, weights=of_summary_token),
     Pooling.ATTENTION_RECEIVED: PoolingRecord(weighted_mean, None, of_text=True, weights=received),
 }
@@ -128,6 +144,29 @@ def pool(
     if record.of_text and any(around):
         states, mask = _own(states, mask, *around)
     return record.function(states, mask)
+
+
+def counted(pooling: Pooling, length: int, around: tuple[int, int]) -> tuple[int, int]:
+    """Of a text of `length` tokens, those that a pooling is over: from, and up to. It has tokens of its own.
+
+    around: as of `pool`.
+    """
+    record = POOLINGS[pooling]
+    return (around[0], length - around[1]) if record.of_text else (min(record.leaves_out, length - 1), length)
+
+
+def pool_windows(
+    states: Tensor, ranges: Sequence[tuple[int, int] | None], pooling: Pooling, into: Tensor
+) -> None:
+    """Pool some tokens of each window: the mean of them, or their maximum; 0 where there are none.
+
+    states: [B, T, D]. ranges: of each window from, and up to; a text without one is left alone. into: float32 [B, D].
+    """
+    how = maximum if POOLINGS[pooling].joined is Joined.MAXIMUM else mean
+    for each in dict.fromkeys(ranges):
+        if each is not None:
+            rows = [row for row, other in enumerate(ranges) if other == each]
+            into[rows] = how(states[rows, each[0] : each[1]], None) if each[1] > each[0] else 0.0
 
 
 def _own(states: Tensor, mask: Tensor | None, before: int, after: int) -> tuple[Tensor, Tensor | None]:

@@ -16,7 +16,7 @@ from tasks.exporting.sentence_transformers_files import needs_code
 from tasks.exporting.states import Cut, ExportedState, Source
 from tasks.measures import MEASURES
 from tasks.reporting.answer import answer_sentence, one_line, p_value, percent, points
-from tasks.vocabulary import Task
+from tasks.vocabulary import LongTexts, Task
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,8 @@ class Evidence:
     """sentence-transformers needs the module that lies in the folder."""
     runs_own_code: bool
     """The model runs Python code that it brings."""
+    split_at: int | None
+    """Tokens of a window, where the run read longer texts whole; None where it cut them."""
 
     @property
     def of_pairs(self) -> bool:
@@ -110,6 +112,7 @@ def evidence_of(
         device=run.settings.device,
         needs_own_module=needs_code(saved.states),
         runs_own_code=run.model.runs_own_code,
+        split_at=run.settings.max_length if run.settings.long_texts is LongTexts.SPLIT else None,
         **asdict(check),
     )
 
@@ -187,7 +190,7 @@ def figures(found: Evidence) -> list[tuple[str, str, str]]:
 
 
 def costs(found: Evidence) -> list[str]:
-    """What is gained by layers side by side, and what fewer dimensions cost, for the card and the terminal."""
+    """What layers side by side gain, what fewer dimensions and sentence-transformers cost, for card and terminal."""
     said = []
     if found.beside is not None:
         row = found.beside
@@ -202,6 +205,11 @@ def costs(found: Evidence) -> list[str]:
             f"Principal components of the train rows reduce an embedding to {found.width:,} dimensions: "
             f"{points(cost.difference)} points against all of them (95 % interval {points(cost.low)} to "
             f"{points(cost.high)}, {p_value(cost.p_value)})."
+        )
+    if found.split_at is not None:
+        said.append(
+            f"The run read texts of more than {found.split_at:,} tokens whole, in windows, as predict.py does. "
+            f"sentence-transformers cuts them at {found.split_at:,} tokens, so that it gives other embeddings of them."
         )
     return said
 

@@ -9,6 +9,7 @@ Needs torch, transformers, safetensors and scikit-learn; `layerscout export` has
 import json
 import sys
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,8 @@ def pair_features(u: np.ndarray, v: np.ndarray, states: int = 1) -> np.ndarray:
 
 def encode(model: Any, tokenizer: Any, head: dict[str, Any], texts: list[str]) -> np.ndarray:
     """float64 [N, S·D]: the states that `head` names, pooled, side by side; it is what `head.json` holds."""
+    if "windows" in head:
+        return encode_whole(model, tokenizer, head, texts)
     norm = find_norm(model, head["final_norm"])
     is_deep = any(each["source"] != "last_hidden_state" for each in head["states"])
     asked = {"output_hidden_states": True} if is_deep else {}
@@ -127,6 +130,76 @@ def encode(model: Any, tokenizer: Any, head: dict[str, Any], texts: list[str]) -
             mask = accepted["attention_mask"].bool()
             found.append(pool_states(head["states"], output.last_hidden_state, hidden, mask, norm))
     return torch.cat(found).double().cpu().numpy()
+
+
+def encode_whole(model: Any, tokenizer: Any, head: dict[str, Any], texts: list[str]) -> np.ndarray:
+    """`encode` where texts of more than `max_length` tokens are not cut but read in windows, as `head.json` says."""
+    norm = find_norm(model, head["final_norm"])
+    tokens = [tokenizer(text, verbose=False)["input_ids"] for text in texts]
+    windows = [(text, each) for text, ids in enumerate(tokens) for each in split(len(ids), head)]
+    of_text: list[list[torch.Tensor]] = [[] for _ in head["states"]]
+    found = []
+    for place in range(0, len(windows), BATCH):
+        batch = windows[place : place + BATCH]
+        ids = [in_window(tokens[text], window, head) for text, window in batch]
+        longest = max(map(len, ids))
+        mask = torch.tensor([[i < len(each) for i in range(longest)] for each in ids])
+        inputs = torch.full(mask.shape, tokenizer.pad_token_id or 0)
+        inputs[mask] = torch.tensor([token for each in ids for token in each])
+        with torch.inference_mode():
+            output = model(
+                input_ids=inputs.to(model.device),
+                attention_mask=mask.long().to(model.device),
+                output_hidden_states=True,
+            )
+            for row, (text, (shift, start, stop)) in enumerate(batch):
+                for state, parts in zip(head["states"], of_text, strict=True):
+                    of_layer = layer_of(state, output.last_hidden_state, output.hidden_states)[row]
+                    taken = of_layer[start - shift : stop - shift]
+                    parts.append(
+                        norm(taken) if norm is not None and state["source"] == "final_norm" else taken
+                    )
+                if stop == len(tokens[text]):
+                    whole = torch.ones(1, stop, dtype=torch.bool, device=model.device)
+                    pooled = [
+                        pool(torch.cat(parts)[None], whole, state["pooling"], *state["around"])
+                        for state, parts in zip(head["states"], of_text, strict=True)
+                    ]
+                    found.append(torch.cat(pooled, dim=1))
+                    of_text = [[] for _ in head["states"]]
+    return torch.cat(found).double().cpu().numpy()
+
+
+def split(length: int, head: dict[str, Any]) -> list[tuple[int, int, int]]:
+    """The windows of a text of `length` tokens, those around it among them: (shift, start, stop) each.
+
+    Token i of a window is the text's token i + shift, and the text's tokens start to stop are taken from it. Windows
+    overlap by one in `overlap` at the least, and are as few as do.
+    """
+    before, after = head["windows"]["around"]
+    room, own = head["max_length"] - before - after, length - before - after
+    if own <= room:
+        return [(0, 0, length)]
+    windows = -(-(own - room) // (room - room // head["windows"]["overlap"])) + 1
+    starts = [window * (own - room) // (windows - 1) for window in range(windows)]
+    bounds = [0]
+    for one, other in pairwise(starts):
+        bounds.append(before + (one + room if head["windows"]["causal"] else (one + room + other) // 2))
+    bounds.append(length)
+    return list(zip(starts, bounds[:-1], bounds[1:], strict=True))
+
+
+def in_window(ids: list[int], window: tuple[int, int, int], head: dict[str, Any]) -> list[int]:
+    """The window's tokens, with those around every text."""
+    before, after = head["windows"]["around"]
+    room, start = head["max_length"] - before - after, before + window[0]
+    end = len(ids) - after
+    return ids[:before] + ids[start : min(start + room, end)] + ids[end:]
+
+
+def layer_of(state: dict[str, Any], last: torch.Tensor, hidden: Sequence[torch.Tensor]) -> torch.Tensor:
+    """[B, T, D], before any norm is applied; see `pool_states`."""
+    return last if state["source"] == "last_hidden_state" else hidden[state["layer"]]
 
 
 def find_norm(model: torch.nn.Module, ending: str | None) -> torch.nn.Module | None:
@@ -153,7 +226,7 @@ def pool_states(
     """
     parts = []
     for each in states:
-        of_layer = last if each["source"] == "last_hidden_state" else hidden[each["layer"]]
+        of_layer = layer_of(each, last, hidden)
         if each["source"] == "final_norm":
             assert norm is not None
             of_layer = norm(of_layer)

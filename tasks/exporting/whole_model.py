@@ -37,6 +37,7 @@ def embed_cut(run: RecordedRun, whole: LoadedModel, cut: Cut, texts: Sequence[st
         poolings=cut.poolings,
         norm_states=cut.norm_states,
         max_length=run.settings.max_length,
+        long_texts=run.settings.long_texts,
         token_budget=run.settings.token_budget or TOKEN_BUDGET,
         max_layer=cut.deepest,
     )

@@ -22,11 +22,13 @@ from tasks.embedding.set_records import kept_calibration, kept_plan
 from tasks.embedding.settings import Settings, embedding_set_id
 from tasks.embedding.shards import plan_shards
 from tasks.embedding.text_pairs import PARTS
-from tasks.embedding.tokens import check_known, check_room, tokenise
+from tasks.embedding.tokens import around_to_split, check_known, check_room, tokenise, tokens_in_windows
+from tasks.embedding.windows import check_joined
 from tasks.scoring.criteria import score_criteria
 from tasks.scoring.features import Features
 from tasks.scoring.layer_scores import ScoringSettings, silhouette_of
 from tasks.scoring.probe import fit_probe_on
+from tasks.vocabulary import LongTexts
 
 ASSUMED_SHARE = 0.5
 """Of what one large matrix product makes on this machine, where no calibration of the same set exists."""
@@ -46,6 +48,10 @@ class Forecast:
     tokens: int
     cut_share: float
     """Share of the texts, 0–1, that are cut at the maximum length."""
+    split_share: float
+    """Share of the texts, 0–1, that are read in windows."""
+    split_tokens: int
+    """Of the tokens those of windows after each text's first."""
     shards: int
     shards_done: int
     seconds: float
@@ -90,7 +96,10 @@ def forecast_sweep(
     earlier calibration measured, else for ASSUMED_SHARE of a matrix product's that is measured now.
     """
     rows = dataset.train_rows + dataset.test_rows
-    counts = np.minimum(token_counts, settings.max_length).reshape(rows, -1).sum(axis=1)
+    of_texts = cut = np.minimum(token_counts, settings.max_length)
+    if splits := settings.long_texts is LongTexts.SPLIT:
+        of_texts = _in_windows(token_counts, model, settings)
+    counts = of_texts.reshape(rows, -1).sum(axis=1)
     blocks, parameters = _parameters(model, settings.trust_remote_code)
     depth = model.layers if settings.max_layer is None else settings.max_layer
     set_id = embedding_set_id(dataset, model, settings)
@@ -113,11 +122,14 @@ def forecast_sweep(
         left -= sum(each.tokens for each in finished)
     else:
         number = len(plan_shards(counts, max(int(rate * SECONDS_PER_SHARD), budget * BATCHES_PER_SHARD)))
+    longer = float((token_counts > settings.max_length).mean())
     vectors = rows * (depth + 1) * len(settings.poolings) * len(settings.norm_states)
     return Forecast(
         rows=rows,
         tokens=int(counts.sum()),
-        cut_share=float((token_counts > settings.max_length).mean()),
+        cut_share=0.0 if splits else longer,
+        split_share=longer if splits else 0.0,
+        split_tokens=int(counts.sum() - cut.sum()),
         shards=number,
         shards_done=done,
         seconds=left / rate,
@@ -130,6 +142,18 @@ def forecast_sweep(
 def row_width(dataset: Dataset, model: ModelFolder) -> int:
     """Dimensions of what is stored and scored of a row at one layer."""
     return model.hidden_size * (PARTS if dataset.text_pairs == "features" else 1)
+
+
+def _in_windows(
+    token_counts: npt.NDArray[np.int32], model: ModelFolder, settings: Settings
+) -> npt.NDArray[np.int32]:
+    """Tokens that are computed of each text where long ones are split: int32 [N]; `UserError` where they cannot be."""
+    check_joined(settings.poolings)
+    tokenizer = load_tokenizer(Path(model.folder), trust_remote_code=settings.trust_remote_code)
+    around = sum(around_to_split(with_prompt(tokenizer, settings.prompt), settings.max_length))
+    return np.array(
+        [tokens_in_windows(int(each), settings.max_length, around) for each in token_counts], dtype=np.int32
+    )
 
 
 def forecast_scoring(dataset: Dataset, width: int, layers: int, settings: ScoringSettings) -> float:

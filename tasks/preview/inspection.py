@@ -123,7 +123,8 @@ def warnings_of(found: Inspection, *, test_is_made: bool, time_column: str | Non
     cut = None if found.lengths is None else found.lengths.cut_share
     if cut is not None and cut > MUCH_CUT:
         said.append(
-            f"{100 * cut:.0f} % of the texts are longer than the maximum length and will be cut. Raise --max-length."
+            f"{100 * cut:.0f} % of the texts are longer than the maximum length and will be cut. Raise --max-length, "
+            "or read them whole with --long-texts split."
         )
     if test_is_made:
         part = (

@@ -1,6 +1,8 @@
 """The answer of a run in words, for every place that shows it."""
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 from tasks.embedding.text_pairs import FORMULA
 from tasks.reporting.layer_curves import LayerCurves, Row, Tables, answer_curves
@@ -280,6 +282,15 @@ def marks(curves: LayerCurves, layer: int) -> list[str]:
             if point["layer"] == layer:
                 kinds.setdefault(point["kind"], []).append(silhouette.name)
     return found + [f"{kind} ({' + '.join(names)})" for kind, names in kinds.items()]
+
+
+def split_words(embedded: Mapping[str, Any]) -> str:
+    """What became of long texts that were split, and what it cost. embedded: the row of `embedding_set`."""
+    tokens, more = embedded["tokens"], embedded["split_tokens"]
+    return (
+        f"{percent(embedded['split_share'])} of the texts were longer than {embedded['max_length']:,} tokens and were "
+        f"read whole, in windows: {tokens:,} tokens, {tokens / (tokens - more):.2f} times as many as cut."
+    )
 
 
 def one_line(prompt: str) -> str:

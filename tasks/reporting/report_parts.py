@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from tasks.reporting.answer import percent, shortened, table_of
+from tasks.reporting.answer import percent, shortened, split_words, table_of
 from tasks.reporting.layer_curves import LayerCurves, Row, Tables, rows_where
 from tasks.vocabulary import NO_PROMPT, Task
 
@@ -193,6 +193,8 @@ def notes(tables: Tables, answer: LayerCurves, described: Mapping[str, Row]) -> 
     if share >= 0.01:
         length = described["embedding_set"]["max_length"]
         notes.append(f"{percent(share)} of the texts were cut at {length:,} tokens.")
+    if described["embedding_set"].get("split_share"):
+        notes.append(split_words(described["embedding_set"]))
     if answer.task is not Task.SINGLE_LABEL:
         notes.append(f"What is called accuracy on this page is the {answer.measure.axis}.")
     time_column = json.loads(answer.run["parameters"]).get("time_column")

@@ -117,6 +117,8 @@ def stage_run(layout: Layout, record: SweepRecord) -> None:
                 "rows": planned.rows,
                 "tokens": planned.tokens,
                 "truncated_share": planned.truncated_share,
+                "split_share": planned.split_share,
+                "split_tokens": planned.split_tokens,
                 "shards": len(planned.shards),
                 "seconds": sum(shard.seconds for shard in shards),
             },

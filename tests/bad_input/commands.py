@@ -116,6 +116,7 @@ CASES = [
     _option("no layer side by side", "--together 0"),
     _option("a length of 0", "--max-length 0"),
     _option("a length beyond every model", "--max-length 99999999"),
+    _option("another word for what becomes of long texts", "--long-texts half"),
     _option("a layer beyond the last", "--max-layer 4"),
     _option("less confidence than a coin's", "--until-confident 0.2"),
     _option("a reach without a race", "--within 2"),
