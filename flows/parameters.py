@@ -89,7 +89,7 @@ class AskedOfAll(BaseModel):
         le=LARGEST_INTEGER,
         title="Attention rows",
         description="Train texts of which every block's attention is measured; it describes the model and chooses no "
-        "layer. 200 when left out, and no more than one in forty of the rows; 0: none.",
+        "layer. 200 when left out, and no more than one in sixty of the rows; 0: none.",
     )
     together: int = Field(
         3,

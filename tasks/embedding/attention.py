@@ -39,7 +39,7 @@ from tasks.retries import LONG_S, RETRIED
 TABLE = "attention"
 MOST_TEXTS = 200
 """Texts that are looked at if nobody says how many, …"""
-ONE_IN = 40
+ONE_IN = 60
 """… and no more than one in so many of the rows, so that they add little to any sweep (docs/performance.md)."""
 # A standard error needs two.
 LEAST_TEXTS = 2
