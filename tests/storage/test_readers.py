@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import duckdb
@@ -99,16 +100,17 @@ def test_a_query_that_a_merge_overtakes_while_it_connects_is_of_the_new_file(
     merge(database, "first", {"probe": probe_rows("first", layers=31)})
     shutil.copyfile(database, newer)
     merge(newer, "second", {"probe": probe_rows("second", layers=31)})
-    connect, overtaken = duckdb.connect, []
+    connect: Callable[..., duckdb.DuckDBPyConnection] = duckdb.connect
+    overtaken: list[str] = []
 
     def overtake(*args: object, **options: object) -> duckdb.DuckDBPyConnection:
         if args != (database,):
-            return connect(*args, **options)  # type: ignore[arg-type]  # as they came
+            return connect(*args, **options)
         if len(overtaken) == 0:
             overtaken.append("while it opens the header")
             os.replace(newer, database)
             raise duckdb.IOException("Could not read enough bytes from file")
-        connection = connect(*args, **options)  # type: ignore[arg-type]  # as they came
+        connection = connect(*args, **options)
         if len(overtaken) == 1:
             overtaken.append("before it reads the blocks")
             shutil.copyfile(database, newer)

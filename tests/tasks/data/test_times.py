@@ -15,6 +15,7 @@ from storage.layout import Layout
 from tasks.data.dataset import read_dataset
 from tasks.data.splits import TEST_SHARE, split_rows
 from tasks.data.times import with_times
+from tests.tasks.data.test_splits import read
 
 SHUFFLED = np.random.default_rng(0).permutation(40)
 ROWS = pl.DataFrame(
@@ -26,11 +27,6 @@ ROWS = pl.DataFrame(
         "author": [f"author {i % 4}" for i in range(40)],
     }
 )
-
-
-def read(rows: pl.DataFrame, folder: Path, **asked: Any) -> pl.DataFrame:
-    rows.write_csv(folder / "all.csv")
-    return read_dataset(f"path:{folder / 'all.csv'}", Layout(""), **asked)[1]
 
 
 def test_the_latest_fifth_becomes_the_test_rows_and_rows_stand_in_order(tmp_path: Path) -> None:
