@@ -4,18 +4,13 @@ import hashlib
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
-from itertools import accumulate
 
 import numpy as np
 import polars as pl
-import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from prefect import task
 
 from storage.errors import UserError
-from storage.files import exists, filesystem, write_atomically
 from storage.layout import Layout
 from storage.sources.grammar import parse_source
 from tasks.data.columns import (
@@ -31,6 +26,7 @@ from tasks.data.columns import (
 from tasks.data.labels import alike, in_order
 from tasks.data.reading import SPLIT_NAMES, read_source
 from tasks.data.splits import LEAST_ROWS_PER_CLASS, by_split_column, split_rows, stratified_sample
+from tasks.data.stored_table import fingerprint_table, read_table, store_table
 from tasks.data.targets import task_of, with_classes
 from tasks.data.times import with_times
 from tasks.retries import LONG_S, RETRIED
@@ -42,7 +38,6 @@ MOST_CLASSES = 5_000
 BESIDE = " + "
 """Between the names of several columns."""
 # A shard reads its own rows: few enough that it reads little beside them, enough for one request to be worth it.
-ROWS_PER_GROUP = 1_000
 
 
 @dataclass(frozen=True)
@@ -132,19 +127,10 @@ def prepare_dataset(
         of_saved_states=of_saved_states,
         seed=seed,
     )
-    _store(found.uri, read.drop("place"))
+    store_table(found.uri, read.drop("place"))
     if found.places is not None:
-        _store(found.places, read.select("place"))
+        store_table(found.places, read.select("place"))
     return found
-
-
-def _store(uri: str, table: pl.DataFrame) -> None:
-    """Write a table, unless it lies there already, whole."""
-    there = stored_table(uri)
-    if there is None or not there.equals(table):
-        if exists(uri):
-            log.warning("The data set's table %s is damaged, and is written anew", uri)
-        write_atomically(uri, partial(table.write_parquet, row_group_size=ROWS_PER_GROUP))
 
 
 def read_dataset(
@@ -292,65 +278,11 @@ def read_dataset(
     return found, table
 
 
-def read_table(uri: str, rows: range | None = None, columns: Sequence[str] | None = None) -> pl.DataFrame:
-    """The stored table `row_id int64, text string, label int32, split string`, train rows first.
-
-    rows: a range in steps of one, which is read without the row groups that hold none of it; None is all. columns:
-    those that are read; None is all.
-    """
-    system, path = filesystem(uri)
-    with system.open_input_file(path) as opened, pq.ParquetFile(opened, pre_buffer=True) as file:
-        sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
-        stops = list(accumulate(sizes))
-        rows = range(sum(sizes)) if rows is None else rows
-        groups = [
-            group
-            for group, (stop, size) in enumerate(zip(stops, sizes, strict=True))
-            if stop - size < rows.stop and rows.start < stop
-        ]
-        first = stops[groups[0]] - sizes[groups[0]] if groups else 0
-        read = file.read_row_groups(groups, columns).slice(rows.start - first, len(rows))
-    return pl.DataFrame(read)
-
-
-def targets_of(table: pl.DataFrame) -> NDArray[np.float64]:
-    """The targets of some rows of the stored table, [N, T]."""
-    return table["target"].explode(empty_as_null=False).to_numpy().reshape(len(table), -1)
-
-
 def read_places(dataset: Dataset, start: int = 0, stop: int | None = None) -> NDArray[np.int64]:
     """The places of some rows in the source, [n], of a set that was prepared for saved states."""
     assert dataset.places is not None
     rows = None if stop is None else range(start, stop)
     return read_table(dataset.places, rows)["place"].to_numpy()
-
-
-def stored_table(uri: str) -> pl.DataFrame | None:
-    """`read_table` of all rows; None where there is no table, or one that cannot be read."""
-    try:
-        return read_table(uri)
-    except (OSError, pa.ArrowException, pl.exceptions.PolarsError):
-        return None
-
-
-def fingerprint_table(
-    table: pl.DataFrame, classes: tuple[str, ...], target_names: tuple[str, ...] = ()
-) -> str:
-    """32 hex digits of a SHA-256 over every text, label, pair, target and split in order, and the classes' names."""
-    whole = hashlib.sha256()
-    for name in (*classes, *target_names):
-        whole.update(f"{len(name)}:{name}".encode())
-    for text, label, split in table.select("text", "label", "split").iter_rows():
-        encoded = text.encode()
-        whole.update(f"|{split}:{label}:{len(encoded)}:".encode() + encoded)
-    if "pair" in table.columns:
-        for texts in table["pair"]:
-            for text in texts:
-                encoded = text.encode()
-                whole.update(f"|{len(encoded)}:".encode() + encoded)
-    if "target" in table.columns:
-        whole.update(targets_of(table).tobytes())
-    return whole.hexdigest()[:32]
 
 
 def _check_classes(

@@ -20,7 +20,8 @@ from torch import Tensor
 
 from storage.layout import Layout
 from storage.staged import is_staged, rows_of, stage
-from tasks.data.dataset import Dataset, read_table
+from tasks.data.dataset import Dataset
+from tasks.data.stored_table import read_table
 from tasks.embedding.attention_measures import MEASURES, measure_texts
 from tasks.embedding.calibration import budgets_of
 from tasks.embedding.embed import plan_batches, workers_of

@@ -16,7 +16,8 @@ from storage.errors import UserError
 from storage.files import read_bytes, remove_file, write_file
 from storage.layout import Layout
 from storage.manifest import write_manifest
-from tasks.data.dataset import Dataset, read_table
+from tasks.data.dataset import Dataset
+from tasks.data.stored_table import read_table
 from tasks.embedding.calibration import Calibration, budgets_of, calibrate
 from tasks.embedding.comparison import NarrowDtypeError
 from tasks.embedding.embed import EmbeddedTexts, check_layers, check_poolings, check_tokens, embed_tokens

@@ -11,7 +11,8 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from storage.cache import cache_folder
 from storage.manifest import DamagedManifestError, read_manifest, write_manifest
-from tasks.data.dataset import Dataset, read_table
+from tasks.data.dataset import Dataset
+from tasks.data.stored_table import read_table
 from tasks.embedding.description import load_tokenizer, text_config
 from tasks.embedding.families import family_row
 from tasks.embedding.model import ModelFolder, folder_here

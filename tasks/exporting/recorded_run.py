@@ -20,7 +20,8 @@ from storage.results import query
 from storage.sources.grammar import parse_source
 from storage.sources.states import are_saved_states
 from storage.staged import DamagedPartError
-from tasks.data.dataset import Dataset, fingerprint_table, stored_table
+from tasks.data.dataset import Dataset
+from tasks.data.stored_table import fingerprint_table, stored_table
 from tasks.embedding.embedding_set import finished_shard
 from tasks.embedding.model import ModelFolder, brings_code, resolve_model
 from tasks.embedding.set_records import EmbeddingSet, kept_plan

@@ -17,7 +17,7 @@ from prefect import task
 from storage.embeddings import read_layer
 from storage.staged import is_staged, keyed, read_part, rows_of, stage
 from tasks.curves import LayerOfRun
-from tasks.data.dataset import read_table, targets_of
+from tasks.data.stored_table import read_table, targets_of
 from tasks.numerics.cores import side_by_side, use_threads
 from tasks.numerics.distances import FLOAT64_ROWS
 from tasks.retries import LONG_S, RETRIED

@@ -19,7 +19,8 @@ from storage.embeddings import read_layer, write_shard
 from storage.errors import UserError
 from storage.layout import Layout
 from storage.manifest import read_manifest, write_manifest
-from tasks.data.dataset import Dataset, prepare_dataset, read_table
+from tasks.data.dataset import Dataset, prepare_dataset
+from tasks.data.stored_table import read_table
 from tasks.embedding import embedding_set, loading
 from tasks.embedding.calibration import budgets_of
 from tasks.embedding.embed import embed_tokens

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from storage.embeddings import read_layer
 from storage.errors import UserError
 from storage.layout import Layout
-from tasks.data.dataset import Dataset, prepare_dataset, read_table
+from tasks.data.dataset import Dataset, prepare_dataset
+from tasks.data.stored_table import read_table
 from tasks.embedding.embedding_set import embed_shard, plan_embedding_set
 from tasks.embedding.lengths import resolve_length
 from tasks.embedding.model import resolve_model
