@@ -162,6 +162,38 @@ def test_layers_side_by_side_are_exported_with_the_features_of_each(
     assert "of each of its layers in turn" in (tmp_path / "model" / "README.md").read_text(encoding="utf-8")
 
 
+def test_long_texts_of_pairs_are_split_each_by_itself_and_predicted_so(
+    tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (train, labels), (test, truth) = planted(80, 2), planted(40, 3)
+    # Of a pair the first alone is long in train, both in test.
+    train, test = (
+        [(f"{one} " * 6, other) for one, other in train],
+        [(f"{a} " * 6, f"{b} " * 5) for a, b in test],
+    )
+    asked = {
+        "text_pairs": "features",
+        "max_length": 8,
+        "long_texts": "split",
+        "storage": str(tmp_path / "out"),
+    }
+    answer = layerscout.sweep(f"path:{tiny_model}", train, labels, test=(test, truth), **asked, **ASKED)
+    made = answer.tables["embedding_set"].row(0, named=True)
+    # 12 words are two windows of 8, 10 words too: 80 · (16 + 2) + 40 · (16 + 16) tokens of 160 + 80 texts, 160 long.
+    assert (made["tokens"], made["split_tokens"]) == (80 * 18 + 40 * 32, 8 * 160)
+    assert made["split_share"] == pytest.approx(160 / 240)
+    dataset = answer.tables["run"]["dataset_id"][0]
+    show_plan(
+        SweepParameters(
+            model=f"path:{tiny_model}", dataset=dataset, text_column=PAIR_COLUMNS, **asked, **ASKED
+        )
+    )
+    assert f"{made['tokens']:,} tokens" in " ".join(capsys.readouterr().out.split())
+    found = answer.export(tmp_path / "model")
+    assert (found.accuracy, found.agreement) == (answer.accuracy, 1)
+    np.testing.assert_allclose(embed(tmp_path / "model", test), answer.encode(test), atol=1e-5)
+
+
 def test_what_cannot_be_is_refused_in_words(
     answer: layerscout.Answer, tiny_model: Path, tmp_path: Path
 ) -> None:
