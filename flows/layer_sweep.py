@@ -40,12 +40,11 @@ from tasks.embedding.embedding_set import (
     ShardOutcome,
     embed_shard,
     embed_shard_task,
-    plan_embedding_set_task,
     recorded_shards,
-    settle_plan,
     using_embeddings,
 )
 from tasks.embedding.model import ModelFolder, resolve_model_task
+from tasks.embedding.set_plan import plan_embedding_set_task, settle_plan
 from tasks.embedding.settings import resolve_settings
 from tasks.machine import CORES
 from tasks.reporting.artifacts import ReportFiles, report_task

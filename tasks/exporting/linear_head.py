@@ -18,7 +18,8 @@ from storage.layout import Layout
 from storage.staged import DamagedPartError, read_staged
 from tasks.choosing.audit import Right
 from tasks.data.stored_table import targets_of
-from tasks.embedding.embedding_set import delete_embeddings, embed_shard, plan_embedding_set
+from tasks.embedding.embedding_set import delete_embeddings, embed_shard
+from tasks.embedding.set_plan import plan_embedding_set
 from tasks.embedding.set_records import EmbeddingSet
 from tasks.embedding.settings import Settings
 from tasks.embedding.tokens import OVERLAP

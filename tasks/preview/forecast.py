@@ -15,9 +15,9 @@ from storage.layout import Layout
 from tasks.data.dataset import Dataset
 from tasks.embedding.backbone import find_blocks
 from tasks.embedding.description import empty_model, load_tokenizer
-from tasks.embedding.embedding_set import BATCHES_PER_SHARD, SECONDS_PER_SHARD
 from tasks.embedding.model import ModelFolder
 from tasks.embedding.prompts import with_prompt
+from tasks.embedding.set_plan import BATCHES_PER_SHARD, SECONDS_PER_SHARD
 from tasks.embedding.set_records import kept_calibration, kept_plan
 from tasks.embedding.settings import Settings, embedding_set_id
 from tasks.embedding.shards import plan_shards

@@ -21,17 +21,12 @@ from storage.layout import Layout
 from storage.manifest import read_manifest, write_manifest
 from tasks.data.dataset import Dataset, prepare_dataset
 from tasks.data.stored_table import read_table
-from tasks.embedding import embedding_set, loading
+from tasks.embedding import embedding_set, loading, set_plan
 from tasks.embedding.calibration import budgets_of
 from tasks.embedding.embed import embed_tokens
-from tasks.embedding.embedding_set import (
-    embed_shard,
-    plan_embedding_set,
-    recorded_shards,
-    settle_plan,
-    using_embeddings,
-)
+from tasks.embedding.embedding_set import embed_shard, recorded_shards, using_embeddings
 from tasks.embedding.model import ModelFolder, load_model, resolve_model
+from tasks.embedding.set_plan import plan_embedding_set, settle_plan
 from tasks.embedding.set_records import EmbeddingSet, calibration_file, kept_calibration
 from tasks.embedding.settings import Settings, embedding_set_id, resolve_settings
 from tasks.embedding.shards import Shard
@@ -115,7 +110,7 @@ def test_a_set_is_calibrated_once_it_is_worth_it(
     kept = kept_calibration(measured.id)
     assert kept is not None
     assert measured.token_budget == kept.token_budget in budgets
-    monkeypatch.setattr(embedding_set, "calibrate", None)
+    monkeypatch.setattr(set_plan, "calibrate", None)
     assert plan_embedding_set(Layout(str(tmp_path / "second")), dataset, model, SETTINGS) == measured
 
 
@@ -125,15 +120,15 @@ def test_a_set_whose_blocks_are_streamed_is_the_same_set_in_fewer_shards(
     """The same id, since no number differs; nothing is calibrated, and a shard is as large as may be."""
     layout, whole, dataset, model = planned
     asked = replace(SETTINGS, stream_blocks=True)
-    monkeypatch.setattr(embedding_set, "calibrate", None)
+    monkeypatch.setattr(set_plan, "calibrate", None)
     elsewhere = Layout(str(tmp_path / "streamed"))
     streamed = plan_embedding_set(elsewhere, dataset, model, asked)
     assert streamed.id == whole.id
-    assert len(streamed.shards) == max(1, streamed.tokens // embedding_set.STREAMED_TOKENS[0])
-    monkeypatch.setattr(embedding_set, "STREAMED_SHARE", 0.0)
+    assert len(streamed.shards) == max(1, streamed.tokens // set_plan.STREAMED_TOKENS[0])
+    monkeypatch.setattr(set_plan, "STREAMED_SHARE", 0.0)
     cut = plan_embedding_set(Layout(str(tmp_path / "little")), dataset, model, asked)
     assert len(cut.shards) == max(
-        1, cut.tokens // (cut.token_budget * embedding_set.BATCHES_PER_SHARD)
+        1, cut.tokens // (cut.token_budget * set_plan.BATCHES_PER_SHARD)
     )  # as without streaming, where memory has no room for more
     found = [
         [embed_shard(place, plan, shard, dataset, model, settings).uri for shard in plan.shards]

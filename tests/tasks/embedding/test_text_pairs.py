@@ -16,9 +16,10 @@ from storage.errors import UserError
 from storage.layout import Layout
 from tasks.data.dataset import Dataset, prepare_dataset
 from tasks.data.stored_table import read_table
-from tasks.embedding.embedding_set import embed_shard, plan_embedding_set
+from tasks.embedding.embedding_set import embed_shard
 from tasks.embedding.lengths import resolve_length
 from tasks.embedding.model import resolve_model
+from tasks.embedding.set_plan import plan_embedding_set
 from tasks.embedding.set_records import EmbeddingSet
 from tasks.embedding.settings import Settings, embedding_set_id
 from tasks.embedding.text_pairs import pair_features, texts_of

@@ -14,8 +14,8 @@ from tokenizers import processors
 from storage.errors import UserError
 from storage.layout import Layout
 from tasks.data.dataset import prepare_dataset
-from tasks.embedding.embedding_set import plan_embedding_set
 from tasks.embedding.model import resolve_model
+from tasks.embedding.set_plan import plan_embedding_set
 from tasks.embedding.settings import Settings
 from tasks.preview.forecast import count_tokens
 from tasks.preview.refusal import refuse_early
