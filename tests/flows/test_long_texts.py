@@ -155,8 +155,11 @@ def test_it_embeds_new_texts_and_is_exported(
     assert np.abs(by_other[0] - of_folder[0]).max() > 1e-3  # it is cut there, as the card says
     done = subprocess.run(
         [sys.executable, str(out / "predict.py"), long],
-        capture_output=True, text=True, check=True, env=os.environ | {"PYTHONPATH": ""},
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ | {"PYTHONPATH": ""},
+    )
     assert done.stdout.split()[0] in {"sea", "sky", "land"}
 
 
@@ -176,7 +179,8 @@ def test_more_and_more_rows_are_read_whole(data: Path, tiny_model: Path, tmp_pat
     TEST.write_csv(folder / "test.csv")
     raced = unrecorded_sweep(asked(tiny_model, folder, tmp_path / "race", until_confident=0.5))
     assert raced.tables["embedding_set"]["split_share"][0] > 0
-    rows = raced.raced.parameters.max_train_rows if raced.raced else None
+    assert raced.raced is not None
+    rows = raced.raced.parameters.max_train_rows
     alone = unrecorded_sweep(
         asked(tiny_model, folder, tmp_path / "alone", max_train_rows=rows, row_order="sampled")
     )

@@ -159,9 +159,12 @@ def test_blocks_that_are_read_one_after_the_other(tmp_path):
 
 @settings(max_examples=200, deadline=None)
 @given(
-    own=st.integers(1, 400), room=st.integers(1, 60), before=st.integers(0, 4), after=st.integers(0, 3),
+    own=st.integers(1, 400),
+    room=st.integers(1, 60),
+    before=st.integers(0, 4),
+    after=st.integers(0, 3),
     causal=st.booleans(),
-)  # fmt: skip
+)
 def test_windows_take_every_token_once_and_are_no_more_than_needed(own, room, before, after, causal):
     length, most = own + before + after, room + before + after
     if own <= room:
