@@ -37,8 +37,9 @@ from storage.staged import keyed, stage
 from tasks.choosing.curve_choice import choose
 from tasks.curves import CurveOfRun, LayerOfRun, curves_of, layers_of
 from tasks.data.dataset import prepare_dataset
-from tasks.embedding.embedding_set import embed_shard, plan_embedding_set
+from tasks.embedding.embedding_set import embed_shard
 from tasks.embedding.model import resolve_model
+from tasks.embedding.set_plan import plan_embedding_set
 from tasks.embedding.settings import resolve_settings
 from tasks.machine import CORES
 from tasks.numerics.cores import side_by_side

@@ -30,8 +30,8 @@ from benchmarks.qwen import join
 from flows.parameters import SweepParameters
 from flows.unrecorded_sweep import unrecorded_sweep
 from tasks.embedding.embed import choose_dtype, embed_texts
-from tasks.embedding.embedding_set import STREAMED_TOKENS
 from tasks.embedding.model import load_model, resolve_model
+from tasks.embedding.set_plan import STREAMED_TOKENS
 from tasks.embedding.shards import plan_shards
 from tasks.embedding.tokens import tokenise
 from tasks.vocabulary import NormState, Pooling

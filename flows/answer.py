@@ -119,14 +119,16 @@ class Answer:
         """Embeddings of any texts at the chosen layer, float32 [N, D], in the dtype that the sweep computed in.
 
         Args:
-            texts: a column of strings.
-            together: of the layers side by side (`layers`), [N, S·D].
+            texts: a column of strings; where the sweep took the features of text pairs, pairs as it does, and what
+                comes is their features, [N, 4·D].
+            together: of the layers side by side (`layers`), [N, S·D], of pairs [N, S·4·D].
             trust_remote_code: run the Python code that the model brings, where the sweep did.
 
         Raises:
             UserError: the model is not what the run saw, a text is empty, or no layers stand side by side.
         """
-        from tasks.data.in_memory import as_texts
+        from tasks.data.in_memory import as_pairs, as_texts
+        from tasks.embedding.text_pairs import flat
         from tasks.exporting.recorded_run import cut_of, find_recorded_run
         from tasks.exporting.whole_model import embed_cut, load_whole
 
@@ -134,7 +136,8 @@ class Answer:
             self._recorded = find_recorded_run(self.layout, self.run_id, trust_remote_code=trust_remote_code)
         run = self._recorded
         cut = cut_of(run, together=together)
-        return embed_cut(run, load_whole(run, run.settings.dtype), cut, as_texts(texts))
+        own = flat(as_pairs(texts)) if run.of_pairs else as_texts(texts)
+        return embed_cut(run, load_whole(run, run.settings.dtype), cut, own)
 
     def export(
         self,

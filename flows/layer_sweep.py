@@ -40,12 +40,11 @@ from tasks.embedding.embedding_set import (
     ShardOutcome,
     embed_shard,
     embed_shard_task,
-    plan_embedding_set_task,
     recorded_shards,
-    settle_plan,
     using_embeddings,
 )
 from tasks.embedding.model import ModelFolder, resolve_model_task
+from tasks.embedding.set_plan import plan_embedding_set_task, settle_plan
 from tasks.embedding.settings import resolve_settings
 from tasks.machine import CORES
 from tasks.reporting.artifacts import ReportFiles, report_task
@@ -61,7 +60,7 @@ from tasks.scoring.layer_scores import (
 from tasks.scoring.left_out import leave_out, leave_out_task
 from tasks.scoring.projection import project_task
 from tasks.scoring.text_baseline import score_text_task
-from tasks.vocabulary import NO_PROMPT
+from tasks.vocabulary import NO_PROMPT, LongTexts
 
 # Versions that can change a number, kept with the run.
 RECORDED_VERSIONS = (
@@ -361,17 +360,21 @@ def asked_of(parameters: SweepParameters) -> dict[str, Any]:
     if len(parameters.text_column) < 2:  # as before there could be several
         asked["text_column"] = next(iter(parameters.text_column), None)
         del asked["joined_by"]
+    if parameters.text_pairs == "joined":
+        del asked["text_pairs"]  # as before there was a choice
     if len(parameters.label_column) < 2:
         asked["label_column"] = next(iter(parameters.label_column), None)
     if parameters.task == "auto":
         del asked["task"]  # the data set's own fingerprint says what it came to
+    if parameters.long_texts is LongTexts.CUT:
+        del asked["long_texts"]  # as before there was a choice
     if parameters.row_order == "source":
         del asked["row_order"]  # as before there was a choice
     if parameters.prompt == NO_PROMPT:
         del asked["prompt"]  # a run without one is what it was before there were any
     # A set of scores, whichever was asked for first.
     asked["criterion"] = sorted(asked["criterion"])
-    for name in ("encoding", "split_column", "group_column", "attention_rows"):
+    for name in ("encoding", "split_column", "group_column", "time_column", "attention_rows"):
         if asked[name] is None:
             del asked[name]  # as before there was a choice, so that older runs keep their ids
     return asked

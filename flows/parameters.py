@@ -13,11 +13,13 @@ from tasks.vocabulary import (
     PROMPTS,
     TEXT,
     AskedTask,
+    LongTexts,
     Metric,
     NormState,
     Pooling,
     Precision,
     ProbeProtocol,
+    TextPairs,
 )
 
 # Of the columns that hold them.
@@ -28,8 +30,10 @@ DEFAULT_STORAGE = os.environ.get("LAYERSCOUT_STORAGE", "layerscout-out")
 # What is asked of a model that runs, and of none whose states somebody saved.
 _OF_THE_MODEL = (
     "prompt",
+    "text_pairs",
     "norm_state",
     "max_length",
+    "long_texts",
     "dtype",
     "device",
     "token_budget",
@@ -85,7 +89,7 @@ class AskedOfAll(BaseModel):
         le=LARGEST_INTEGER,
         title="Attention rows",
         description="Train texts of which every block's attention is measured; it describes the model and chooses no "
-        "layer. 200 when left out, and no more than one in forty of the rows; 0: none.",
+        "layer. 200 when left out, and no more than one in sixty of the rows; 0: none.",
     )
     together: int = Field(
         3,
@@ -133,6 +137,12 @@ class AskedOfAll(BaseModel):
         title="Joined by",
         description="What stands between the texts of several columns; a line break, if nothing else.",
     )
+    text_pairs: TextPairs = Field(
+        "joined",
+        title="Text pairs",
+        description="Of two text columns. joined: one text. features: each text is embedded by itself, u and v, and a "
+        "row's features are [u, v, |u - v|, u * v].",
+    )
     label_column: tuple[str, ...] = Field(
         (),
         title="Label column",
@@ -155,6 +165,12 @@ class AskedOfAll(BaseModel):
         None,
         title="Group column",
         description="Such as an author or a document: its rows never stand in train and in test both.",
+    )
+    time_column: str | None = Field(
+        None,
+        title="Time column",
+        description="Of dates or numbers: no test row is earlier than a train row. Without a test split, the latest "
+        "fifth of the rows becomes it.",
     )
     encoding: str | None = Field(
         None,
@@ -223,6 +239,12 @@ class AskedOfAll(BaseModel):
         title="Maximum length",
         description="Tokens of a text that are read; the rest is cut. auto: 128, 256, 384 or 512, the first that reads "
         "99 % of the texts whole, and no more than the model has positions.",
+    )
+    long_texts: LongTexts = Field(
+        LongTexts.CUT,
+        title="Long texts",
+        description="Texts of more tokens than max_length. cut: the rest is not read. split: all is read, in windows "
+        "of max_length tokens that overlap by a quarter and are pooled as one text.",
     )
     max_layer: int | None = Field(
         None,
@@ -333,10 +355,12 @@ class AskedOfAll(BaseModel):
             include={
                 "text_column",
                 "joined_by",
+                "text_pairs",
                 "label_column",
                 "task",
                 "split_column",
                 "group_column",
+                "time_column",
                 "encoding",
                 "max_train_rows",
                 "max_test_rows",

@@ -14,8 +14,9 @@ from storage.layout import Layout
 from storage.sources.states import are_saved_states
 from tasks.choosing.race import Contender, Course, Step, judge_step, step_sizes
 from tasks.data.dataset import Dataset
-from tasks.embedding.embedding_set import embed_shard, settle_plan, using_embeddings
+from tasks.embedding.embedding_set import embed_shard, using_embeddings
 from tasks.embedding.model import ModelFolder
+from tasks.embedding.set_plan import settle_plan
 from tasks.embedding.set_records import EmbeddingSet
 from tasks.embedding.settings import Settings
 from tasks.machine import CORES

@@ -12,7 +12,7 @@ from tasks.embedding.settings import Settings
 from tasks.embedding.words import without_cut_words
 from tasks.scoring.criteria import OF_SINGLE_ROWS
 from tasks.scoring.layer_scores import ScoringSettings
-from tasks.vocabulary import NO_PROMPT, ProbeProtocol, Task
+from tasks.vocabulary import NO_PROMPT, LongTexts, ProbeProtocol, Task
 
 
 def check_task(parameters: SweepParameters, dataset: Dataset) -> None:
@@ -48,10 +48,15 @@ def _check_words(parameters: SweepParameters, dataset: Dataset) -> None:
             f"--attention-rows {parameters.attention_rows} is of whole texts, {told}. Leave it out; a sweep of "
             "the same texts with one label each measures it."
         )
+    if parameters.long_texts is LongTexts.SPLIT:
+        raise UserError(
+            f"--long-texts split joins what windows say of a whole text, {told}, and a word has its tokens in one of "
+            "them. Leave it out: words beyond --max-length are counted and not scored."
+        )
     for pooling in parameters.pooling:
         if pooling not in WORD_POOLINGS:
             raise UserError(
-                f"--pooling {pooling} leaves out tokens of a whole text, {told}, whose own tokens are pooled. Take of "
+                f"--pooling {pooling} is of a whole text, {told}, whose own tokens are pooled. Take of "
                 f"{', '.join(WORD_POOLINGS)}."
             )
     for criterion in parameters.criterion:
@@ -104,6 +109,7 @@ def settings_of(
         storage_dtype=parameters.storage_dtype,
         prompt=prompt,
         stream_blocks=parameters.stream_blocks,
+        long_texts=parameters.long_texts,
     )
 
 

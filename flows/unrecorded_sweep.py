@@ -27,13 +27,9 @@ from tasks.choosing.together import audit_together, choose_together, is_found_to
 from tasks.curves import curves_of, drawn_layers, layers_of
 from tasks.data.dataset import prepare_dataset
 from tasks.embedding.attention import attention_texts, is_measured, measure_attention
-from tasks.embedding.embedding_set import (
-    embed_shard,
-    recorded_shards,
-    settle_plan,
-    using_embeddings,
-)
+from tasks.embedding.embedding_set import embed_shard, recorded_shards, using_embeddings
 from tasks.embedding.model import resolve_model
+from tasks.embedding.set_plan import settle_plan
 from tasks.machine import CORES, hold
 from tasks.reporting.artifacts import write_report
 from tasks.reporting.run_record import Execution, SweepRecord, collect, stage_run

@@ -30,10 +30,8 @@ def filesystem(uri: str) -> tuple[fs.FileSystem, str]:
     if "://" in uri:
         try:
             return fs.FileSystem.from_uri(_bounded(uri))
-        except (
-            ValueError,
-            NotImplementedError,
-        ) as error:  # a scheme that pyarrow does not know, or was built without
+        # A scheme that pyarrow does not know, and one that it was built without.
+        except (ValueError, NotImplementedError) as error:
             raise _no_place(uri, error) from error
         except OSError as error:
             # S3 asks the network already here, and may answer later; HDFS only looks for its libraries.

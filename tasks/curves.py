@@ -11,7 +11,8 @@ import polars as pl
 
 from storage.layout import Layout
 from storage.staged import read_staged
-from tasks.data.dataset import Dataset, read_table
+from tasks.data.dataset import Dataset
+from tasks.data.stored_table import read_table
 from tasks.embedding.set_records import EmbeddingSet
 from tasks.numerics.clusters import shares_of_clusters
 from tasks.vocabulary import NormState, Pooling, Task

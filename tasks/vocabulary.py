@@ -31,6 +31,8 @@ class Task(StrEnum):
 
 
 AskedTask = Literal["auto", "single-label", "multi-label", "regression", "token-classification"]
+TextPairs = Literal["joined", "features"]
+"""What is made of a row's two texts: one text, or an embedding of each and the features of both."""
 
 
 class Pooling(StrEnum):
@@ -49,6 +51,22 @@ class Pooling(StrEnum):
     """The first token: `[CLS]` in BERT-like encoders."""
     MAX = "max"
     """Per dimension, the largest value over all tokens."""
+    ATTENTION_SUMMARY = "attention_summary"
+    """Mean over the text's own tokens, weighted by what the token attends to that stands for the text: a decoder's
+    last, an encoder's first. Of the block that reads the layer, mean over heads; the last layer is weighted as its own
+    block has attended. Never on the first token, which is an attention sink, unless there is no other; of a text that
+    has no token of its own, on all others."""
+    ATTENTION_RECEIVED = "attention_received"
+    """The same, weighted by the attention that each token receives of those that may see it."""
+
+
+class LongTexts(StrEnum):
+    """What becomes of a text that is longer than the maximum length."""
+
+    CUT = "cut"
+    """The rest is not read."""
+    SPLIT = "split"
+    """All of it is read, in windows that overlap, and pooled as one text."""
 
 
 class NormState(StrEnum):

@@ -7,8 +7,8 @@ from typing import Literal
 import psutil
 import torch
 
-from tasks.embedding.embedding_set import STREAMED_SHARE
 from tasks.embedding.model import ModelFolder
+from tasks.embedding.set_plan import STREAMED_SHARE
 from tasks.embedding.settings import Settings
 from tasks.embedding.stored_blocks import WEIGHTS_SHARE, weights_bytes
 from tasks.machine import ANY_GPU, CORES

@@ -3,7 +3,6 @@
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 import torch
@@ -22,20 +21,21 @@ from storage.results import check_database
 from storage.sources.states import are_saved_states
 from tasks.choosing.race import step_sizes
 from tasks.data.dataset import Dataset, read_dataset
-from tasks.data.tagged_words import texts_of
 from tasks.embedding.embed import check_layers
 from tasks.embedding.lengths import STEPS, counted_rows, covering, positions_of
 from tasks.embedding.model import SAVED_STATES, ModelFolder, resolve_model
 from tasks.embedding.prompts import resolve_prompt
+from tasks.embedding.row_tokens import uncut_texts
 from tasks.embedding.saved_states import open_states
-from tasks.embedding.settings import resolve_settings
+from tasks.embedding.settings import Settings, resolve_settings
 from tasks.embedding.states_set import check_states
-from tasks.preview.forecast import Forecast, count_tokens, forecast_scoring, forecast_sweep
+from tasks.embedding.text_pairs import FORMULA, texts_a_row
+from tasks.preview.forecast import Forecast, count_tokens, forecast_scoring, forecast_sweep, row_width
 from tasks.preview.inspection import Inspection, Lengths, inspect_table, warnings_of
 from tasks.preview.refusal import refuse_early
 from tasks.reporting.answer import one_line
 from tasks.scoring.criteria import check_criteria
-from tasks.vocabulary import AskedTask, Task
+from tasks.vocabulary import AskedTask, LongTexts, Task, TextPairs
 
 MOST_CLASSES_SHOWN = 30
 
@@ -45,10 +45,12 @@ def show_inspection(
     *,
     text_column: Sequence[str],
     joined_by: str,
+    text_pairs: TextPairs = "joined",
     label_column: Sequence[str],
     task: AskedTask = "auto",
     split_column: str | None = None,
     group_column: str | None = None,
+    time_column: str | None = None,
     encoding: str | None,
     model: str | None,
     max_length: int | None,
@@ -76,10 +78,12 @@ def show_inspection(
             Layout(""),
             text_column=text_column,
             joined_by=joined_by,
+            text_pairs=text_pairs,
             label_column=label_column,
             task=task,
             split_column=split_column,
             group_column=group_column,
+            time_column=time_column,
             encoding=encoding,
             of_saved_states=saved,
         )
@@ -88,7 +92,7 @@ def show_inspection(
             check_states(states, table["place"].to_numpy(), found.source_rows)
         elif model is not None:
             folder = resolve_model(model, weights=False)
-            tokens = count_tokens(folder, _texts(table))
+            tokens = count_tokens(folder, uncut_texts(table))
             max_length = max_length or covering(tokens[counted_rows(len(tokens))], positions_of(folder))
         seen = inspect_table(table, found.classes, token_counts=tokens, max_length=max_length)
     _show_dataset(console, found, seen)
@@ -113,7 +117,7 @@ def show_plan(parameters: SweepParameters) -> None:
         prompt = resolve_prompt(parameters.prompt, dataset, model, trust_remote_code=trust)
         tokens = count_tokens(
             model,
-            _texts(table),
+            uncut_texts(table),
             max_length=parameters.length_asked or STEPS[-1],
             prompt=prompt,
             trust_remote_code=trust,
@@ -123,9 +127,10 @@ def show_plan(parameters: SweepParameters) -> None:
         )
         asked = settings_of(parameters, prompt, length)
         settings = resolve_settings(asked, model)
-        refuse_early(model, settings, tokens)
+        refuse_early(model, settings, tokens.reshape(-1, texts_a_row(table)).max(axis=1))
         plan = forecast_sweep(layout, dataset, model, settings, tokens)
-        seen = inspect_table(table, dataset.classes, token_counts=tokens, max_length=length)
+        cut = length if settings.long_texts is LongTexts.CUT else None
+        seen = inspect_table(table, dataset.classes, token_counts=tokens, max_length=cut)
         size = plan.parameters * getattr(torch, settings.dtype).itemsize
         there = None if parameters.runner_address else plan_slots(model, settings, parameters.runner, size)
     # On a CPU all cores work whatever the slots; of several GPUs each takes a part.
@@ -133,7 +138,7 @@ def show_plan(parameters: SweepParameters) -> None:
     layers = (parameters.max_layer or model.layers) + 1
     scored = layers * len(settings.poolings) * len(settings.norm_states)
     with working("Scoring a made-up layer to see how long it takes"):
-        scoring = forecast_scoring(dataset, model.hidden_size, scored, scoring_of(parameters))
+        scoring = forecast_scoring(dataset, row_width(dataset, model), scored, scoring_of(parameters))
     console = Console(highlight=False)
     _rows(
         console,
@@ -141,11 +146,11 @@ def show_plan(parameters: SweepParameters) -> None:
             ("model", f"{model.id}: {model.family}, {model.layers} blocks, {plan.parameters:,} parameters"),
             ("data set", f"{dataset.id}: {dataset.train_rows:,} train and {dataset.test_rows:,} test rows"),
             ("classes", f"{len(dataset.classes)}"),
+            *_pairs(dataset),
             *([] if settings.prompt is None else [("prompt", one_line(settings.prompt))]),
             (
                 "texts",
-                f"{plan.tokens:,} tokens, {plan.cut_share:.1%} of the texts cut at {settings.max_length}"
-                + ("" if parameters.length_asked else " (--max-length auto)"),
+                _lengths(plan, settings) + ("" if parameters.length_asked else " (--max-length auto)"),
             ),
             ("plan", f"{settings.dtype} on {settings.device}, {_shards(plan)}"),
             *([("slots", there.words)] if there is not None and there.words else []),
@@ -157,6 +162,17 @@ def show_plan(parameters: SweepParameters) -> None:
     )
     _show_warnings(console, dataset, seen)
     console.print("Nothing was run: leave out --dry-run to sweep.")
+
+
+def _lengths(plan: Forecast, settings: Settings) -> str:
+    """How many tokens are read, and what becomes of long texts."""
+    if settings.long_texts is LongTexts.CUT:
+        return f"{plan.tokens:,} tokens, {plan.cut_share:.1%} of the texts cut at {settings.max_length}"
+    more = plan.tokens / max(plan.tokens - plan.split_tokens, 1)
+    return (
+        f"{plan.tokens:,} tokens, {plan.split_share:.1%} of the texts in windows of {settings.max_length}: "
+        f"{more:.2f} times as many as cut"
+    )
 
 
 def _steps(parameters: SweepParameters, dataset: Dataset) -> list[tuple[str, str]]:
@@ -219,6 +235,7 @@ def _show_dataset(console: Console, dataset: Dataset, seen: Inspection) -> None:
         [
             ("data set", dataset.id),
             ("columns", f"text: {dataset.text_column or 'none'}, label: {dataset.label_column}"),
+            *_pairs(dataset),
             *([] if dataset.task is Task.SINGLE_LABEL else [("task", _task(dataset))]),
             ("rows", _counted(dataset, seen)),
             *([] if lengths is None else _of_texts(seen, lengths)),
@@ -237,13 +254,6 @@ def _show_dataset(console: Console, dataset: Dataset, seen: Inspection) -> None:
         console.print(f"… and {seen.classes.height - MOST_CLASSES_SHOWN} more classes")
 
 
-def _texts(table: pl.DataFrame) -> list[Any]:
-    """Each text, or the list of its words."""
-    if "text_id" in table.columns:
-        return texts_of(table)["words"].to_list()
-    return table["text"].to_list()
-
-
 def _counted(dataset: Dataset, seen: Inspection) -> str:
     if dataset.words is None:
         return f"{seen.train_rows:,} train, {seen.test_rows:,} test"
@@ -251,6 +261,13 @@ def _counted(dataset: Dataset, seen: Inspection) -> str:
         f"{dataset.train_rows:,} words of {seen.train_rows:,} texts train, {dataset.test_rows:,} words of "
         f"{seen.test_rows:,} texts test"
     )
+
+
+def _pairs(dataset: Dataset) -> list[tuple[str, str]]:
+    """That each text of a row is embedded by itself, where it is."""
+    if dataset.text_pairs == "joined":
+        return []
+    return [("text pairs", f"each text by itself; a row is {FORMULA}")]
 
 
 def _task(dataset: Dataset) -> str:
@@ -276,7 +293,7 @@ def _of_texts(seen: Inspection, lengths: Lengths) -> list[tuple[str, str]]:
 
 def _show_warnings(console: Console, dataset: Dataset, seen: Inspection) -> None:
     console.print()
-    for sentence in warnings_of(seen, test_is_made=dataset.test_is_made):
+    for sentence in warnings_of(seen, test_is_made=dataset.test_is_made, time_column=dataset.time_column):
         console.print(Text.assemble(("note ", "yellow"), printable(sentence)), soft_wrap=True)
 
 

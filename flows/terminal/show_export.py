@@ -37,5 +37,6 @@ def show_export(found: Evidence, out: Path) -> None:
         flag = " --trust-remote-code"
         console.print("The model runs Python code of its own, which lies in the folder.", soft_wrap=True)
     script = shlex.quote(f"{out}/predict.py")
-    for name, place in (("folder", str(out)), ("try it", f'python {script}{flag} "a text"')):
+    texts = '"one text" "its other text"' if found.of_pairs else '"a text"'
+    for name, place in (("folder", str(out)), ("try it", f"python {script}{flag} {texts}")):
         console.print(Text.assemble((f"{name:<11}", "bold"), printable(place)), soft_wrap=True)

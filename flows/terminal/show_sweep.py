@@ -10,7 +10,7 @@ from rich.text import Text
 from flows.layer_sweep import SweepOutcome
 from flows.terminal.query_rows import printable
 from tasks.measures import Measure
-from tasks.reporting.answer import answer_sentence, layer_table, percent
+from tasks.reporting.answer import answer_sentence, layer_table, percent, split_words
 from tasks.reporting.layer_curves import answer_curves
 from tasks.reporting.report_parts import race_steps
 
@@ -27,7 +27,12 @@ def show_outcome(outcome: SweepOutcome, storage: str) -> None:
     embedded = outcome.tables["embedding_set"].row(0, named=True)
     if embedded["tokens"]:  # of saved states nobody here read any
         cut, length = embedded["truncated_share"], embedded["max_length"]
-        console.print(f"{100 * cut:.1f} % of the texts were cut at the maximum length of {length} tokens.")
+        if embedded.get("split_share"):  # of an older version there is none
+            console.print(split_words(embedded), soft_wrap=True)
+        else:
+            console.print(
+                f"{100 * cut:.1f} % of the texts were cut at the maximum length of {length} tokens."
+            )
     console.print()
     flag = "" if storage == "layerscout-out" else f" --storage {shlex.quote(storage)}"
     for name, place in (
@@ -88,12 +93,14 @@ def outcome_as_json(outcome: SweepOutcome) -> dict[str, Any]:
         table: outcome.tables[table].filter("is_answer").row(0, named=True)
         for table in ("layer_choice", "audit")
     }
+    embedded = outcome.tables["embedding_set"].row(0, named=True)
     return {
         "run_id": outcome.run_id,
         "flow_run_id": outcome.flow_run_id,
         "answer": answer_sentence(outcome.tables),
         **answer,
-        "truncated_share": outcome.tables["embedding_set"]["truncated_share"][0],
+        "truncated_share": embedded["truncated_share"],
+        "split_share": embedded.get("split_share"),
         "layer_curve": layer_table(outcome.tables),
         "race": outcome.tables["race_step"].drop("run_id").to_dicts(),
         "database": outcome.layout.results,

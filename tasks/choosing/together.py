@@ -21,7 +21,8 @@ from tasks.choosing.audit import Right
 from tasks.choosing.comparison import Comparison, compare
 from tasks.choosing.curve_choice import CurveChoice, right_on_test
 from tasks.curves import LayerOfRun
-from tasks.data.dataset import Dataset, read_table
+from tasks.data.dataset import Dataset
+from tasks.data.stored_table import read_table
 from tasks.machine import CORES
 from tasks.numerics.clusters import shares_of_clusters
 from tasks.numerics.cores import cores, own_threads

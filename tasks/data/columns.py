@@ -87,6 +87,31 @@ def clean(
     return rows.with_columns(name=_UNNAMED)
 
 
+def check_pair(text: Sequence[str], spec: str, *, of_saved_states: bool) -> None:
+    """Raises UserError where the features of pairs (--text-pairs) cannot be had of these columns."""
+    if of_saved_states:
+        raise UserError(
+            "--text-pairs features embeds both texts of a row, and saved states have one embedding a row: no model "
+            "runs. Leave it out; states that are such features already are swept as they are."
+        )
+    if len(text) != 2:
+        named = ", ".join(text) or "none"
+        raise UserError(
+            f"--text-pairs features takes the two texts of a row from two columns, and of {spec} the text columns are "
+            f"{named}. Name two, --text-column ONE --text-column OTHER, or leave --text-pairs out."
+        )
+    if text[0] == text[1]:
+        raise UserError(
+            f"--text-pairs features compares the texts of two columns, and {text[0]!r} was named as both "
+            "(--text-column). Name another beside it."
+        )
+
+
+def pair_of(frame: pl.DataFrame, text: Sequence[str]) -> pl.Series:
+    """The texts of two columns that `clean` has read, List(String) of two a row."""
+    return frame.select(pl.concat_list(text)).to_series()
+
+
 def _texts(frame: pl.DataFrame, text: str, where: str) -> pl.Series:
     texts = frame[text]
     if texts.dtype != pl.String:

@@ -4,43 +4,47 @@ import hashlib
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
-from itertools import accumulate
 
 import numpy as np
 import polars as pl
-import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from prefect import task
 
 from storage.errors import UserError
-from storage.files import exists, filesystem, write_atomically
 from storage.layout import Layout
 from storage.sources.grammar import parse_source
-from tasks.data.columns import LABEL_COLUMNS, TEXT_COLUMNS, clean, find_column, labelled, shared_columns
-from tasks.data.labels import alike, in_order
+from tasks.data.classes import check_classes, class_names
+from tasks.data.columns import (
+    LABEL_COLUMNS,
+    TEXT_COLUMNS,
+    check_pair,
+    clean,
+    find_column,
+    labelled,
+    pair_of,
+    shared_columns,
+)
+from tasks.data.labels import alike
 from tasks.data.reading import SPLIT_NAMES, read_source
-from tasks.data.splits import LEAST_ROWS_PER_CLASS, by_split_column, split_rows, stratified_sample
+from tasks.data.splits import by_split_column, split_rows, stratified_sample
+from tasks.data.stored_table import fingerprint_table, read_table, store_table
 from tasks.data.tagged_words import (
     WORD_KEYS,
     as_words,
     clean_words,
     fingerprint_words,
-    texts_of,
     word_columns,
+    word_lists,
 )
 from tasks.data.targets import task_of, with_classes
+from tasks.data.times import with_times
 from tasks.retries import LONG_S, RETRIED
-from tasks.vocabulary import AskedTask, Task
+from tasks.vocabulary import AskedTask, Task, TextPairs
 
 log = logging.getLogger(__name__)
 
-MOST_CLASSES = 5_000
 BESIDE = " + "
 """Between the names of several columns."""
-# A shard reads its own rows: few enough that it reads little beside them, enough for one request to be worth it.
-ROWS_PER_GROUP = 1_000
 
 
 @dataclass(frozen=True)
@@ -48,9 +52,10 @@ class Dataset:
     """A clean data set in storage: one Parquet file `row_id, text, label, split`, train rows first.
 
     `label` is an index into `classes`. Where the task is not one class a text, the file has `target` as well, float64
-    [T] a row: 0 or 1 of each of the `target_names`, or the number; and classes are those of `targets`. `test_is_made`
-    says that the source had no test split, so that a seeded stratified fifth of the rows became one; `revision` is the
-    hub's commit or empty.
+    [T] a row: 0 or 1 of each of the `target_names`, or the number; and classes are those of `targets`. Of text pairs
+    whose features are wanted it has `pair`, the row's two texts, and `text` is both joined. `test_is_made` says that
+    the source had no test split, so that a seeded stratified fifth of the rows became one, or the latest ones;
+    `revision` is the hub's commit or empty.
     """
 
     id: str
@@ -71,8 +76,12 @@ class Dataset:
     task: Task = Task.SINGLE_LABEL
     target_names: tuple[str, ...] = ()
     """Of several labels."""
+    text_pairs: TextPairs = "joined"
+    """features: both texts of a row are embedded, each by itself."""
+    time_column: str | None = None
+    """What says that no test row is earlier than a train row."""
     words: str | None = None
-    """Of tags: where the words of each text lie, a row a text (`tagged_words.texts_of`); the rows of the table are
+    """Of tags: where the words of each text lie, a row a text (`tagged_words.word_lists`); the rows of the table are
     words then, `text` is a word, and WORD_KEYS say where it stands. Else None."""
     texts: int = 0
     """Of tags: how many texts the words are of."""
@@ -96,10 +105,12 @@ def prepare_dataset(
     *,
     text_column: str | Sequence[str] | None = None,
     joined_by: str = "\n",
+    text_pairs: TextPairs = "joined",
     label_column: str | Sequence[str] | None = None,
     task: AskedTask = "auto",
     split_column: str | None = None,
     group_column: str | None = None,
+    time_column: str | None = None,
     encoding: str | None = None,
     max_train_rows: int | None = None,
     max_test_rows: int | None = None,
@@ -117,10 +128,12 @@ def prepare_dataset(
         layout,
         text_column=text_column,
         joined_by=joined_by,
+        text_pairs=text_pairs,
         label_column=label_column,
         task=task,
         split_column=split_column,
         group_column=group_column,
+        time_column=time_column,
         encoding=encoding,
         max_train_rows=max_train_rows,
         max_test_rows=max_test_rows,
@@ -130,19 +143,10 @@ def prepare_dataset(
     )
     store_table(found.uri, read.drop("place"))
     if found.words is not None:
-        store_table(found.words, texts_of(read))
+        store_table(found.words, word_lists(read))
     if found.places is not None:
         store_table(found.places, read.select("place"))
     return found
-
-
-def store_table(uri: str, table: pl.DataFrame) -> None:
-    """Write a table, unless it lies there already, whole."""
-    there = stored_table(uri)
-    if there is None or not there.equals(table):
-        if exists(uri):
-            log.warning("The data set's table %s is damaged, and is written anew", uri)
-        write_atomically(uri, partial(table.write_parquet, row_group_size=ROWS_PER_GROUP))
 
 
 def read_dataset(
@@ -151,10 +155,12 @@ def read_dataset(
     *,
     text_column: str | Sequence[str] | None = None,
     joined_by: str = "\n",
+    text_pairs: TextPairs = "joined",
     label_column: str | Sequence[str] | None = None,
     task: AskedTask = "auto",
     split_column: str | None = None,
     group_column: str | None = None,
+    time_column: str | None = None,
     encoding: str | None = None,
     max_train_rows: int | None = None,
     max_test_rows: int | None = None,
@@ -172,12 +178,15 @@ def read_dataset(
         layout: of the storage where the table has its place.
         text_column: found by its name when None or none; several are read as one text.
         joined_by: what stands between the texts of several columns.
+        text_pairs: features keeps the texts of two columns apart too, in the column `pair`, String [2].
         label_column: found by its name when None or none; several say of one label each whether a text has it.
         task: what the labels tell; auto takes lists and several columns for several labels, fractions for a number,
             and all else for a class.
         split_column: says of each row whether it is of train, validation or test, by the names that files of splits
             have; None takes the source's own splits.
         group_column: rows of one group never stand in train and test both; None takes every row for itself.
+        time_column: rows in the order of it, and no test row is earlier than a train row: where there is no test split
+            the latest rows become it. None knows of no time.
         encoding: of text files; None is that of the mark they begin with, or UTF-8.
         max_train_rows: a stratified part of the train rows, at least 2 of every class; None takes all.
         max_test_rows: a stratified part of the test rows; None takes all.
@@ -187,7 +196,8 @@ def read_dataset(
 
     Raises:
         UserError: no such data set or column, a file that cannot be read, an empty text, a missing label, one class
-            only, a class that `test` has and `train` has not, or a group that both have.
+            only, a class that `test` has and `train` has not, a group that both have, or features of pairs without two
+            columns.
     """
     source = parse_source(spec, "dataset")
     read = read_source(source, encoding)
@@ -197,15 +207,13 @@ def read_dataset(
     wanted = [label_column] if isinstance(label_column, str) else [*(label_column or ())]
     tagged = word_columns(read.splits["train"], columns, text, wanted, task, spec)
     if tagged is not None:
-        if of_saved_states:
-            raise UserError(
-                f"{spec} has a tag for each word, and states that somebody saved are of whole texts. Sweep the model "
-                "that they were taken from (--model), or say --task."
-            )
+        _check_tagged(spec, text_pairs, of_saved_states=of_saved_states)
         text, wanted = [tagged[0]], [tagged[1]]
     elif text or not of_saved_states or {each.lower() for each in columns} & {*TEXT_COLUMNS}:
         named = [find_column("text", each, TEXT_COLUMNS, columns, spec) for each in text]
         text = named or [find_column("text", None, TEXT_COLUMNS, columns, spec)]
+    if text_pairs == "features":
+        check_pair(text, spec, of_saved_states=of_saved_states)
     labels: Sequence[str | None] = wanted or [read.label_column]
     of_label = [find_column("label", each, LABEL_COLUMNS, columns, spec) for each in labels]
     if tagged is not None:
@@ -216,7 +224,12 @@ def read_dataset(
         log.info(
             "%s: the task is %s, by what column %s holds (--task)", spec, kind.value, ", ".join(of_label)
         )
-    for role, asked in (("split", split_column), ("group", group_column)):
+    if group_column is not None and time_column is not None:
+        raise UserError(
+            f"--group-column {group_column} and --time-column {time_column} each say which rows are test. Name one; or "
+            "make a column of your own that says train or test, and name it with --split-column."
+        )
+    for role, asked in (("split", split_column), ("group", group_column), ("time", time_column)):
         if asked is not None:
             find_column(role, asked, (), columns, spec)
     cleaned, source_rows = {}, 0
@@ -227,11 +240,16 @@ def read_dataset(
                 rows = clean_words(frame, *tagged, f"{split} of {spec}")
             else:
                 rows = clean(frame, text, joined_by, of_label, kind, f"{split} of {spec}")
+            if text_pairs == "features":
+                rows = rows.with_columns(pair=pair_of(frame, text))
             for role, asked in (("split", split_column), ("group", group_column)):
                 if asked is not None:
                     rows = rows.with_columns(frame[asked].cast(pl.String).alias(role))
             cleaned[split] = rows.with_columns(place=source_rows + pl.int_range(pl.len()))
             source_rows += rows.height
+    if time_column is not None:
+        times = {split: read.splits[split][time_column] for split in cleaned}
+        cleaned = with_times(cleaned, times, f"{spec} (--time-column {time_column})")
     if split_column is not None:
         cleaned = by_split_column(pl.concat(cleaned.values()), f"{spec} (--split-column {split_column})")
     label = BESIDE.join(of_label)
@@ -241,21 +259,26 @@ def read_dataset(
     if not kind.is_one_class:
         classed = with_classes(cleaned, kind, order, spec)
         cleaned, order, names = classed.splits, classed.classes, classed.names
-    train, test = split_rows(cleaned, seed, f"{spec} (--group-column {group_column})")
+    by = f"--group-column {group_column}" if time_column is None else f"--time-column {time_column}"
+    train, test = split_rows(cleaned, seed, f"{spec} ({by})")
     train = stratified_sample(train, max_train_rows, seed, in_turn=in_turn)
     test = stratified_sample(test, max_test_rows, seed)
     texts = train.height + test.height
     if tagged is not None:
         train, test = as_words(train, test)
-    values = _check_classes(train, test, spec, label, order, texts=0 if tagged is None else texts)
-    classes = _class_names(values, train)
+    values = check_classes(train, test, spec, label, order, of_words=tagged is not None)
+    classes = class_names(values, train)
     if doubled := alike(classes):
         log.warning(
             "Classes of %s differ in case or white space alone, and each counts as one of its own: %s",
             spec,
             ", ".join(map(repr, doubled[:6])),
         )
-    told = [*WORD_KEYS] if tagged is not None else [] if kind.is_one_class else ["target"]
+    told = [
+        *([] if text_pairs == "joined" else ["pair"]),
+        *([] if kind.is_one_class else ["target"]),
+        *([] if tagged is None else WORD_KEYS),
+    ]
     numbered = pl.DataFrame({"value": values, "label": np.arange(len(values), dtype=np.int32)})
     table = (
         pl.concat([train.with_columns(split=pl.lit("train")), test.with_columns(split=pl.lit("test"))])
@@ -276,41 +299,31 @@ def read_dataset(
         label_column=label,
         train_rows=train.height,
         test_rows=test.height,
-        words=None if tagged is None else layout.words(fingerprint_words(table)),
-        texts=0 if tagged is None else texts,
         test_is_made="test" not in cleaned,
         places=layout.places(places) if of_saved_states else None,
         source_rows=source_rows,
         task=kind,
         target_names=names,
+        text_pairs=text_pairs,
+        time_column=time_column,
+        words=None if tagged is None else layout.words(fingerprint_words(table)),
+        texts=0 if tagged is None else texts,
     )
     return found, table
 
 
-def read_table(uri: str, rows: range | None = None, columns: Sequence[str] | None = None) -> pl.DataFrame:
-    """The stored table `row_id int64, text string, label int32, split string`, train rows first.
-
-    rows: a range in steps of one, which is read without the row groups that hold none of it; None is all. columns:
-    those that are read; None is all.
-    """
-    system, path = filesystem(uri)
-    with system.open_input_file(path) as opened, pq.ParquetFile(opened, pre_buffer=True) as file:
-        sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
-        stops = list(accumulate(sizes))
-        rows = range(sum(sizes)) if rows is None else rows
-        groups = [
-            group
-            for group, (stop, size) in enumerate(zip(stops, sizes, strict=True))
-            if stop - size < rows.stop and rows.start < stop
-        ]
-        first = stops[groups[0]] - sizes[groups[0]] if groups else 0
-        read = file.read_row_groups(groups, columns).slice(rows.start - first, len(rows))
-    return pl.DataFrame(read)
-
-
-def targets_of(table: pl.DataFrame) -> NDArray[np.float64]:
-    """The targets of some rows of the stored table, [N, T]."""
-    return table["target"].explode(empty_as_null=False).to_numpy().reshape(len(table), -1)
+def _check_tagged(spec: str, text_pairs: TextPairs, *, of_saved_states: bool) -> None:
+    """`UserError` where what is asked for is of whole texts, and words have tags."""
+    if of_saved_states:
+        raise UserError(
+            f"{spec} has a tag for each word, and states that somebody saved are of whole texts. Sweep the model that "
+            "they were taken from (--model), or say --task."
+        )
+    if text_pairs == "features":
+        raise UserError(
+            f"{spec} has a tag for each word, and --text-pairs features are of whole texts. Leave that out, or say "
+            "--task."
+        )
 
 
 def read_places(dataset: Dataset, start: int = 0, stop: int | None = None) -> NDArray[np.int64]:
@@ -320,97 +333,18 @@ def read_places(dataset: Dataset, start: int = 0, stop: int | None = None) -> ND
     return read_table(dataset.places, rows)["place"].to_numpy()
 
 
-def stored_table(uri: str) -> pl.DataFrame | None:
-    """`read_table` of all rows; None where there is no table, or one that cannot be read."""
-    try:
-        return read_table(uri)
-    except (OSError, pa.ArrowException, pl.exceptions.PolarsError):
-        return None
-
-
-def fingerprint_table(
-    table: pl.DataFrame, classes: tuple[str, ...], target_names: tuple[str, ...] = ()
-) -> str:
-    """32 hex digits of a SHA-256 over every text, label, target and split in order, and the names of the classes."""
-    whole = hashlib.sha256()
-    for name in (*classes, *target_names):
-        whole.update(f"{len(name)}:{name}".encode())
-    for text, label, split in table.select("text", "label", "split").iter_rows():
-        encoded = text.encode()
-        whole.update(f"|{split}:{label}:{len(encoded)}:".encode() + encoded)
-    if "target" in table.columns:
-        whole.update(targets_of(table).tobytes())
-    if "text_id" in table.columns:
-        whole.update(fingerprint_words(table).encode())
-    return whole.hexdigest()[:32]
-
-
-def _check_classes(
-    train: pl.DataFrame,
-    test: pl.DataFrame,
-    spec: str,
-    label: str,
-    named: Sequence[str] | None,
-    *,
-    texts: int = 0,
-) -> pl.Series:
-    """The classes in their order, of train rows. Of words, whose tags nobody can spread over the splits evenly, those
-    that test alone has follow: no probe can tell them, which counts as wrong.
-
-    texts: that the words are of; 0 where rows are texts.
-    """
-    values = in_order(train["value"].unique(), named)
-    if len(values) < 2:
-        raise UserError(
-            f"{spec} has one class only ({values[0] if len(values) else 'no rows'!r} in column {label!r}). Layers "
-            "can be compared for telling classes apart only where there are two or more; name another --label-column?"
-        )
-    if len(values) > min(MOST_CLASSES, train.height // LEAST_ROWS_PER_CLASS):
-        raise UserError(
-            f"Column {label!r} of {spec} has {len(values):,} values in {train.height:,} train rows, so it looks like "
-            "an id or a number rather than a class. Name another --label-column."
-        )
-    unseen = test.filter(~pl.col("value").is_in(values.implode()))
-    if texts and unseen.height:
-        more = unseen["value"].unique().sort()
-        log.warning(
-            "%s of %s test words of %s have a tag that no train word has (%s%s): they count as wrong",
-            f"{unseen.height:,}",
-            f"{test.height:,}",
-            spec,
-            ", ".join(map(repr, more.head(5))),
-            "" if len(more) < 6 else " …",
-        )
-        return in_order(pl.concat([values, more]), named)
-    if unseen.height:
-        some = ", ".join(repr(value) for value in unseen["value"].unique().sort().head(5))
-        raise UserError(
-            f"{unseen.height:,} test rows of {spec} have a label that no train row has ({some}). A probe cannot "
-            "learn it: add train rows of that class, or remove these test rows."
-        )
-    if not test.height:
-        raise UserError(f"{spec} leaves no test row. Add rows: every class keeps its first two for train.")
-    return values
-
-
-def _class_names(values: pl.Series, train: pl.DataFrame) -> tuple[str, ...]:
-    """The names of a companion column `LABEL_name`, where they are one for one; else the labels themselves."""
-    pairs = train.select("value", "name").unique().drop_nulls()
-    if pairs.height == len(values) and pairs["name"].n_unique() == len(values):
-        return tuple(values.replace_strict(pairs["value"], pairs["name"]))
-    return tuple(values)
-
-
 @task(name="prepare-dataset", task_run_name="prepare {spec}", timeout_seconds=LONG_S, **RETRIED)
 def prepare_dataset_task(
     spec: str,
     layout: Layout,
     text_column: Sequence[str],
     joined_by: str,
+    text_pairs: TextPairs,
     label_column: Sequence[str],
     task: AskedTask,
     split_column: str | None,
     group_column: str | None,
+    time_column: str | None,
     encoding: str | None,
     max_train_rows: int | None,
     max_test_rows: int | None,
@@ -424,10 +358,12 @@ def prepare_dataset_task(
         layout,
         text_column=text_column,
         joined_by=joined_by,
+        text_pairs=text_pairs,
         label_column=label_column,
         task=task,
         split_column=split_column,
         group_column=group_column,
+        time_column=time_column,
         encoding=encoding,
         max_train_rows=max_train_rows,
         max_test_rows=max_test_rows,

@@ -1,16 +1,20 @@
 """Texts and labels that somebody has in memory → a folder that `path:` reads."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from storage.errors import UserError
 from storage.given import keep_given
 
 COLUMNS = ("text", "label")
-_MANY = {"text": "texts", "label": "labels"}
+PAIR_COLUMNS = ("first_text", "second_text")
+_MANY = {"text": "texts", "label": "labels"} | dict(
+    zip(PAIR_COLUMNS, ("first texts", "second texts"), strict=True)
+)
 
 
 def keep_columns(
@@ -63,6 +67,47 @@ def as_texts(column: Any) -> list[str]:
         if not isinstance(value, str):
             raise UserError(f"Text {place} is no string but {type(value).__name__} {value!r:.40}.")
     return values
+
+
+def are_pairs(given: Any) -> bool:
+    """Whether these are two texts a row: a sequence of pairs, by the first of them, or a tuple of two columns.
+
+    An iterator is none: looking at it would take from it.
+    """
+    if isinstance(given, str | bytes | Mapping | Iterator) or not isinstance(given, Iterable):
+        return False
+    if _are_two_columns(given):
+        return True
+    return isinstance(next(iter(given), None), tuple | list | np.ndarray)
+
+
+def _are_two_columns(given: Any) -> bool:
+    return isinstance(given, tuple) and len(given) == 2 and not any(isinstance(each, str) for each in given)
+
+
+def as_pairs(given: Any, what: str = "texts") -> list[tuple[str, str]]:
+    """Two texts a row, from a sequence of pairs or a tuple of two columns.
+
+    Raises:
+        UserError: these are no pairs of strings, or columns of other lengths.
+    """
+    if not are_pairs(given):
+        raise UserError(
+            f"The {what} are pairs: give a list of (one text, other text), or both columns as a tuple of two lists."
+        )
+    if _are_two_columns(given):
+        first, second = (_values(each, what) for each in given)
+        if len(first) != len(second):
+            raise UserError(
+                f"There are {len(first):,} first and {len(second):,} second texts: every row needs both."
+            )
+        rows = list(zip(first, second, strict=True))
+    else:
+        rows = _values(given, what)
+    for place, row in enumerate(rows):
+        if isinstance(row, str) or len(row) != 2 or not all(isinstance(text, str) for text in row):
+            raise UserError(f"Row {place} of the {what} is no pair of two strings but {row!r:.60}.")
+    return [(first, second) for first, second in rows]
 
 
 def _as_polars(table: Any, split: str) -> pl.DataFrame:

@@ -34,13 +34,17 @@ def by_split_column(rows: pl.DataFrame, where: str) -> dict[str, pl.DataFrame]:
 def split_rows(splits: dict[str, pl.DataFrame], seed: int, where: str) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Train (with validation) and test; a seeded stratified test part is cut where there is none.
 
-    Where rows have a column `group`, no group is on both sides.
+    Where rows have a column `group`, no group is on both sides. Where they have a column `time`, both are in its order,
+    no row of test is earlier than one of train, and the part that is cut is the latest rows.
 
     Raises:
-        UserError: a row has no group, the splits share one, or there is one alone.
+        UserError: a row has no group, the splits share one, or there is one alone; a row of test is earlier than one of
+            train, or all are of one time.
     """
     train = pl.concat([splits[name] for name in ("train", "validation") if name in splits])
     test = splits.get("test")
+    if "time" in train.columns:
+        return _by_time(train, test, where)
     if "group" in train.columns:
         _check_groups(train, test, where)
     if test is not None:
@@ -67,6 +71,26 @@ def _check_groups(train: pl.DataFrame, test: pl.DataFrame | None, where: str) ->
             f"{len(shared):,} groups of {where} stand in train and in test, such as {shared[0]!r}: accuracies would be "
             "too high. Leave them out of one of the two."
         )
+
+
+def _by_time(train: pl.DataFrame, test: pl.DataFrame | None, where: str) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Both in order of time; as test the rows from that time on that leaves it nearest to TEST_SHARE of the rows."""
+    train = train.sort("time", maintain_order=True)
+    if test is not None:
+        test = test.sort("time", maintain_order=True)
+        later = train.filter(pl.col("time") > test["time"].min()).height
+        if later:
+            raise UserError(
+                f"{later:,} train rows of {where} are later than the first test row, so that what comes after it would "
+                "be known. Leave them out, or leave --time-column out to take the splits as they are."
+            )
+        return train, test
+    times = train["time"].to_numpy()
+    begins = np.flatnonzero(times[1:] != times[:-1]) + 1  # where a later time does
+    if not len(begins):
+        raise UserError(f"All rows of {where} are of one time, so that none is later than others, for test.")
+    first = int(begins[np.abs(begins - (1 - TEST_SHARE) * len(times)).argmin()])
+    return train[:first], train[first:]
 
 
 def _by_groups(rows: pl.DataFrame, seed: int) -> tuple[pl.DataFrame, pl.DataFrame]:

@@ -127,7 +127,7 @@ def as_words(train: pl.DataFrame, test: pl.DataFrame) -> tuple[pl.DataFrame, pl.
     return found[0], found[1]
 
 
-def texts_of(table: pl.DataFrame) -> pl.DataFrame:
+def word_lists(table: pl.DataFrame) -> pl.DataFrame:
     """The column `words`, List(String), a row a text, of a table of all their words in their order."""
     return table.group_by("text_id", maintain_order=True).agg(words=pl.col("text")).select("words")
 
@@ -146,7 +146,7 @@ def fingerprint_words(table: pl.DataFrame, texts: pl.DataFrame | None = None) ->
     whole = hashlib.sha256()
     for key in WORD_KEYS:
         whole.update(np.ascontiguousarray(table[key].to_numpy()).tobytes())
-    for words in (texts_of(table) if texts is None else texts)["words"]:
+    for words in (word_lists(table) if texts is None else texts)["words"]:
         whole.update(b"|" + b" ".join(f"{len(word)}:{word}".encode() for word in words))
     return whole.hexdigest()[:32]
 

@@ -20,7 +20,8 @@ from torch import Tensor
 
 from storage.layout import Layout
 from storage.staged import is_staged, rows_of, stage
-from tasks.data.dataset import Dataset, read_table
+from tasks.data.dataset import Dataset
+from tasks.data.stored_table import read_table
 from tasks.embedding.attention_measures import MEASURES, measure_texts
 from tasks.embedding.calibration import budgets_of
 from tasks.embedding.embed import plan_batches, workers_of
@@ -30,6 +31,7 @@ from tasks.embedding.model import ModelFolder
 from tasks.embedding.packed_attention import LengthGroup, Sight
 from tasks.embedding.pooled_batch import length_groups
 from tasks.embedding.settings import Settings
+from tasks.embedding.text_pairs import texts_of
 from tasks.embedding.tokens import Tokens, tokenise
 from tasks.machine import device_lock, on_slot
 from tasks.numerics.cores import own_threads
@@ -38,7 +40,7 @@ from tasks.retries import LONG_S, RETRIED
 TABLE = "attention"
 MOST_TEXTS = 200
 """Texts that are looked at if nobody says how many, …"""
-ONE_IN = 40
+ONE_IN = 60
 """… and no more than one in so many of the rows, so that they add little to any sweep (docs/performance.md)."""
 # A standard error needs two.
 LEAST_TEXTS = 2
@@ -92,9 +94,9 @@ def measure_attention(
             loaded = load_for(model, settings, device)
             why_not = _why_not(loaded.backbone)
             if why_not is None:
-                rows = np.sort(np.random.default_rng(seed).choice(dataset.train_rows, texts, replace=False))
-                own = read_table(dataset.uri, range(dataset.train_rows))["text"][rows].to_list()
-                tokens = tokenise(loaded.tokenizer, own, settings.max_length)
+                own = texts_of(read_table(dataset.uri, range(dataset.train_rows)))
+                drawn = np.sort(np.random.default_rng(seed).choice(len(own), texts, replace=False))
+                tokens = tokenise(loaded.tokenizer, [own[each] for each in drawn], settings.max_length)
                 marks = marked_tokens(loaded.tokenizer, tokens)
                 budget = min(token_budget, budgets_of(loaded.backbone.device)[0])
                 with device_lock(device):

@@ -111,13 +111,8 @@ def measure_texts(q: Tensor, k: Tensor, sight: Sight, marks: Tensor) -> Tensor:
 
 def _seen(q: Tensor, k: Tensor, sight: Sight, may_see: Tensor, marks: Tensor, rows: Tensor) -> Seen:
     """q: [n, H, Q, d], the queries of the tokens at `rows` [Q]; may_see: bool [Q, L]."""
-    heads, kv_heads, length = q.shape[1], k.shape[1], k.shape[2]
-    queries = q.float().unflatten(1, (kv_heads, heads // kv_heads))
-    scores = (queries @ k.float()[:, :, None].transpose(-1, -2)).mul_(sight.scale)
-    if sight.softcap is not None:
-        scores = scores.div_(sight.softcap).tanh_().mul_(sight.softcap)
-    # Finite: 0 · −∞ would be no number.
-    scores = scores.masked_fill_(~may_see, torch.finfo(scores.dtype).min)
+    heads, length = q.shape[1], k.shape[2]
+    scores = attention_scores(q, k, sight, may_see)
     probabilities = scores.softmax(dim=-1)
     # −Σ p log p, where log p = score − log Σ exp(score).
     told = scores.logsumexp(dim=-1) - (probabilities * scores).sum(dim=-1)
@@ -130,3 +125,18 @@ def _seen(q: Tensor, k: Tensor, sight: Sight, may_see: Tensor, marks: Tensor, ro
         distance=(rows[:, None] - places).abs().float(),
         marks=marks,
     )
+
+
+def attention_scores(q: Tensor, k: Tensor, sight: Sight, may_see: Tensor) -> Tensor:
+    """What a softmax makes attention of, in float32: [n, K, H / K, Q, M].
+
+    q: [n, H, Q, d], k: [n, K, M, d], any float dtype; K divides H. may_see: bool [Q, M], of each query a token at the
+    least.
+    """
+    heads, kv_heads = q.shape[1], k.shape[1]
+    queries = q.float().unflatten(1, (kv_heads, heads // kv_heads))
+    scores = (queries @ k.float()[:, :, None].transpose(-1, -2)).mul_(sight.scale)
+    if sight.softcap is not None:
+        scores = scores.div_(sight.softcap).tanh_().mul_(sight.softcap)
+    # Finite: 0 · −∞ would be no number.
+    return scores.masked_fill_(~may_see, torch.finfo(scores.dtype).min)

@@ -14,17 +14,19 @@ from torch import Tensor
 
 from storage.errors import UserError
 from tasks.embedding.cpu_weights import packs_bfloat16
+from tasks.embedding.families import FAMILIES
 from tasks.embedding.forward import Backbone, capturing, forward_layers
 from tasks.embedding.packed_attention import LengthGroup
-from tasks.embedding.pooled_batch import Key, Pooled, PooledBatch, arrived
+from tasks.embedding.pooled_batch import Key, Pooled, PooledBatch, Ranges, arrived, reach
 from tasks.embedding.pooling import POOLINGS
 from tasks.embedding.product_speed import bfloat16_speed_up
+from tasks.embedding.scatter import columns_of, distinct_texts, rows_of_texts, scatter
 from tasks.embedding.shared_prefix import SharedPrefix, prefix_of
 from tasks.embedding.streaming import stream_blocks
 from tasks.embedding.tokens import Tokens, tokenise
+from tasks.embedding.windows import Part, TextsOfWindows, check_joined, in_windows
 from tasks.numerics.cores import keep_freed_memory, own_threads
-from tasks.numerics.matrix_rows import all_finite
-from tasks.vocabulary import NormState, Pooling
+from tasks.vocabulary import LongTexts, NormState, Pooling
 
 EMBED_VERSION = 3
 """Raised by hand whenever a change in this room changes a number."""
@@ -38,7 +40,8 @@ WORTH_BFLOAT16 = 1.2
 class EmbeddedTexts:
     """Embeddings of N texts, or words: float32 [layers + 1, N, D] for each norm state and pooling, in their order.
 
-    token_count: int32 [N]. truncated: bool [N], the text was longer than the maximum. seconds: the whole call.
+    token_count: int32 [texts], tokens that were computed of each. truncated: bool [texts], one was longer than the
+    maximum. seconds: the whole call.
     """
 
     states: dict[Key, NDArray[np.float32]]
@@ -72,19 +75,21 @@ def embed_texts(
     max_length: int,
     token_budget: int,
     max_layer: int | None = None,
+    long_texts: LongTexts = LongTexts.CUT,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> EmbeddedTexts:
     """Embed texts with every layer up to `max_layer`, reading each text once.
 
-    max_length: tokens of a text. token_budget: tokens of a batch; a longer text is a batch of its own. Texts with
-    the same tokens are embedded once. on_progress(done, total) is called after every batch with distinct tokens.
+    max_length: tokens of a text; what becomes of a longer one is said by long_texts. token_budget: tokens of a batch; a
+    longer text is a batch of its own. Texts with the same tokens are embedded once. on_progress(done, total) is called
+    after every batch with distinct tokens.
     `UserError`: a norm state the model does not have, more tokens than the model has positions, an empty text, a
     value that is not finite (with layer, pooling and row).
     """
     started = time.perf_counter()
     embedded = embed_tokens(
         backbone,
-        tokenise(tokenizer, texts, max_length),
+        tokenise(tokenizer, texts, max_length, long_texts),
         poolings=poolings,
         norm_states=norm_states,
         token_budget=token_budget,
@@ -104,34 +109,53 @@ def embed_tokens(
     max_layer: int | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> EmbeddedTexts:
-    """`embed_texts` after tokenising, which needs no model: the next texts' can go on while these are computed."""
+    """`embed_texts` after tokenising, which needs no model: the next texts' can go on while these are computed.
+
+    Of texts that are split, windows after the first are in batches of their own, so that texts of one window are in the
+    same batches as where long ones are cut.
+    """
     started = time.perf_counter()
     has_final_norm = backbone.final_norm is not None
     layers = check_layers(backbone.family, backbone.layers, has_final_norm, norm_states, max_layer) + 1
     check_tokens(backbone, tokens)
-    if tokens.words is None and tokens.around is None and any(POOLINGS[each].of_text for each in poolings):
+    check_poolings(backbone.family, backbone.packed, poolings)
+    of_text = [each.value for each in poolings if POOLINGS[each].of_text]
+    if tokens.around is None and of_text:
         raise UserError(
-            "Pooling text_mean needs a tokenizer of the tokenizers library, which tells a text's own tokens from those "
-            "around it; this model's is in plain Python. Take mean or mean_tail."
+            f"Pooling {of_text[0]} needs a tokenizer of the tokenizers library, which tells a text's own tokens from "
+            "those around it; this model's is in plain Python. Take mean or mean_tail."
         )
     keys = [(norm_state, pooling) for norm_state in norm_states for pooling in poolings]
     states = {
-        key: np.empty((layers, int(tokens.rows[-1]), backbone.hidden_size), dtype=np.float32) for key in keys
+        key: np.empty((layers, int(tokens.starts[-1]), backbone.hidden_size), dtype=np.float32)
+        for key in keys
     }
-    distinct, texts_of = _distinct(tokens)
-    rows_of = _rows_of(tokens, texts_of)
+    distinct, places_of = distinct_texts(tokens)
+    rows_of = rows_of_texts(tokens, places_of)
     prefix = prefix_of(tokens) if backbone.shares_prefix and tokens.words is None else None
     shared = 0 if prefix is None else prefix.length
     batches = plan_batches(tokens.counts[distinct] - shared, token_budget, backbone.packed)
-    total = int(tokens.counts[distinct].sum())
+    computed, parts, texts = tokens.of(distinct), None, len(distinct)
+    joining = None
+    if tokens.long is not None:
+        check_joined(poolings)
+        computed, parts = in_windows(computed, causal=backbone.causal)
+        further = plan_batches(computed.counts[texts:] - shared, token_budget, backbone.packed)
+        batches += [texts + each for each in further]
+        joining = TextsOfWindows(parts, tokens.around or (0, 0), places_of, states)
+    total = int(computed.counts.sum())
     done = 0
-    for members, pooled in pooled_batches(backbone, tokens, distinct, batches, keys, layers, prefix):
+    every = np.arange(len(computed.ids))
+    for members, pooled in pooled_batches(backbone, computed, every, batches, keys, layers, prefix, parts):
+        columns = columns_of(members, parts, rows_of)
         for key, values in pooled.items():
-            _scatter(values, [rows for member in members for rows in rows_of[member]], states[key], key)
-        done += int(tokens.counts[distinct[members]].sum())
+            scatter(values, columns, states[key], key, joining, tokens.texts_a_row)
+        done += int(computed.counts[members].sum())
         if on_progress is not None:
             on_progress(done, total)
-    return EmbeddedTexts(states, tokens.counts, tokens.truncated, time.perf_counter() - started)
+    if joining is not None:
+        joining.finish()
+    return EmbeddedTexts(states, tokens.computed, tokens.truncated, time.perf_counter() - started)
 
 
 def plan_batches(
@@ -184,41 +208,38 @@ def check_layers(
     return last
 
 
+def check_poolings(family: str, packed: bool, poolings: Sequence[Pooling]) -> None:
+    """`UserError` where a pooling is weighted by attention that is not computed here. packed: as of `Backbone`."""
+    by_attention = [each.value for each in poolings if POOLINGS[each].weights is not None]
+    if by_attention and not packed:
+        ours = ", ".join(sorted(name for name, row in FAMILIES.items() if row.packed))
+        raise UserError(
+            f"Pooling {by_attention[0]} weighs tokens by the attention of a model's blocks, and that of this "
+            f"{family!r} model is not computed by layerscout. Take mean, mean_tail or text_mean, or a model of one of "
+            f"the families {ours}."
+        )
+
+
 def check_tokens(backbone: Backbone, tokens: Tokens) -> None:
     """`UserError` where a text has more tokens than the model has positions, or one that has no embedding."""
     limit = backbone.positions
     longest = int(tokens.counts.max(initial=0))
     if limit is not None and longest > limit:
+        row = int(tokens.counts.argmax()) // tokens.texts_a_row
         raise UserError(
-            f"Row {int(tokens.counts.argmax())} has {longest} tokens, but the model has positions for {limit}. "
+            f"Row {row} has {longest} tokens, but the model has positions for {limit}. "
             f"Set max_length to {limit} or less."
         )
     known = backbone.vocabulary
-    for row, ids in enumerate(tokens.ids):
+    for place, of_text in enumerate(tokens.ids):
+        ids = (tokens.long or {}).get(place, of_text)
         if known is not None and int(ids.max(initial=0)) >= known:
+            row = place // tokens.texts_a_row
             raise UserError(
                 f"Row {row} has token {int(ids.max())}, but the model has embeddings for {known} tokens. "
                 "Were tokens added to the tokenizer? Then `model.resize_token_embeddings(len(tokenizer))`, train them, "
                 "and save both again; or take the tokenizer that belongs to these weights."
             )
-
-
-def _distinct(tokens: Tokens) -> tuple[NDArray[np.int64], list[list[int]]]:
-    """The first text of each distinct token sequence with its words, and all texts of each."""
-    texts_of: dict[tuple[bytes, bytes], list[int]] = {}
-    for text, ids in enumerate(tokens.ids):
-        words = b"" if tokens.words is None else tokens.words[text].tobytes()
-        texts_of.setdefault((ids.tobytes(), words), []).append(text)
-    return np.array([texts[0] for texts in texts_of.values()], dtype=np.int64), list(texts_of.values())
-
-
-def _rows_of(tokens: Tokens, texts_of: Sequence[Sequence[int]]) -> list[list[list[int]]]:
-    """Of each distinct text, and each row that it gives, all rows that it stands for."""
-    starts = tokens.rows.tolist()
-    return [
-        [[starts[text] + row for text in texts] for row in range(starts[texts[0] + 1] - starts[texts[0]])]
-        for texts in texts_of
-    ]
 
 
 def pooled_batches(
@@ -229,6 +250,7 @@ def pooled_batches(
     keys: Sequence[Key],
     layers: int,
     prefix: SharedPrefix | None = None,
+    parts: Sequence[Part | None] | None = None,
 ) -> Iterator[tuple[NDArray[np.int64], dict[Key, Tensor]]]:
     """Each batch with its embeddings on the CPU, float32 [layers, texts of the batch, D] for each key.
 
@@ -236,15 +258,26 @@ def pooled_batches(
     batch of its own: threads that split every operation among them wait for each other at each. Where the model's
     blocks are read one after the other, all batches go through a block before the next is read.
 
-    prefix: what all texts begin with; it is computed here, before them.
+    prefix: what all texts begin with; it is computed here, before them. parts: of each of `distinct`, where some are
+    windows of longer texts.
     """
     shared = 0 if prefix is None else prefix.length
+    around = tokens.around or (0, 0)
 
     def ids_of(members: NDArray[np.int64]) -> list[NDArray[np.int32]]:
         return [tokens.ids[row][shared:] for row in distinct[members]]
 
     def words_of(members: NDArray[np.int64]) -> list[NDArray[np.int32]] | None:
         return None if tokens.words is None else [tokens.words[row] for row in distinct[members]]
+
+    def ranges_of(members: NDArray[np.int64]) -> Ranges | None:
+        windows = [None if parts is None else parts[member] for member in members]
+        if not any(windows):
+            return None
+        return {
+            pooling: [None if each is None else each.pooled(pooling, around) for each in windows]
+            for _, pooling in keys
+        }
 
     if backbone.read_block is None:
         keep_freed_memory()  # where blocks come and go, it is the next block's
@@ -262,28 +295,23 @@ def pooled_batches(
                         ids_of(members),
                         keys,
                         layers,
-                        tokens.around or (0, 0),
+                        around,
                         prefix,
+                        ranges_of(members),
                         words_of(members),
                     )
                     for members in batches
                 ]
-                pooled = stream_blocks(backbone, begun, executor, layers - 1, prefix)
+                pooled = stream_blocks(backbone, begun, executor, reach(backbone, keys, layers - 1), prefix)
                 yield from zip(batches, map(arrived, pooled), strict=True)
                 return
             with capturing(backbone):
                 if prefix is not None:
-                    compute_prefix(backbone, prefix, layers - 1)
+                    compute_prefix(backbone, prefix, reach(backbone, keys, layers - 1))
                 for members in batches:
+                    of_batch = around, prefix, ranges_of(members), words_of(members)
                     computing = executor.submit(
-                        _pool_batch,
-                        backbone,
-                        ids_of(members),
-                        keys,
-                        layers,
-                        tokens.around or (0, 0),
-                        prefix,
-                        words_of(members),
+                        _pool_batch, backbone, ids_of(members), keys, layers, *of_batch
                     )
                     waiting.append((members, computing))
                     if len(waiting) > 2 * workers:
@@ -310,10 +338,12 @@ def _pool_batch(
     layers: int,
     around: tuple[int, int],
     prefix: SharedPrefix | None,
+    ranges: Ranges | None,
     words: Sequence[NDArray[np.int32]] | None,
 ) -> Pooled:
-    batch = PooledBatch(backbone, ids, keys, layers, around, prefix, words)
-    forward_layers(backbone, batch.tokens, batch.groups, batch.take, layers - 1, prefix=prefix)
+    batch = PooledBatch(backbone, ids, keys, layers, around, prefix, ranges, words)
+    up_to = reach(backbone, keys, layers - 1)
+    forward_layers(backbone, batch.tokens, batch.groups, batch.take, up_to, prefix=prefix, look=batch.look)
     return batch.start_copy()
 
 
@@ -322,18 +352,3 @@ def _first_of(
 ) -> tuple[NDArray[np.int64], dict[Key, Tensor]]:
     members, computing = waiting.popleft()
     return members, arrived(computing.result())
-
-
-def _scatter(values: Tensor, rows_of: Sequence[Sequence[int]], into: NDArray[np.float32], key: Key) -> None:
-    """values: [layers, B, D]; row b of the batch goes to every row of `rows_of[b]`. Refuses non-finite values."""
-    if not all_finite(values):
-        layer, text, _ = (~values.isfinite()).nonzero()[0].tolist()
-        raise UserError(
-            f"Layer {layer} has a value that is not finite at row {rows_of[text][0]} "
-            f"(pooling {key[1].value!r}, norm state {key[0].value!r}). The compute dtype is too narrow for this model: "
-            "choose float32."
-        )
-    source = [text for text, rows in enumerate(rows_of) for _ in rows]
-    target = [row for rows in rows_of for row in rows]
-    found = values.numpy()
-    into[:, target] = found[:, source] if len(source) > values.shape[1] else found

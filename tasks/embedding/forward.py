@@ -57,8 +57,13 @@ class Backbone:
     @property
     def shares_prefix(self) -> bool:
         """Whether what texts begin with can be computed once for all of them."""
+        return self.packed and self.causal
+
+    @property
+    def causal(self) -> bool:
+        """Whether a token sees those before it alone; of families without tests nobody knows, and False."""
         both_ways = getattr(self.model.config, "use_bidirectional_attention", None)
-        return self.packed and self.row.causal and not both_ways
+        return self.row.tested and self.row.causal and not both_ways
 
     @property
     def last_is_normed(self) -> bool:

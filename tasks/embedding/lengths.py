@@ -3,7 +3,7 @@
 import hashlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,13 +11,13 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from storage.cache import cache_folder
 from storage.manifest import DamagedManifestError, read_manifest, write_manifest
-from tasks.data.dataset import Dataset, read_table
+from tasks.data.dataset import Dataset
+from tasks.data.stored_table import read_table
 from tasks.embedding.description import load_tokenizer, text_config
 from tasks.embedding.families import family_row
 from tasks.embedding.model import ModelFolder, folder_here
 from tasks.embedding.prompts import with_prompt
-from tasks.embedding.tokens import tokenise
-from tasks.embedding.words import read_texts, word_token_counts
+from tasks.embedding.row_tokens import tokenise_uncut, uncut_texts
 
 STEPS = (128, 256, 384, 512)
 """Few, so that a set that grows keeps its length, and short texts the one that they have always had."""
@@ -55,15 +55,11 @@ def resolve_length(
         return _KEPT.validate_python(read_manifest(str(kept))).max_length
     except (FileNotFoundError, DamagedManifestError, ValidationError):
         pass  # it is found again
+    texts = uncut_texts(read_table(dataset.uri))
+    some: Any = [texts[each] for each in counted_rows(len(texts))]
     folder = Path(folder_here(model, trust_remote_code=trust_remote_code))
     tokenizer = with_prompt(load_tokenizer(folder, trust_remote_code=trust_remote_code), prompt)
-    if dataset.words is not None:
-        words = read_texts(dataset)
-        counts = word_token_counts(tokenizer, [words[text] for text in counted_rows(len(words))])
-    else:
-        texts = read_table(dataset.uri)["text"]
-        some = texts.gather(counted_rows(len(texts)))
-        counts = tokenise(tokenizer, some.to_list(), 1 << 30).counts
+    counts = tokenise_uncut(tokenizer, some).counts
     found = covering(counts, positions_of(model, trust_remote_code=trust_remote_code))
     write_manifest(str(kept), asdict(_Kept(found)))
     return found

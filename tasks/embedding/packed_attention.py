@@ -51,7 +51,8 @@ class Sight:
 
 
 Look = Callable[[int, LengthGroup, Tensor, Tensor, Sight], None]
-"""Is given the layer that a block reads, and queries [n, H, L, d] and keys [n, K, L, d] of each group of texts."""
+"""Is given how many blocks have run, and of each group of texts the queries [n, H, L, d] and keys [n, K, M, d] of the
+block that runs now. M is L, or more by the tokens of a shared prefix: the queries are of the last L tokens."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class ForwardPass:
 
     `take(layer, states)` is handed each layer up to `last`, states [T, D] of the `groups` end to end. `prefix`: what
     every text sees before its own tokens; `records`: what the tokens of this pass leave for others to see. `look`:
-    who looks at what texts attend to; none where there is a prefix.
+    who looks at what texts attend to.
     """
 
     groups: Sequence[LengthGroup]
@@ -200,7 +201,12 @@ def allowed(
 
     The queries are of the last `length` of `known` tokens.
     """
-    keys = torch.arange(padded, device=device)
-    back = torch.arange(known - length, known, device=device)[:, None] - keys
-    seen = (back >= 0) if causal else (keys < known).expand(length, padded)
+    return visible(torch.arange(known - length, known, device=device), known, padded, causal, window)
+
+
+def visible(places: Tensor, known: int, padded: int, causal: bool, window: int | None) -> Tensor:
+    """The same of the queries at `places`, int64 [Q], counted from the first of `known` tokens: bool [Q, padded]."""
+    keys = torch.arange(padded, device=places.device)
+    back = places[:, None] - keys
+    seen = (back >= 0) if causal else (keys < known).expand(len(places), padded)
     return seen if window is None else seen & (back.abs() < window)

@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 class EmbeddingSet:
     """A planned set. `tokens` counts non-padding tokens of all rows, `truncated_share` is a fraction 0–1.
 
+    Where longer texts are split, none is truncated: `split_share` is the fraction of those, and `split_tokens` how many
+    of the tokens are of windows after each text's first, which is what it costs.
     `last_is_normed` says that of `as_returned` the last layer alone has passed the model's final norm.
     """
 
@@ -34,6 +36,8 @@ class EmbeddingSet:
     truncated_share: float
     last_is_normed: bool
     shards: tuple[Shard, ...]
+    split_share: float = 0.0
+    split_tokens: int = 0
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,12 @@ from tasks.embedding.comparison import COMPARED_VERSION
 from tasks.embedding.embed import EMBED_VERSION, choose_dtype
 from tasks.embedding.model import ModelFolder
 from tasks.embedding.saved_states import STATES_VERSION
-from tasks.vocabulary import NormState, Pooling
+from tasks.vocabulary import LongTexts, NormState, Pooling
 
 PROMPTED_VERSION = 1
 """Raised by hand whenever a change moves a number of texts with a prompt alone; before it, a prompt was not shared."""
+SPLIT_VERSION = 1
+"""Raised by hand whenever a change moves a number of texts that are split, and of no other."""
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +43,8 @@ class Settings:
     """The template around every text, with `{text}` in it; None: nothing is."""
     stream_blocks: bool | None = None
     """Read blocks one by one; None: where the weights do not fit. The numbers are the same."""
+    long_texts: LongTexts = LongTexts.CUT
+    """What becomes of texts of more than `max_length` tokens."""
 
 
 def resolve_settings(asked: Settings, model: ModelFolder | None = None) -> Settings:
@@ -116,6 +120,9 @@ def _made_by_model(dataset: Dataset, model: ModelFolder, settings: Settings) -> 
     if settings.prompt is not None:
         made_of["prompt"] = settings.prompt
         made_of["prompted_version"] = PROMPTED_VERSION
+    if settings.long_texts is LongTexts.SPLIT:
+        made_of["long_texts"] = settings.long_texts
+        made_of["split_version"] = SPLIT_VERSION
     if model.runs_own_code:
         made_of["trust_remote_code"] = True
     if not model.tested:

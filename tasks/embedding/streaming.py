@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from tasks.embedding.forward import Backbone, model_inputs
-from tasks.embedding.packed_attention import ForwardPass, LengthGroup, current_pass
+from tasks.embedding.packed_attention import ForwardPass, LastLayerReached, LengthGroup, Look, current_pass
 from tasks.embedding.pooled_batch import Pooled, PooledBatch
 from tasks.embedding.shared_prefix import SharedPrefix
 from tasks.numerics.cores import hand_back_freed_memory
@@ -25,7 +25,7 @@ def stream_blocks(
 ) -> Iterator[Pooled]:
     """Run blocks 1 to `last` over all batches; then the embeddings of each, in order.
 
-    prefix: what all texts begin with; each block runs over it first.
+    last: as of `reach`. prefix: what all texts begin with; each block runs over it first.
 
     While one block computes, the next is read. The states between blocks stay on the model's device. Numbers are those
     of the whole model to the bit: the same operations see the same batches.
@@ -40,7 +40,10 @@ def stream_blocks(
             first = _Pass(
                 backbone, prefix.tokens(backbone.device), groups, prefix.keep_states, records=prefix
             )
-        passes = [_Pass(backbone, each.tokens, each.groups, each.take, prefix=prefix) for each in batches]
+        passes = [
+            _Pass(backbone, each.tokens, each.groups, each.take, prefix=prefix, look=each.look)
+            for each in batches
+        ]
         for number in range(last):
             assert coming is not None
             block = coming.result()
@@ -69,9 +72,12 @@ class _Pass:
         *,
         prefix: SharedPrefix | None = None,
         records: SharedPrefix | None = None,
+        look: Look | None = None,
     ) -> None:
         self._backbone = backbone
-        self._forward = ForwardPass(groups, take, backbone.layers + 1, prefix=prefix, records=records)
+        self._forward = ForwardPass(
+            groups, take, backbone.layers + 1, prefix=prefix, records=records, look=look
+        )
         self._states = tokens  # until the first block is given its own
         self._calls: list[tuple[Sequence[Any], dict[str, Any]]] = []
         with self._current(), _handed_through(backbone.blocks, self._record):
@@ -81,7 +87,8 @@ class _Pass:
     def advance(self, number: int, block: nn.Module) -> None:
         """Through block `number`, counted from 0, and out of it as layer `number + 1`."""
         args, kwargs = self._calls[number]
-        with self._current():
+        # Of the block after the last layer that is kept, attention alone is wanted.
+        with suppress(LastLayerReached), self._current():
             self._states = block(self._states, *args, **kwargs)
             layer, norm = number + 1, self._backbone.final_norm
             is_last = layer == self._backbone.layers and self._backbone.last_is_normed

@@ -1,14 +1,15 @@
 """Texts → token ids without padding, with the tokenizer's own special tokens. No model is needed for it."""
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from storage.errors import UserError
+from tasks.vocabulary import LongTexts
 
 log = logging.getLogger(__name__)
 
@@ -16,6 +17,8 @@ _AT_ONCE = 4096
 # Tokenizers of today split what they do not know into pieces that they do; in old ones a rare word is unknown.
 MANY_UNKNOWN = 0.05
 MOST_UNKNOWN = 0.5
+OVERLAP = 4
+"""Windows of a long text overlap by one in so many of their tokens at the least, those around the text left out."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +26,8 @@ class Tokens:
     """Token ids of N texts without padding: int32 [length] each. counts: int32 [N]. truncated: bool [N].
 
     around: how many tokens before and after each text are none of its own, but a prompt's or special ones; None where
-    nobody can tell.
+    nobody can tell. long: where longer texts are split and not cut, all tokens of each of these by its row; `ids` has
+    those of its first window.
 
     words: where words are embedded and not texts, of each text int32 [W, 2], the first token of each of some words and
     the one after its last.
@@ -33,37 +37,132 @@ class Tokens:
     counts: NDArray[np.int32]
     truncated: NDArray[np.bool_]
     around: tuple[int, int] | None = None
+    texts_a_row: int = 1
+    """2 of pairs, whose texts stand side by side."""
+    long: dict[int, NDArray[np.int32]] | None = None
     words: list[NDArray[np.int32]] | None = None
 
+    def of(self, rows: NDArray[np.int64]) -> "Tokens":
+        """Those of some texts."""
+        long = self.long and {place: self.long[row] for place, row in enumerate(rows) if row in self.long}
+        return replace(
+            self,
+            ids=[self.ids[row] for row in rows],
+            counts=self.counts[rows],
+            truncated=self.truncated[rows],
+            long=long,
+            words=self.words and [self.words[row] for row in rows],
+        )
+
     @property
-    def rows(self) -> NDArray[np.int64]:
-        """The first row of embeddings of each text, and how many rows there are: int64 [N + 1]."""
+    def computed(self) -> NDArray[np.int32]:
+        """How many tokens are computed for each text: int32 [N], those of all windows of a text that is split."""
+        found = self.counts.copy()
+        for row, whole in (self.long or {}).items():
+            found[row] = tokens_in_windows(len(whole), len(self.ids[row]), sum(self.around or ()))
+        return found
+
+    @property
+    def starts(self) -> NDArray[np.int64]:
+        """The first embedding of each text, and how many embeddings there are: int64 [N + 1], one a text or word."""
         each = [1] * len(self.ids) if self.words is None else [len(words) for words in self.words]
         return np.cumsum([0, *each])
 
+    @property
+    def row_counts(self) -> NDArray[np.int64]:
+        """How many are computed for each row: [N], of pairs [N / 2]; of words, for each text."""
+        return self.computed.reshape(-1, self.texts_a_row).sum(axis=1, dtype=np.int64)
 
-def tokenise(tokenizer: Any, texts: Sequence[str], max_length: int) -> Tokens:
-    """Tokenise without padding, with the tokenizer's own special tokens; longer texts are cut to `max_length`.
 
-    `UserError` names the first text of which no token is left.
+def tokenise(
+    tokenizer: Any,
+    texts: Sequence[str],
+    max_length: int,
+    long_texts: LongTexts = LongTexts.CUT,
+    texts_a_row: int = 1,
+) -> Tokens:
+    """Tokenise without padding, with the tokenizer's own special tokens; texts beyond `max_length` are cut or split.
+
+    texts_a_row: 2 of pairs, whose texts stand side by side.
+
+    `UserError` names the first text of which no token is left, or says why texts cannot be split.
     """
     ids: list[NDArray[np.int32]] = []
     for start in range(0, len(texts), _AT_ONCE):
         ids += _token_ids(tokenizer, texts[start : start + _AT_ONCE])
     truncated = np.array([len(each) > max_length for each in ids], dtype=np.bool_)
     long = [int(row) for row in np.flatnonzero(truncated)]
-    # Again with truncation, not a plain cut, so that the closing special token stays.
-    cut = _token_ids(tokenizer, [texts[row] for row in long], truncation=True, max_length=max_length)
-    for row, each in zip(long, cut, strict=True):
+    whole = None
+    if long_texts is LongTexts.SPLIT:
+        whole = {row: ids[row] for row in long}
+        first = _first_windows(tokenizer, whole, max_length)
+    else:
+        # Again with truncation, not a plain cut, so that the closing special token stays.
+        first = _token_ids(tokenizer, [texts[row] for row in long], truncation=True, max_length=max_length)
+    for row, each in zip(long, first, strict=True):
         ids[row] = each
     counts = np.array([len(each) for each in ids], dtype=np.int32)
     if len(counts) and counts.min() == 0:
-        row = int(np.argmin(counts))
+        emptied = int(np.argmin(counts))
         raise UserError(
-            f"Row {row} ({texts[row]!r}) has no token left after tokenising, so it has no embedding. "
-            "Remove empty texts from the data set."
+            f"Row {emptied // texts_a_row} ({texts[emptied]!r}) has no token left after tokenising, so it has no "
+            "embedding. Remove empty texts from the data set."
         )
-    return Tokens(ids, counts, truncated, around_texts(tokenizer))
+    return Tokens(ids, counts, truncated, around_texts(tokenizer), texts_a_row, whole)
+
+
+def window_starts(own: int, room: int) -> list[int]:
+    """Where windows of `room` tokens begin in a text of `own` tokens, more than that, without those around it.
+
+    As few as overlap by a quarter at the least, evenly spread: every window is full, the last one too, and ends with
+    the text.
+    """
+    last = own - room
+    windows = -(-last // (room - room // OVERLAP)) + 1
+    return [window * last // (windows - 1) for window in range(windows)]
+
+
+def tokens_in_windows(length: int, max_length: int, around: int) -> int:
+    """Tokens of all windows of a text of `length` tokens, `around` of which are none of its own."""
+    if length <= max_length:
+        return length
+    return max_length * len(window_starts(length - around, max_length - around))
+
+
+def around_to_split(tokenizer: Any, max_length: int) -> tuple[int, int]:
+    """`around_texts`; `UserError` where that cannot be told, or leaves no room in a window for a text's own tokens."""
+    around = around_texts(tokenizer)
+    if around is None:
+        raise UserError(
+            "Texts are split (--long-texts split) with a tokenizer of the tokenizers library, which tells a text's own "
+            f"tokens from those around it; {type(tokenizer).__name__} is in plain Python. Take --long-texts cut."
+        )
+    before, after = around
+    if max_length <= before + after:
+        raise UserError(
+            f"Of {max_length} tokens (--max-length) none is left for the text in a window: {before + after} stand "
+            f"around it. Give at least {before + after + 1}."
+        )
+    return around
+
+
+def _first_windows(
+    tokenizer: Any, whole: Mapping[int, NDArray[np.int32]], max_length: int
+) -> list[NDArray[np.int32]]:
+    """Of longer texts."""
+    before, after = around_to_split(tokenizer, max_length)
+    of_word = tokenizer("a")["input_ids"]
+    ends = of_word[:before] + of_word[len(of_word) - after :]
+    found = []
+    for row, ids in whole.items():
+        ending = ids[len(ids) - after :]
+        if ids[:before].tolist() + ending.tolist() != ends:
+            raise UserError(
+                f"{type(tokenizer).__name__} does not put the same tokens around every text (row {row}), so that texts "
+                "cannot be split. Take --long-texts cut."
+            )
+        found.append(np.concatenate((ids[: max_length - after], ending)))
+    return found
 
 
 def around_texts(tokenizer: Any) -> tuple[int, int] | None:

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from storage.errors import UserError
 from storage.layout import Layout
-from tasks.data.dataset import Dataset, fingerprint_table, read_table, store_table
+from tasks.data.dataset import Dataset
+from tasks.data.stored_table import fingerprint_table, read_table, store_table
 from tasks.embedding.description import load_tokenizer
 from tasks.embedding.model import ModelFolder, folder_here
 from tasks.embedding.tokens import Tokens, around_texts, check_room, tokenise
@@ -79,7 +80,7 @@ def read_texts(dataset: Dataset, first: int = 0, stop: int | None = None) -> lis
     return words
 
 
-def tokens_of_rows(tokenizer: Any, dataset: Dataset, rows: pl.DataFrame, max_length: int) -> Tokens:
+def tokens_of_words(tokenizer: Any, dataset: Dataset, rows: pl.DataFrame, max_length: int) -> Tokens:
     """The texts of some rows of the data set's table, with the spans of these words; whole texts, in their order."""
     numbers = rows["text_id"].to_numpy()
     first, stop = int(numbers[0]), int(numbers[-1]) + 1
@@ -91,13 +92,7 @@ def tokens_of_rows(tokenizer: Any, dataset: Dataset, rows: pl.DataFrame, max_len
         raise RuntimeError(f"{dataset.uri} has words that are cut at {max_length} tokens")
     # A text whose every word is cut has no row.
     kept = [text for text, each in enumerate(own) if len(each)]
-    return Tokens(
-        [tokens.ids[text] for text in kept],
-        tokens.counts[kept],
-        tokens.truncated[kept],
-        tokens.around,
-        [own[text] for text in kept],
-    )
+    return replace(tokens, words=own).of(np.array(kept, dtype=np.int64))
 
 
 def without_cut_words(
@@ -146,11 +141,6 @@ def without_cut_words(
         test_rows=rows["test"].height,
         cut_words=cut,
     )
-
-
-def word_token_counts(tokenizer: Any, texts: Sequence[Sequence[str]]) -> NDArray[np.int32]:
-    """Tokens of each text, uncut: int32 [N]."""
-    return tokenise_words(tokenizer, texts, 1 << 30)[0].counts
 
 
 def _wants_spaces(tokenizer: Any) -> bool:

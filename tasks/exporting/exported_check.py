@@ -15,6 +15,7 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from storage.errors import UserError
 from tasks.embedding.model import LoadedModel
+from tasks.embedding.text_pairs import PARTS
 from tasks.exporting.cut import quiet
 from tasks.exporting.linear_head import Head
 from tasks.exporting.predict import embed, load_classifier
@@ -42,7 +43,7 @@ class CheckedRows:
     rows: NDArray[np.integer]
     """int [C], counted from the first test row, increasing."""
     expected: NDArray[np.float32]
-    """float32 [C, D]: the whole model's embeddings of them."""
+    """float32 [C, D]: the whole model's embeddings of them, or features of their texts."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,8 @@ def check_exported(
     device, trust = run.settings.device, run.settings.trust_remote_code
     texts = texts_of_test(run, checked.rows)
     try:
-        embedded = embed(folder, texts, trust_remote_code=trust, device=device)
+        rows = list(zip(texts[::2], texts[1::2], strict=True)) if run.of_pairs else texts
+        embedded = embed(folder, rows, trust_remote_code=trust, device=device)
         model, tokenizer = load_plain(folder, device, trust_remote_code=trust)
     except (MemoryError, torch.OutOfMemoryError):
         raise
@@ -106,7 +108,7 @@ def check_exported(
             f"The {run.model.family!r} model cut after layer {cut.deepest} does not run as anybody would load it "
             f"({type(error).__name__}: {error}), so this family cannot be cut there. Nothing was written."
         ) from error
-    deviation = float(np.abs(embedded - checked.expected).max() / np.abs(checked.expected).max())
+    deviation = _deviation(embedded, checked.expected, len(cut.states) if run.of_pairs else 0)
     if not deviation <= TOLERANCE:
         raise UserError(
             f"The {run.model.family!r} model cut after layer {cut.deepest} does not give the whole model's embeddings: "
@@ -124,6 +126,23 @@ def check_exported(
         bytes=(sizes[0].bytes, sizes[1].bytes),
         tokens_per_second=(rates.cut, rates.whole),
     )
+
+
+def _deviation(found: NDArray[np.floating], expected: NDArray[np.float32], states: int) -> float:
+    """Largest difference over the largest value.
+
+    states: of text pairs, how many states have features side by side; else 0. The parts of such features are of other
+    sizes, so each is held against its own: u and v against their largest, |u - v| against that of both, of which it
+    is a difference, and u * v against their product.
+    """
+    away = np.abs(found - expected)
+    if not states:
+        return float(away.max() / np.abs(expected).max())
+    parts = (len(expected), states, PARTS, -1)
+    largest = np.abs(expected).reshape(parts).max(axis=(0, 3))
+    u, v = largest[:, 0], largest[:, 1]
+    scales = np.stack([u, v, np.maximum(u, v), u * v], axis=1)
+    return float((away.reshape(parts).max(axis=(0, 3)) / scales).max())
 
 
 def _agreement(

@@ -17,10 +17,12 @@ from storage.errors import UserError
 from storage.layout import Layout
 from storage.staged import DamagedPartError, read_staged
 from tasks.choosing.audit import Right
-from tasks.data.dataset import targets_of
-from tasks.embedding.embedding_set import delete_embeddings, embed_shard, plan_embedding_set
+from tasks.data.stored_table import targets_of
+from tasks.embedding.embedding_set import delete_embeddings, embed_shard
+from tasks.embedding.set_plan import plan_embedding_set
 from tasks.embedding.set_records import EmbeddingSet
 from tasks.embedding.settings import Settings
+from tasks.embedding.tokens import OVERLAP
 from tasks.exporting import predict
 from tasks.exporting.cut import SavedCut
 from tasks.exporting.recorded_run import RecordedRun, audited_accuracy, probe_row
@@ -31,7 +33,7 @@ from tasks.scoring.features import Features
 from tasks.scoring.probe import Probe, fit_probe
 from tasks.scoring.target import Target
 from tasks.scoring.target_probe import TargetProbe, fit_target_probe
-from tasks.vocabulary import ProbeProtocol, Task
+from tasks.vocabulary import LongTexts, ProbeProtocol, Task
 
 Head = Probe | TargetProbe
 
@@ -125,14 +127,18 @@ def write_head(
     saved: SavedCut,
     head: Head,
     reduction: Reduction | None = None,
+    *,
+    causal: bool = False,
 ) -> None:
     """Write `head/weights.safetensors`, `head/head.json` and `predict.py` into the folder of a model.
 
     The logits of an embedding x are coefficients · (x − mean) / scale + intercepts; the weights are float64, the
     coefficients [K, D]. `head.json` names the K classes in the order of the rows; of what else stands there,
-    `predict.py` reads `states`, `final_norm`, `max_length` and `runs_own_code`. Where a text is told several labels or
-    a number, the logits are values: of each label, told where above `threshold`, or the number. A
-    reduction is what makes x of the pooled states: weight · states + bias, in `head/reduction.safetensors`.
+    `predict.py` reads `states`, `final_norm`, `max_length`, `runs_own_code`; where x is the features of two texts,
+    `text_pairs`; and where the run split long texts, `windows`, whose seams lie where they do for a model that is
+    `causal` or not. Where a text is told several labels or a number, the logits are values: of each label, told where
+    above `threshold`, or the number. A reduction is what makes x of the pooled states: weight · states + bias, in
+    `head/reduction.safetensors`.
     """
     place = folder / "head"
     place.mkdir()
@@ -155,6 +161,8 @@ def write_head(
         "states": [each.described() for each in saved.states],
         "final_norm": saved.final_norm,
         "max_length": run.settings.max_length,
+        **({"text_pairs": True} if run.of_pairs else {}),
+        **_windows(run, saved, causal),
         **_told(run, head),
         "penalty": head.penalty,
         "train_rows": head.n_train,
@@ -166,6 +174,13 @@ def write_head(
         json.dumps(described, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
     )
     shutil.copyfile(predict.__file__, folder / "predict.py")
+
+
+def _windows(run: RecordedRun, saved: SavedCut, causal: bool) -> dict[str, Any]:
+    if run.settings.long_texts is not LongTexts.SPLIT:
+        return {}
+    around = list(saved.states[0].around)  # of the tokenizer: that of every state
+    return {"windows": {"around": around, "overlap": OVERLAP, "causal": causal}}
 
 
 def _told(run: RecordedRun, head: Head) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from storage.sources.grammar import parse_source
 from tasks.choosing.comparison import Comparison
+from tasks.embedding.text_pairs import FORMULA
 from tasks.exporting.cut import SavedCut
 from tasks.exporting.exported_check import ExportedCheck
 from tasks.exporting.linear_head import Head
@@ -15,7 +16,7 @@ from tasks.exporting.sentence_transformers_files import needs_code
 from tasks.exporting.states import Cut, ExportedState, Source
 from tasks.measures import MEASURES
 from tasks.reporting.answer import answer_sentence, one_line, p_value, percent, points
-from tasks.vocabulary import Task
+from tasks.vocabulary import LongTexts, Task
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,13 @@ class Evidence:
     """sentence-transformers needs the module that lies in the folder."""
     runs_own_code: bool
     """The model runs Python code that it brings."""
+    split_at: int | None
+    """Tokens of a window, where the run read longer texts whole; None where it cut them."""
+
+    @property
+    def of_pairs(self) -> bool:
+        """The head takes the features of two texts."""
+        return self.dataset.get("text_pairs") == "features"
 
 
 def evidence_of(
@@ -104,6 +112,7 @@ def evidence_of(
         device=run.settings.device,
         needs_own_module=needs_code(saved.states),
         runs_own_code=run.model.runs_own_code,
+        split_at=run.settings.max_length if run.settings.long_texts is LongTexts.SPLIT else None,
         **asdict(check),
     )
 
@@ -164,7 +173,11 @@ def figures(found: Evidence) -> list[tuple[str, str, str]]:
     cut, whole = found.tokens_per_second
     return [
         ("blocks", f"{found.blocks}", f"{found.layers}"),
-        ("dimensions", f"{found.width:,}", f"{found.hidden_size:,}"),
+        (
+            "features of a pair" if found.of_pairs else "dimensions",
+            f"{found.width:,}",
+            f"{found.hidden_size:,}",
+        ),
         ("parameters", f"{found.parameters[0]:,}", f"{found.parameters[1]:,}"),
         ("bytes", f"{found.bytes[0]:,}", f"{found.bytes[1]:,}"),
         (f"tokens/s ({found.device}, float32)", f"{cut:,.0f} ({cut / whole:.2f}×)", f"{whole:,.0f}"),
@@ -177,7 +190,7 @@ def figures(found: Evidence) -> list[tuple[str, str, str]]:
 
 
 def costs(found: Evidence) -> list[str]:
-    """What is gained by layers side by side, and what fewer dimensions cost, for the card and the terminal."""
+    """What layers side by side gain, what fewer dimensions and sentence-transformers cost, for card and terminal."""
     said = []
     if found.beside is not None:
         row = found.beside
@@ -192,6 +205,11 @@ def costs(found: Evidence) -> list[str]:
             f"Principal components of the train rows reduce an embedding to {found.width:,} dimensions: "
             f"{points(cost.difference)} points against all of them (95 % interval {points(cost.low)} to "
             f"{points(cost.high)}, {p_value(cost.p_value)})."
+        )
+    if found.split_at is not None:
+        said.append(
+            f"The run read texts of more than {found.split_at:,} tokens whole, in windows, as predict.py does. "
+            f"sentence-transformers cuts them at {found.split_at:,} tokens, so that it gives other embeddings of them."
         )
     return said
 
@@ -233,6 +251,14 @@ def _columns(found: Evidence) -> str:
     asked = json.loads(found.run["parameters"])
     if "joined_by" not in asked:
         return ""
+    if found.of_pairs:
+        one, other = (f"`{each}`" for each in asked["text_column"])
+        each = ", of each of its layers in turn" if len(found.states) > 1 else ""
+        return (
+            f"The head takes a pair of texts, what {one} and {other} say. Each is embedded by itself, as u and v, and "
+            f"the features of the pair are {FORMULA}{each} (`pair_features` in `predict.py`). What "
+            "sentence-transformers and transformers give is the embedding of one text, which is u or v."
+        )
     columns = ", ".join(f"`{each}`" for each in asked["text_column"])
     return f"A text is what {columns} say, in this order, joined by `{json.dumps(asked['joined_by'])}`."
 
@@ -245,6 +271,7 @@ def _for_others(spec: str) -> str:
 
 def _use(found: Evidence) -> str:
     parts = []
+    one_row = '"one text" "its other text"' if found.of_pairs else '"a text" "another text"'
     trust, flag = (", trust_remote_code=True", " --trust-remote-code") if found.runs_own_code else ("", "")
     if found.runs_own_code:
         parts.append(
@@ -266,7 +293,7 @@ def _use(found: Evidence) -> str:
         f'model = AutoModel.from_pretrained("THIS_FOLDER"{trust})\n'
         f'tokenizer = AutoTokenizer.from_pretrained("THIS_FOLDER"{trust})\n```',
         _read(found),
-        f'```\npython THIS_FOLDER/predict.py{flag} "a text" "another text"\n```',
+        f"```\npython THIS_FOLDER/predict.py{flag} {one_row}\n```",
         "`predict.py` rebuilds a fitted scikit-learn pipeline from `head/`, where nothing is pickled.",
     ]
     return "\n\n".join(parts)

@@ -1,5 +1,6 @@
 """Predict labels, or numbers, with this folder's model and linear head: python predict.py "a text" "another text"
 
+Where a row is a pair of texts (`text_pairs` in `head/head.json`), the two of each stand one after the other.
 A model that brings Python code of its own is run with --trust-remote-code before the texts, and never without.
 Needs torch, transformers, safetensors and scikit-learn; `layerscout export` has put it here. As a module it gives
 `load_classifier`, a scikit-learn pipeline from embeddings to class names, and `embed`, the embeddings it takes.
@@ -8,6 +9,7 @@ Needs torch, transformers, safetensors and scikit-learn; `layerscout export` has
 import json
 import sys
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -52,9 +54,16 @@ def load_classifier(folder: Path) -> Pipeline:
 
 
 def embed(
-    folder: Path, texts: list[str], *, trust_remote_code: bool = False, device: str = "cpu"
+    folder: Path,
+    texts: Sequence[str] | Sequence[tuple[str, str]],
+    *,
+    trust_remote_code: bool = False,
+    device: str = "cpu",
 ) -> np.ndarray:
-    """Embeddings of the texts, float64 [N, D]: the states that the head was fitted on, made in float32."""
+    """Embeddings of the texts, float64 [N, D]: the states that the head was fitted on, made in float32.
+
+    texts: pairs, where the head was fitted on pairs; then their features, see `pair_features`.
+    """
     head = json.loads((folder / "head" / "head.json").read_text(encoding="utf-8"))
     if head.get("runs_own_code") and not trust_remote_code:
         names = ", ".join(sorted(each.name for each in folder.glob("*.py") if each.name != "predict.py"))
@@ -64,7 +73,7 @@ def embed(
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
     model = AutoModel.from_pretrained(folder, dtype=torch.float32, trust_remote_code=trust_remote_code)
     model = model.eval().to(device)
-    embeddings = encode(model, tokenizer, head, texts)
+    embeddings = encode_rows(model, tokenizer, head, texts)
     reduction = folder / "head" / "reduction.safetensors"
     if reduction.exists():  # to fewer dimensions
         weights = load_file(reduction)
@@ -72,8 +81,34 @@ def embed(
     return embeddings
 
 
+def encode_rows(
+    model: Any, tokenizer: Any, head: dict[str, Any], rows: Sequence[str] | Sequence[tuple[str, str]]
+) -> np.ndarray:
+    """What `encode` gives of texts; of pairs, where the head was fitted on pairs, their features, [N, S·4·D]."""
+    if not head.get("text_pairs"):
+        return encode(model, tokenizer, head, [str(each) for each in rows])
+    for row in rows:
+        if isinstance(row, str) or len(row) != 2:
+            raise ValueError(f"The head was fitted on pairs of texts, and {row!r:.60} is none.")
+    first, second = (encode(model, tokenizer, head, [row[at] for row in rows]) for at in (0, 1))
+    return pair_features(first, second, len(head["states"]))
+
+
+def pair_features(u: np.ndarray, v: np.ndarray, states: int = 1) -> np.ndarray:
+    """u and v [N, S·D], embeddings of the first and the second texts → [N, S·4·D]: of each of S states in turn
+    u, v, |u - v| and u * v."""
+    parts = [
+        part
+        for one, other in zip(np.split(u, states, axis=1), np.split(v, states, axis=1), strict=True)
+        for part in (one, other, np.abs(one - other), one * other)
+    ]
+    return np.concatenate(parts, axis=1)
+
+
 def encode(model: Any, tokenizer: Any, head: dict[str, Any], texts: list[str]) -> np.ndarray:
     """float64 [N, S·D]: the states that `head` names, pooled, side by side; it is what `head.json` holds."""
+    if "windows" in head:
+        return encode_whole(model, tokenizer, head, texts)
     norm = find_norm(model, head["final_norm"])
     is_deep = any(each["source"] != "last_hidden_state" for each in head["states"])
     asked = {"output_hidden_states": True} if is_deep else {}
@@ -95,6 +130,76 @@ def encode(model: Any, tokenizer: Any, head: dict[str, Any], texts: list[str]) -
             mask = accepted["attention_mask"].bool()
             found.append(pool_states(head["states"], output.last_hidden_state, hidden, mask, norm))
     return torch.cat(found).double().cpu().numpy()
+
+
+def encode_whole(model: Any, tokenizer: Any, head: dict[str, Any], texts: list[str]) -> np.ndarray:
+    """`encode` where texts of more than `max_length` tokens are not cut but read in windows, as `head.json` says."""
+    norm = find_norm(model, head["final_norm"])
+    tokens = [tokenizer(text, verbose=False)["input_ids"] for text in texts]
+    windows = [(text, each) for text, ids in enumerate(tokens) for each in split(len(ids), head)]
+    of_text: list[list[torch.Tensor]] = [[] for _ in head["states"]]
+    found = []
+    for place in range(0, len(windows), BATCH):
+        batch = windows[place : place + BATCH]
+        ids = [in_window(tokens[text], window, head) for text, window in batch]
+        longest = max(map(len, ids))
+        mask = torch.tensor([[i < len(each) for i in range(longest)] for each in ids])
+        inputs = torch.full(mask.shape, tokenizer.pad_token_id or 0)
+        inputs[mask] = torch.tensor([token for each in ids for token in each])
+        with torch.inference_mode():
+            output = model(
+                input_ids=inputs.to(model.device),
+                attention_mask=mask.long().to(model.device),
+                output_hidden_states=True,
+            )
+            for row, (text, (shift, start, stop)) in enumerate(batch):
+                for state, parts in zip(head["states"], of_text, strict=True):
+                    of_layer = layer_of(state, output.last_hidden_state, output.hidden_states)[row]
+                    taken = of_layer[start - shift : stop - shift]
+                    parts.append(
+                        norm(taken) if norm is not None and state["source"] == "final_norm" else taken
+                    )
+                if stop == len(tokens[text]):
+                    whole = torch.ones(1, stop, dtype=torch.bool, device=model.device)
+                    pooled = [
+                        pool(torch.cat(parts)[None], whole, state["pooling"], *state["around"])
+                        for state, parts in zip(head["states"], of_text, strict=True)
+                    ]
+                    found.append(torch.cat(pooled, dim=1))
+                    of_text = [[] for _ in head["states"]]
+    return torch.cat(found).double().cpu().numpy()
+
+
+def split(length: int, head: dict[str, Any]) -> list[tuple[int, int, int]]:
+    """The windows of a text of `length` tokens, those around it among them: (shift, start, stop) each.
+
+    Token i of a window is the text's token i + shift, and the text's tokens start to stop are taken from it. Windows
+    overlap by one in `overlap` at the least, and are as few as do.
+    """
+    before, after = head["windows"]["around"]
+    room, own = head["max_length"] - before - after, length - before - after
+    if own <= room:
+        return [(0, 0, length)]
+    windows = -(-(own - room) // (room - room // head["windows"]["overlap"])) + 1
+    starts = [window * (own - room) // (windows - 1) for window in range(windows)]
+    bounds = [0]
+    for one, other in pairwise(starts):
+        bounds.append(before + (one + room if head["windows"]["causal"] else (one + room + other) // 2))
+    bounds.append(length)
+    return list(zip(starts, bounds[:-1], bounds[1:], strict=True))
+
+
+def in_window(ids: list[int], window: tuple[int, int, int], head: dict[str, Any]) -> list[int]:
+    """The window's tokens, with those around every text."""
+    before, after = head["windows"]["around"]
+    room, start = head["max_length"] - before - after, before + window[0]
+    end = len(ids) - after
+    return ids[:before] + ids[start : min(start + room, end)] + ids[end:]
+
+
+def layer_of(state: dict[str, Any], last: torch.Tensor, hidden: Sequence[torch.Tensor]) -> torch.Tensor:
+    """[B, T, D], before any norm is applied; see `pool_states`."""
+    return last if state["source"] == "last_hidden_state" else hidden[state["layer"]]
 
 
 def find_norm(model: torch.nn.Module, ending: str | None) -> torch.nn.Module | None:
@@ -121,7 +226,7 @@ def pool_states(
     """
     parts = []
     for each in states:
-        of_layer = last if each["source"] == "last_hidden_state" else hidden[each["layer"]]
+        of_layer = layer_of(each, last, hidden)
         if each["source"] == "final_norm":
             assert norm is not None
             of_layer = norm(of_layer)
@@ -161,16 +266,27 @@ def say(head: dict[str, Any], values: np.ndarray) -> str:
 
 
 def main(texts: list[str]) -> None:
-    """Print each text's label, its probability and the text; or its labels, or its number, and the text."""
+    """Print each text's label, its probability and the text; or its labels, or its number, and the text.
+
+    Of pairs, the label of each pair and both its texts.
+    """
     folder = Path(__file__).parent
-    trusted = texts[0] == TRUST
+    trusted = texts[:1] == [TRUST]
     texts = texts[1:] if trusted else texts
     classifier: Any = load_classifier(folder)
+    head = json.loads((folder / "head" / "head.json").read_text(encoding="utf-8"))
+    rows: Sequence[str] | Sequence[tuple[str, str]] = texts
+    if head.get("text_pairs"):
+        if not texts or len(texts) % 2:
+            sys.exit(
+                f"A label is of a pair of texts, and {len(texts)} were given: python predict.py ONE OTHER …"
+            )
+        rows = list(zip(texts[::2], texts[1::2], strict=True))
+        texts = [f"{one}\t{other}" for one, other in rows]
     try:
-        embeddings = embed(folder, texts, trust_remote_code=trusted)
+        embeddings = embed(folder, rows, trust_remote_code=trusted)
     except PermissionError as refused:
         sys.exit(f"{refused} python predict.py {TRUST} TEXT …")
-    head = json.loads((folder / "head" / "head.json").read_text(encoding="utf-8"))
     if "classes" not in head:
         for text, row in zip(texts, classifier.predict(embeddings), strict=True):
             print(f"{say(head, row)}\t{text}")

@@ -20,11 +20,13 @@ from storage.results import query
 from storage.sources.grammar import parse_source
 from storage.sources.states import are_saved_states
 from storage.staged import DamagedPartError
-from tasks.data.dataset import Dataset, fingerprint_table, stored_table
+from tasks.data.dataset import Dataset
+from tasks.data.stored_table import fingerprint_table, stored_table
 from tasks.embedding.embedding_set import finished_shard
 from tasks.embedding.model import ModelFolder, brings_code, resolve_model
 from tasks.embedding.set_records import EmbeddingSet, kept_plan
 from tasks.embedding.settings import Settings, resolve_settings
+from tasks.embedding.text_pairs import texts_of
 from tasks.exporting.states import Cut, LayerState
 from tasks.reporting.layer_curves import Tables
 from tasks.reporting.run_record import collect
@@ -50,6 +52,11 @@ class RecordedRun:
     planned: EmbeddingSet
     """Of its embeddings, which may have been deleted since."""
     seed: int
+
+    @property
+    def of_pairs(self) -> bool:
+        """Rows have two texts, and features of both are what was scored."""
+        return self.dataset.text_pairs == "features"
 
     @property
     def answer(self) -> Mapping[str, Any]:
@@ -188,8 +195,8 @@ def audited_accuracy(run: RecordedRun, cut: Cut) -> float:
 
 
 def texts_of_test(run: RecordedRun, rows: NDArray[np.integer]) -> list[str]:
-    """The texts of these rows, counted from the first test row."""
-    return run.rows["text"].gather(rows + run.dataset.train_rows).to_list()
+    """The texts of these rows, counted from the first test row; of text pairs the two of each row in turn."""
+    return texts_of(run.rows[rows + run.dataset.train_rows])
 
 
 def _recorded_inputs(layout: Layout, set_id: str) -> tuple[Dataset, Settings]:

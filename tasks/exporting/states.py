@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from storage.errors import UserError
 from tasks.embedding.forward import Backbone
+from tasks.embedding.pooling import POOLINGS
 from tasks.vocabulary import NormState, Pooling
 
 
@@ -76,6 +78,19 @@ class ExportedState:
             "source": self.source.value,
             "around": list(self.around),
         }
+
+
+def refuse_attention(cut: Cut) -> None:
+    """`UserError` where a state is weighted by attention: it is that of a block after the cut, and no module of
+    sentence-transformers sees it."""
+    by_attention = [each.value for each in cut.poolings if POOLINGS[each].weights is not None]
+    if by_attention:
+        raise UserError(
+            f"The run's answer is {cut.named} with {by_attention[0]} pooling, whose weights are the attention of the "
+            "next block: an exported model ends before it, so it cannot be exported. Embed texts with "
+            f"layerscout.open(STORAGE, RUN).encode(TEXTS) in Python, or sweep without --pooling {by_attention[0]} and "
+            "export that run."
+        )
 
 
 def ends_before_norm(backbone: Backbone, cut: Cut) -> bool:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from tasks.embedding.embed import embed_texts
 from tasks.embedding.model import LoadedModel, load_model
 from tasks.embedding.prompts import with_prompt
+from tasks.embedding.text_pairs import pair_features
 from tasks.exporting.recorded_run import RecordedRun
 from tasks.exporting.states import Cut
 
@@ -25,7 +26,10 @@ def load_whole(run: RecordedRun, dtype: str = "float32") -> LoadedModel:
 
 
 def embed_cut(run: RecordedRun, whole: LoadedModel, cut: Cut, texts: Sequence[str]) -> NDArray[np.float32]:
-    """float32 [N, S·D]: the S states of the cut, side by side; blocks after the deepest are not run."""
+    """float32 [N, S·D]: the S states of the cut, side by side; blocks after the deepest are not run.
+
+    Of text pairs, where the two texts of a row stand in turn, the features of the pairs: [N / 2, S·4·D].
+    """
     embedded = embed_texts(
         whole.backbone,
         whole.tokenizer,
@@ -33,8 +37,11 @@ def embed_cut(run: RecordedRun, whole: LoadedModel, cut: Cut, texts: Sequence[st
         poolings=cut.poolings,
         norm_states=cut.norm_states,
         max_length=run.settings.max_length,
+        long_texts=run.settings.long_texts,
         token_budget=run.settings.token_budget or TOKEN_BUDGET,
         max_layer=cut.deepest,
     )
     states = [embedded.states[each.norm_state, each.pooling][each.layer] for each in cut.states]
+    if run.of_pairs:
+        states = [pair_features(each) for each in states]
     return np.concatenate(states, axis=1)

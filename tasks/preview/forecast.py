@@ -4,7 +4,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -16,18 +15,21 @@ from storage.layout import Layout
 from tasks.data.dataset import Dataset
 from tasks.embedding.backbone import find_blocks
 from tasks.embedding.description import empty_model, load_tokenizer
-from tasks.embedding.embedding_set import BATCHES_PER_SHARD, SECONDS_PER_SHARD
 from tasks.embedding.model import ModelFolder
 from tasks.embedding.prompts import with_prompt
+from tasks.embedding.row_tokens import UNCUT, tokenise_uncut
+from tasks.embedding.set_plan import BATCHES_PER_SHARD, SECONDS_PER_SHARD
 from tasks.embedding.set_records import kept_calibration, kept_plan
 from tasks.embedding.settings import Settings, embedding_set_id
 from tasks.embedding.shards import plan_shards
-from tasks.embedding.tokens import check_known, check_room, tokenise
-from tasks.embedding.words import tokenise_words
+from tasks.embedding.text_pairs import PARTS
+from tasks.embedding.tokens import around_to_split, check_known, check_room, tokens_in_windows
+from tasks.embedding.windows import check_joined
 from tasks.scoring.criteria import score_criteria
 from tasks.scoring.features import Features
 from tasks.scoring.layer_scores import ScoringSettings, silhouette_of
 from tasks.scoring.probe import fit_probe_on
+from tasks.vocabulary import LongTexts
 
 ASSUMED_SHARE = 0.5
 """Of what one large matrix product makes on this machine, where no calibration of the same set exists."""
@@ -47,6 +49,10 @@ class Forecast:
     tokens: int
     cut_share: float
     """Share of the texts, 0–1, that are cut at the maximum length."""
+    split_share: float
+    """Share of the texts, 0–1, that are read in windows."""
+    split_tokens: int
+    """Of the tokens those of windows after each text's first."""
     shards: int
     shards_done: int
     seconds: float
@@ -61,7 +67,7 @@ def count_tokens(
     model: ModelFolder,
     texts: Sequence[str] | Sequence[Sequence[str]],
     *,
-    max_length: int = 1 << 30,
+    max_length: int = UNCUT,
     prompt: str | None = None,
     trust_remote_code: bool = False,
 ) -> npt.NDArray[np.int32]:
@@ -73,10 +79,7 @@ def count_tokens(
     tokenizer = load_tokenizer(Path(model.folder), trust_remote_code=trust_remote_code)
     tokenizer = with_prompt(tokenizer, prompt)
     check_room(tokenizer, max_length)
-    if len(texts) and not isinstance(texts[0], str):
-        tokens = tokenise_words(tokenizer, texts, 1 << 30)[0]
-    else:
-        tokens = tokenise(tokenizer, cast(Sequence[str], texts), 1 << 30)
+    tokens = tokenise_uncut(tokenizer, texts)
     check_known(tokens, tokenizer, model.id)
     return tokens.counts
 
@@ -88,12 +91,16 @@ def forecast_sweep(
     settings: Settings,
     token_counts: npt.NDArray[np.int32],
 ) -> Forecast:
-    """The plan and its cost. settings: resolved. token_counts: int32 [N], uncut.
+    """The plan and its cost. settings: resolved. token_counts: int32 [N], uncut; of text pairs [2·N], as `texts_of`.
 
     The plan is the one that an earlier run of the same set has written, else shards are cut for the speed that an
     earlier calibration measured, else for ASSUMED_SHARE of a matrix product's that is measured now.
     """
-    counts = np.minimum(token_counts, settings.max_length)
+    rows = dataset.train_rows + dataset.test_rows
+    of_texts = cut = np.minimum(token_counts, settings.max_length)
+    if splits := settings.long_texts is LongTexts.SPLIT:
+        of_texts = _in_windows(token_counts, model, settings)
+    counts = of_texts.reshape(-1, 2 if dataset.text_pairs == "features" else 1).sum(axis=1)
     blocks, parameters = _parameters(model, settings.trust_remote_code)
     depth = model.layers if settings.max_layer is None else settings.max_layer
     set_id = embedding_set_id(dataset, model, settings)
@@ -110,24 +117,43 @@ def forecast_sweep(
             f"assumed: {ASSUMED_SHARE:.0%} of the {flops / 1e9:,.0f} GFLOP/s that a {settings.dtype} matrix product "
             f"makes here just now, {rate:,.0f} tokens/s"
         )
-    rows = dataset.train_rows + dataset.test_rows
     if plan := kept_plan(layout, set_id, rows):
         finished = [each for each in plan.shards if exists(layout.shard_record(set_id, each.index))]
         number, done = len(plan.shards), len(finished)
         left -= sum(each.tokens for each in finished)
     else:
         number = len(plan_shards(counts, max(int(rate * SECONDS_PER_SHARD), budget * BATCHES_PER_SHARD)))
+    longer = float((token_counts > settings.max_length).mean())
     vectors = rows * (depth + 1) * len(settings.poolings) * len(settings.norm_states)
     return Forecast(
         rows=rows,
         tokens=int(counts.sum()),
-        cut_share=float((token_counts > settings.max_length).mean()),
+        cut_share=0.0 if splits else longer,
+        split_share=longer if splits else 0.0,
+        split_tokens=int(counts.sum() - cut.sum()),
         shards=number,
         shards_done=done,
         seconds=left / rate,
         basis=basis,
-        bytes=vectors * model.hidden_size * (2 if settings.storage_dtype == "float16" else 4),
+        bytes=vectors * row_width(dataset, model) * (2 if settings.storage_dtype == "float16" else 4),
         parameters=parameters,
+    )
+
+
+def row_width(dataset: Dataset, model: ModelFolder) -> int:
+    """Dimensions of what is stored and scored of a row at one layer."""
+    return model.hidden_size * (PARTS if dataset.text_pairs == "features" else 1)
+
+
+def _in_windows(
+    token_counts: npt.NDArray[np.int32], model: ModelFolder, settings: Settings
+) -> npt.NDArray[np.int32]:
+    """Tokens that are computed of each text where long ones are split: int32 [N]; `UserError` where they cannot be."""
+    check_joined(settings.poolings)
+    tokenizer = load_tokenizer(Path(model.folder), trust_remote_code=settings.trust_remote_code)
+    around = sum(around_to_split(with_prompt(tokenizer, settings.prompt), settings.max_length))
+    return np.array(
+        [tokens_in_windows(int(each), settings.max_length, around) for each in token_counts], dtype=np.int32
     )
 
 

@@ -8,6 +8,7 @@ import numpy.typing as npt
 import polars as pl
 
 from tasks.data.tagged_words import text_rows
+from tasks.embedding.text_pairs import texts_of
 
 FEW_ROWS = 5
 """A class with fewer train rows is never held out when the probe's penalty is chosen."""
@@ -53,8 +54,8 @@ def inspect_table(
     token_counts: npt.NDArray[np.integer] | None = None,
     max_length: int | None = None,
 ) -> Inspection:
-    """Count classes, lengths, duplicates and leaks of a table `text, label, split`; of words their texts', but for the
-    classes.
+    """Count classes, lengths, duplicates and leaks of a table `text, label, split`; of words all but the classes are of
+    their texts; of text pairs lengths are each text's.
 
     token_counts: int [N], of the texts before any cut, where a model is known; max_length: the tokens that are read.
     """
@@ -82,7 +83,7 @@ def inspect_table(
     )
 
 
-def warnings_of(found: Inspection, *, test_is_made: bool) -> list[str]:
+def warnings_of(found: Inspection, *, test_is_made: bool, time_column: str | None = None) -> list[str]:
     """What to know or mend before a sweep, a sentence each, the gravest first; empty where nothing is."""
     said = []
     if found.leaked:
@@ -126,10 +127,19 @@ def warnings_of(found: Inspection, *, test_is_made: bool) -> list[str]:
     cut = None if found.lengths is None else found.lengths.cut_share
     if cut is not None and cut > MUCH_CUT:
         said.append(
-            f"{100 * cut:.0f} % of the texts are longer than the maximum length and will be cut. Raise --max-length."
+            f"{100 * cut:.0f} % of the texts are longer than the maximum length and will be cut. Raise --max-length, "
+            "or read them whole with --long-texts split."
         )
     if test_is_made:
-        said.append("There is no test split: a seeded stratified fifth of the rows becomes one.")
+        part = (
+            "a seeded stratified fifth of the rows" if time_column is None else "the latest fifth of the rows"
+        )
+        said.append(f"There is no test split: {part} becomes one.")
+    if time_column is not None:
+        said.append(
+            "Within train, a row that is left out is judged by all others, later ones too: test rows alone tell what a "
+            "layer is worth on what is yet to come."
+        )
     return said
 
 
@@ -145,7 +155,8 @@ def _lengths(
     table: pl.DataFrame, token_counts: npt.NDArray[np.integer] | None, max_length: int | None
 ) -> Lengths:
     if token_counts is None:
-        counts, unit, cut = table["text"].str.len_chars().to_numpy(), "characters", None
+        texts = pl.Series("text", texts_of(table))
+        counts, unit, cut = texts.str.len_chars().to_numpy(), "characters", None
     else:
         counts, unit = token_counts, "tokens"
         cut = None if max_length is None else float((counts > max_length).mean())

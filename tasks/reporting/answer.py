@@ -1,7 +1,10 @@
 """The answer of a run in words, for every place that shows it."""
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
+from tasks.embedding.text_pairs import FORMULA
 from tasks.reporting.layer_curves import LayerCurves, Row, Tables, answer_curves
 
 MOST_SHOWN = 60
@@ -125,7 +128,8 @@ def _choice_sentence(curves: LayerCurves) -> str:
     states = "" if curves.norm_state == "as_returned" else f", {curves.norm_state}"
     what = "the embedding output, " if layer == 0 else ""
     prompt = "" if curves.prompt is None else f", with the prompt {shortened(curves.prompt)}"
-    where = f"layer {layer} of {last} ({what}{curves.pooling} pooling{states}{prompt})"
+    pairs = ", features of both texts" if curves.of_pairs else ""
+    where = f"layer {layer} of {last} ({what}{curves.pooling} pooling{states}{pairs}{prompt})"
     audit = curves.audit
     if audit is None:
         return f"Take {where}: chosen from train rows, and not yet audited on test rows."
@@ -177,8 +181,10 @@ def key_figures(curves: LayerCurves) -> list[tuple[str, str, str]]:
     if curves.choice is None or curves.chosen is None:
         return []
     prompt = [] if curves.prompt is None else [("prompt", one_line(curves.prompt), "around every text")]
+    pairs = [("text pairs", FORMULA, "u and v are each text by itself")] if curves.of_pairs else []
     figures = [
         *prompt,
+        *pairs,
         ("chosen layer", f"{curves.chosen} of {curves.last}", f"depth {curves.chosen / curves.last:.2f}"),
         ("confidence", f"{100 * curves.choice['confidence']:.0f} %", _meant(curves.choice)),
     ]
@@ -293,6 +299,15 @@ def marks(curves: LayerCurves, layer: int) -> list[str]:
             if point["layer"] == layer:
                 kinds.setdefault(point["kind"], []).append(silhouette.name)
     return found + [f"{kind} ({' + '.join(names)})" for kind, names in kinds.items()]
+
+
+def split_words(embedded: Mapping[str, Any]) -> str:
+    """What became of long texts that were split, and what it cost. embedded: the row of `embedding_set`."""
+    tokens, more = embedded["tokens"], embedded["split_tokens"]
+    return (
+        f"{percent(embedded['split_share'])} of the texts were longer than {embedded['max_length']:,} tokens and were "
+        f"read whole, in windows: {tokens:,} tokens, {tokens / (tokens - more):.2f} times as many as cut."
+    )
 
 
 def one_line(prompt: str) -> str:

@@ -74,6 +74,8 @@ class LayerCurves:
 
     race: list[Row]
     """Rows of `race_step`, in order; empty where no race said how many rows to read."""
+    of_pairs: bool
+    """Both texts of a row are embedded by themselves, and features of both are what is scored."""
 
     @property
     def measure(self) -> Measure:
@@ -161,8 +163,11 @@ def _curves(tables: Tables, run: Row, pooling: str, norm_state: str) -> LayerCur
     audits = rows_where(tables, "audit", **where, rule=choice["rule"]).to_dicts() if choice else []
     probes = rows_where(tables, "probe", **where, layer=choice["layer"]).to_dicts() if choice else []
     described = rows_where(tables, "dataset", id=run["dataset_id"]).to_dicts()
+    own = [row for row in described if row["fingerprint"] == run["dataset_fingerprint"]]
     return LayerCurves(
         run=run,
+        # Of a row of an older version there is no such column.
+        of_pairs=any(row.get("text_pairs") == "features" for row in own),
         # A run of an older version knew of no other task.
         task=Task(next((row["task"] for row in described if row.get("task")), Task.SINGLE_LABEL)),
         pooling=pooling,

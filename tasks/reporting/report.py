@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from tasks.embedding.text_pairs import FORMULA
 from tasks.reporting.answer import (
     answer_sentence,
     key_figures,
@@ -215,6 +216,8 @@ def _provenance(tables: Tables, run: Row, described: Mapping[str, Row]) -> list[
 
 def _columns(dataset: Row) -> str:
     text = f"text in {dataset['text_column']}, " if dataset["text_column"] else "no text, "
+    if dataset.get("text_pairs") == "features":
+        text = f"texts in {dataset['text_column']}, each embedded by itself ({FORMULA}), "
     return f"{text}label in {dataset['label_column']}"
 
 

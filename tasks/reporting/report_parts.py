@@ -1,5 +1,6 @@
 """What the sections of a report show, from the tables of its run: plain values that a template lays out."""
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 
@@ -7,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from tasks.reporting.answer import percent, shortened, table_of
+from tasks.reporting.answer import percent, shortened, split_words, table_of
 from tasks.reporting.layer_curves import LayerCurves, Row, Tables, rows_where
 from tasks.vocabulary import NO_PROMPT, Task
 
@@ -192,6 +193,8 @@ def notes(tables: Tables, answer: LayerCurves, described: Mapping[str, Row]) -> 
     if share >= 0.01:
         length = described["embedding_set"]["max_length"]
         notes.append(f"{percent(share)} of the texts were cut at {length:,} tokens.")
+    if described["embedding_set"].get("split_share"):
+        notes.append(split_words(described["embedding_set"]))
     if described["dataset"].get("cut_words"):
         cut, rows = described["dataset"]["cut_words"], described["embedding_set"].get("rows", 0)
         notes.append(
@@ -204,9 +207,16 @@ def notes(tables: Tables, answer: LayerCurves, described: Mapping[str, Row]) -> 
         )
     elif answer.task is not Task.SINGLE_LABEL:
         notes.append(f"What is called accuracy on this page is the {answer.measure.axis}.")
+    time_column = json.loads(answer.run["parameters"]).get("time_column")
     if described["dataset"].get("test_is_made"):
+        taken = "a seeded, stratified one was taken from train."
+        if time_column is not None:
+            taken = f"the latest rows by {time_column} were taken."
+        notes.append(f"The data set has no test split of its own: {taken}")
+    if time_column is not None:
         notes.append(
-            "The data set has no test split of its own: a seeded, stratified one was taken from train."
+            f"No test row is earlier by {time_column} than a train row. Within train, rows that were left out were "
+            "judged by all others, later ones too."
         )
     if answer.choice is not None and answer.choice["confidence"] < 0.7:
         sure = f"{100 * answer.choice['confidence']:.0f} %"

@@ -106,6 +106,7 @@ def stage_run(layout: Layout, record: SweepRecord) -> None:
                 "label_names": list(dataset.target_names) or None,
                 "texts": dataset.texts if dataset.words is not None else None,
                 "cut_words": dataset.cut_words if dataset.words is not None else None,
+                "text_pairs": None if dataset.text_pairs == "joined" else dataset.text_pairs,
             },
         ),
         "embedding_set": (
@@ -118,6 +119,8 @@ def stage_run(layout: Layout, record: SweepRecord) -> None:
                 "rows": planned.rows,
                 "tokens": planned.tokens,
                 "truncated_share": planned.truncated_share,
+                "split_share": planned.split_share,
+                "split_tokens": planned.split_tokens,
                 "shards": len(planned.shards),
                 "seconds": sum(shard.seconds for shard in shards),
             },

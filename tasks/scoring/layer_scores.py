@@ -17,7 +17,7 @@ from prefect import task
 from storage.embeddings import read_layer
 from storage.staged import is_staged, keyed, read_part, rows_of, stage
 from tasks.curves import LayerOfRun
-from tasks.data.dataset import read_table, targets_of
+from tasks.data.stored_table import read_table, targets_of
 from tasks.data.tagged_words import WORD_KEYS
 from tasks.numerics.clusters import shares_of_clusters
 from tasks.numerics.cores import side_by_side, use_threads

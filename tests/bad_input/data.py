@@ -207,6 +207,21 @@ CASES = [
         "rows.jsonl",
         '{"text": ["a"], "label": "x"}\n{"text": ["b"], "label": "y"}\n',
     ),
+    _file(COLUMNS, "features of pairs, and one text column", "rows.csv", TABLE, " --text-pairs features"),
+    _file(
+        COLUMNS,
+        "features of pairs of one column with itself",
+        "rows.csv",
+        TABLE,
+        " --text-column text --text-column text --text-pairs features",
+    ),
+    _file(
+        COLUMNS,
+        "features of pairs, and an empty text in the second column",
+        "rows.csv",
+        "one,other,label\n" + "a,b,x\nc,d,y\n" * 5 + "e,,x\n",
+        " --text-column one --text-column other --text-pairs features",
+    ),
     # Splits
     _folder("train, dev and eval", {"train.csv": TABLE, "dev.csv": TABLE, "eval.csv": TABLE}),
     _folder("two files for one split", {"train.csv": TABLE, "dev.csv": TABLE, "valid.csv": TABLE}),
@@ -221,5 +236,31 @@ CASES = [
         {"train.csv": TABLE, "test.csv": TABLE.replace("label", "class")},
     ),
     _folder("a test split of no row", {"train.csv": TABLE, "test.csv": "text,label\n"}),
+    _file(
+        SPLITS,
+        "times that are written in two ways",
+        "rows.csv",
+        "text,label,day\n"
+        + "".join(f"text {i},{'xy'[i % 2]},2024-05-{i + 10}\n" for i in range(20))
+        + "a,x,1/6/24\n",
+        " --time-column day",
+    ),
+    _file(
+        SPLITS,
+        "a row without a time",
+        "rows.csv",
+        "text,label,day\n"
+        + "".join(f"text {i},{'xy'[i % 2]},2024-05-{i + 10}\n" for i in range(20))
+        + "a,x,\n",
+        " --time-column day",
+    ),
+    _file(
+        SPLITS,
+        "a test row that is earlier than train rows",
+        "rows.csv",
+        "text,label,day,part\n"
+        + "".join(f"text {i},{'xy'[i % 2]},{i},{'train' if i % 5 else 'test'}\n" for i in range(20)),
+        " --time-column day --split-column part",
+    ),
     _folder("an empty folder", {"README": "nothing here"}),
 ]

@@ -1,5 +1,6 @@
 """What a sweep may be asked for, and what of it makes the run another one."""
 
+import inspect
 import json
 import re
 from pathlib import Path
@@ -15,6 +16,7 @@ from flows.search_parameters import SearchParameters, with_prompts_of
 from flows.settled import scoring_of
 from storage.errors import UserError
 from storage.migrations import result_tables
+from tasks.data.dataset import prepare_dataset_task
 from tasks.scoring.criteria import CRITERIA
 from tasks.vocabulary import Precision, ProbeProtocol
 
@@ -76,6 +78,18 @@ def test_no_integer_is_taken_that_its_column_cannot_hold() -> None:
 def test_looking_at_attention_as_by_default_leaves_a_run_its_id() -> None:
     assert "attention_rows" not in describe_run(asked(), "set").parameters
     assert describe_run(asked(attention_rows=300), "set").id != describe_run(asked(), "set").id
+
+
+@pytest.mark.parametrize("column", ["split_column", "group_column", "time_column"])
+def test_a_column_that_splits_rows_is_part_of_a_run_where_it_is_named(column: str) -> None:
+    assert column not in describe_run(asked(), "set").parameters
+    named = describe_run(asked(**{column: "x"}), "set")
+    assert (named.parameters[column], named.id != describe_run(asked(), "set").id) == ("x", True)
+
+
+def test_the_task_that_prepares_a_data_set_takes_what_is_asked_of_its_rows() -> None:
+    taken = set(inspect.signature(prepare_dataset_task.fn).parameters)
+    assert taken == {"spec", "layout", *asked().rows_asked}
 
 
 def test_a_price_on_depth_makes_another_run_of_the_same_scores() -> None:

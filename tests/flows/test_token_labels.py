@@ -16,7 +16,7 @@ from flows.terminal.preview import show_inspection, show_plan
 from flows.unrecorded_sweep import unrecorded_sweep
 from storage.errors import UserError
 from storage.layout import Layout
-from tasks.data.dataset import read_table
+from tasks.data.stored_table import read_table
 from tests.conftest import FILLER, WORDS
 from tests.flows.conftest import sweep_here, tables
 
@@ -141,6 +141,7 @@ def test_lists_in_memory(planted: Path, tmp_path: Path) -> None:
         {"attention_rows": 10},
         {"pooling": ("text_mean",)},
         {"criterion": ("knn_loo",)},
+        {"long_texts": "split"},
     ],
 )
 def test_what_is_of_whole_texts_is_refused(planted: Path, tmp_path: Path, more: dict[str, Any]) -> None:

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import duckdb
@@ -57,11 +58,13 @@ for number in range({writes}):
 WRITES = 12
 
 
-def _started(code: str, **values: object) -> subprocess.Popen[str]:
+def _started(code: str, scratch: Path, **values: object) -> subprocess.Popen[str]:
     root = Path(__file__).parents[2]
     return subprocess.Popen(
         [sys.executable, "-c", code.format(**values)],
         cwd=root,
+        # A reader that is killed leaves there what it would have removed.
+        env=os.environ | {"TMPDIR": str(scratch)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -72,11 +75,11 @@ def test_five_readers_and_two_writers_see_no_error_and_only_whole_runs(tmp_path:
     database = str(tmp_path / "results.duckdb")
     merge(database, "first", {"probe": probe_rows("first", layers=31)})
     codes = [PLAIN, PLAIN, OURS, OURS, NEVER_CLOSES]
-    readers = [_started(code, database=database) for code in codes]
+    readers = [_started(code, tmp_path, database=database) for code in codes]
     for reader in readers:
         assert reader.stdout is not None
         assert reader.stdout.readline() == "1\n", reader.communicate()
-    writers = [_started(WRITER, database=database, name=name, writes=WRITES) for name in "ab"]
+    writers = [_started(WRITER, tmp_path, database=database, name=name, writes=WRITES) for name in "ab"]
     for writer in writers:
         _, error = writer.communicate(timeout=240)
         assert writer.returncode == 0, error
@@ -97,16 +100,17 @@ def test_a_query_that_a_merge_overtakes_while_it_connects_is_of_the_new_file(
     merge(database, "first", {"probe": probe_rows("first", layers=31)})
     shutil.copyfile(database, newer)
     merge(newer, "second", {"probe": probe_rows("second", layers=31)})
-    connect, overtaken = duckdb.connect, []
+    connect: Callable[..., duckdb.DuckDBPyConnection] = duckdb.connect
+    overtaken: list[str] = []
 
     def overtake(*args: object, **options: object) -> duckdb.DuckDBPyConnection:
         if args != (database,):
-            return connect(*args, **options)  # type: ignore[arg-type]  # as they came
+            return connect(*args, **options)
         if len(overtaken) == 0:
             overtaken.append("while it opens the header")
             os.replace(newer, database)
             raise duckdb.IOException("Could not read enough bytes from file")
-        connection = connect(*args, **options)  # type: ignore[arg-type]  # as they came
+        connection = connect(*args, **options)
         if len(overtaken) == 1:
             overtaken.append("before it reads the blocks")
             shutil.copyfile(database, newer)

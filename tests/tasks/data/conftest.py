@@ -7,7 +7,8 @@ from typing import Any
 import polars as pl
 
 from storage.layout import Layout
-from tasks.data.dataset import Dataset, prepare_dataset, read_table
+from tasks.data.dataset import Dataset, prepare_dataset
+from tasks.data.stored_table import read_table
 
 
 def prepare(spec: str, storage: Path, **options: Any) -> tuple[Dataset, pl.DataFrame]:

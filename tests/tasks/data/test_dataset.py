@@ -14,13 +14,9 @@ from hypothesis import strategies as st
 
 from storage.errors import UserError
 from storage.layout import Layout
-from tasks.data import dataset
-from tasks.data.dataset import (
-    fingerprint_table,
-    read_dataset,
-    read_table,
-)
+from tasks.data.dataset import read_dataset
 from tasks.data.splits import stratified_sample
+from tasks.data.stored_table import ROWS_PER_GROUP, fingerprint_table, read_table
 from tests.conftest import labelled_text
 from tests.tasks.data.conftest import prepare, write_rows
 
@@ -314,11 +310,11 @@ def test_a_part_of_the_table_is_read_without_the_rest(
         return opened[-1]
 
     disk = SimpleNamespace(open_input_file=open_input_file)
-    monkeypatch.setattr(dataset, "filesystem", lambda uri: (disk, uri))
+    monkeypatch.setattr("tasks.data.stored_table.filesystem", lambda uri: (disk, uri))
     part = read_table(found.uri, rows)
     assert part.equals(whole[rows.start : rows.stop])
     assert part.schema == whole.schema == TABLE
-    groups = len({row // dataset.ROWS_PER_GROUP for row in rows})
+    groups = len({row // ROWS_PER_GROUP for row in rows})
     # The groups' share, and the end of the file (64 KiB at once), which says where they lie.
     size = Path(found.uri).stat().st_size
     assert size * groups / 5 <= sum(each.bytes_read for each in opened) < 1.1 * size * groups / 5 + 70_000

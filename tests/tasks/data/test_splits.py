@@ -1,6 +1,7 @@
 """Which rows are train and which are test, where a column or groups say it."""
 
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -22,7 +23,7 @@ ROWS = pl.DataFrame(
 )
 
 
-def read(rows: pl.DataFrame, folder: Path, **asked: str) -> pl.DataFrame:
+def read(rows: pl.DataFrame, folder: Path, **asked: Any) -> pl.DataFrame:
     rows.write_csv(folder / "all.csv")
     return read_dataset(f"path:{folder / 'all.csv'}", Layout(""), **asked)[1]
 

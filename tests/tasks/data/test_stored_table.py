@@ -7,7 +7,8 @@ import polars as pl
 import pytest
 
 from storage.layout import Layout
-from tasks.data.dataset import prepare_dataset, read_places, read_table, stored_table
+from tasks.data.dataset import prepare_dataset, read_places
+from tasks.data.stored_table import read_table, stored_table
 from tests.conftest import labelled_text
 
 

@@ -9,8 +9,9 @@ import pytest
 
 from storage.errors import UserError
 from storage.layout import Layout
-from tasks.data.dataset import prepare_dataset, read_dataset, read_table
-from tasks.data.tagged_words import text_rows, texts_of
+from tasks.data.dataset import prepare_dataset, read_dataset
+from tasks.data.stored_table import read_table
+from tasks.data.tagged_words import text_rows, word_lists
 from tasks.vocabulary import Task
 
 WORDS = [["the", "sea"], ["a", "ship", "a"], ["wind"], ["the", "wave", "of"]] * 5
@@ -82,7 +83,7 @@ def test_numbered_tags_of_the_hub_keep_their_names_and_places(tmp_path: Path) ->
     found, table = read(f"path:{tmp_path / 'set'}", tmp_path)
     assert found.classes == ("O", "B-X", "I-X")
     assert table["label"].to_list() == [1, 2, 1, 0] * 12
-    assert texts_of(table)["words"].to_list() == rows["tokens"]
+    assert word_lists(table)["words"].to_list() == rows["tokens"]
 
 
 def test_numbers_are_tags_as_they_are_written(tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from storage.errors import UserError
 from storage.layout import Layout
-from tasks.data.dataset import fingerprint_table, read_dataset, targets_of
+from tasks.data.dataset import read_dataset
+from tasks.data.stored_table import fingerprint_table, targets_of
 from tasks.data.targets import MOST_VALUES, NO_LABEL, PARTS, read_targets, task_of, with_classes
 from tasks.vocabulary import Task
 

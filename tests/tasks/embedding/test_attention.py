@@ -141,8 +141,8 @@ def test_punctuation_and_function_words_are_marked_and_special_tokens_are_not() 
     ("asked", "rows", "texts"),
     [
         (None, (20_000, 2_000), 200),
-        (None, (240, 120), 9),
-        (None, (40, 39), 0),
+        (None, (240, 120), 6),
+        (None, (60, 59), 0),
         (0, (20_000, 2_000), 0),
         (300, (20_000, 2_000), 300),
         (300, (100, 20_000), 100),

@@ -11,6 +11,7 @@ from tasks.embedding.forward import capturing, forward_layers
 from tasks.embedding.pooled_batch import PooledBatch
 from tasks.vocabulary import NormState, Pooling
 from tests.tasks.embedding.test_backbone import MODELS, small_model
+from tests.tasks.embedding.test_embed import PLAIN
 
 LENGTHS = [9, 9, 7, 3, 3, 1]
 
@@ -20,7 +21,8 @@ def batch_of(backbone) -> PooledBatch:
     ids = [np.arange(2, 2 + length, dtype=np.int32) for length in lengths]
     norm_states = [NormState.AS_RETURNED]
     norm_states += [NormState.FINAL_NORM] if backbone.final_norm is not None else []
-    keys = [(norm_state, pooling) for norm_state in norm_states for pooling in Pooling]
+    poolings = list(Pooling) if backbone.packed else PLAIN
+    keys = [(norm_state, pooling) for norm_state in norm_states for pooling in poolings]
     return PooledBatch(backbone, ids, keys, backbone.layers + 1)
 
 
@@ -37,7 +39,7 @@ def test_a_pass_stays_on_its_device_and_never_waits_for_a_value(name):
         batch.take(layer, states)
 
     with capturing(backbone):
-        forward_layers(backbone, batch.tokens, batch.groups, take, backbone.layers)
+        forward_layers(backbone, batch.tokens, batch.groups, take, backbone.layers, look=batch.look)
     assert taken == list(range(backbone.layers + 1))
 
 

@@ -1,5 +1,7 @@
 """Each pooling against a loop over the tokens of one text."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 import torch
@@ -10,8 +12,21 @@ from tasks.embedding.pooling import pool
 from tasks.vocabulary import Pooling
 
 
-def by_hand(tokens: np.ndarray, pooling: Pooling, around: tuple[int, int] = (0, 0)) -> np.ndarray:
-    """tokens: [t, D], without padding."""
+def by_hand(
+    tokens: np.ndarray,
+    pooling: Pooling,
+    around: tuple[int, int] = (0, 0),
+    weights: Sequence[float] | None = None,
+) -> np.ndarray:
+    """tokens: [t, D], without padding; weights: of each, where attention weighs them."""
+    if pooling in (Pooling.ATTENTION_SUMMARY, Pooling.ATTENTION_RECEIVED):
+        own = [place for place in range(len(tokens)) if around[0] <= place < len(tokens) - around[1]]
+        each = dict(enumerate(weights)) if own else dict.fromkeys(range(len(tokens)), 1.0)
+        own = own or list(range(len(tokens)))
+        own = [place for place in own if place] or own
+        if sum(each[place] for place in own) == 0:
+            each = dict.fromkeys(own, 1.0)
+        return sum(each[place] * tokens[place] for place in own) / sum(each[place] for place in own)
     if pooling is Pooling.TEXT_MEAN:
         own = [token for place, token in enumerate(tokens) if around[0] <= place < len(tokens) - around[1]]
         return sum(own) / len(own) if own else sum(tokens) / len(tokens)
@@ -51,12 +66,20 @@ def test_equals_a_loop_over_the_tokens(pooling, lengths, width, seed, side, fill
     generator = torch.Generator().manual_seed(seed)
     texts = [torch.randn(length, width, generator=generator) for length in lengths]
     states, mask = padded(texts, side, filler)
-    got = pool(states, mask, pooling, around)
-    want = np.stack([by_hand(text.double().numpy(), pooling, around) for text in texts])
+    # Some tokens get no attention at all, and at padding there is none that could be told.
+    heard = [(torch.rand(length, generator=generator) - 0.3).clamp_min(0) for length in lengths]
+    weights = padded([each[:, None] for each in heard], side, filler)[0][:, :, 0]
+    got = pool(states, mask, pooling, around, weights)
+    want = np.stack(
+        [
+            by_hand(text.double().numpy(), pooling, around, each.tolist())
+            for text, each in zip(texts, heard, strict=True)
+        ]
+    )
     assert got.dtype == torch.float32
     np.testing.assert_allclose(got.numpy(), want, rtol=1e-5, atol=1e-6)
     # Texts of one length need no mask.
-    alone = pool(texts[0][None], None, pooling, around)
+    alone = pool(texts[0][None], None, pooling, around, heard[0][None])
     np.testing.assert_allclose(alone.numpy(), want[:1], rtol=1e-5, atol=1e-6)
 
 

@@ -16,7 +16,7 @@ from tasks.embedding.stored_blocks import open_backbone
 from tasks.embedding.tokens import Tokens, tokenise
 from tasks.vocabulary import NormState, Pooling
 from tests.tasks.embedding.test_backbone import MODELS, small_model
-from tests.tasks.embedding.test_embed import TEXTS, word_tokenizer
+from tests.tasks.embedding.test_embed import PLAIN, TEXTS, word_tokenizer
 
 TEMPLATE = "the cat sat on a log and {text} then it"
 ENCODERS = ("bert", "distilbert", "roberta", "xlm-roberta", "modernbert", "t5")
@@ -25,7 +25,8 @@ DECODERS = [name for name in MODELS if not name.startswith(ENCODERS)]
 
 def embedded(backbone: Backbone, **options: object) -> dict[object, np.ndarray]:
     norm_states = list(NormState) if backbone.final_norm is not None else [NormState.AS_RETURNED]
-    settings = {"poolings": list(Pooling), "norm_states": norm_states, "max_length": 30, "token_budget": 40}
+    poolings = list(Pooling) if backbone.packed else PLAIN
+    settings = {"poolings": poolings, "norm_states": norm_states, "max_length": 30, "token_budget": 40}
     prompted = with_prompt(word_tokenizer(bos=True), TEMPLATE)
     return embed_texts(backbone, prompted, TEXTS, **settings | options).states
 

@@ -17,7 +17,7 @@ from tasks.embedding.model import load_model
 from tasks.embedding.stored_blocks import StoredTensors, fits, open_backbone
 from tasks.vocabulary import NormState, Pooling
 from tests.tasks.embedding.test_backbone import MODELS, WITHOUT_FINAL_NORM, small_model
-from tests.tasks.embedding.test_embed import TEXTS, word_tokenizer
+from tests.tasks.embedding.test_embed import PLAIN, TEXTS, word_tokenizer
 
 PACKED = [name for name in MODELS if not name.startswith("t5")]
 
@@ -65,9 +65,9 @@ def test_streamed_blocks_give_the_whole_models_embeddings(folder_of, name, dtype
 def test_layer_0_alone_reads_no_block(folder_of, monkeypatch):
     folder = folder_of("llama")
     streamed = open_backbone(folder, "float32", "cpu")
-    whole = embedded(load_model(folder, "float32", "cpu").backbone, max_layer=0)
+    whole = embedded(load_model(folder, "float32", "cpu").backbone, max_layer=0, poolings=PLAIN)
     monkeypatch.setattr(StoredTensors, "read", lambda self, name, *_: pytest.fail(f"{name} is read"))
-    assert_equal(embedded(streamed, max_layer=0), whole)
+    assert_equal(embedded(streamed, max_layer=0, poolings=PLAIN), whole)
 
 
 def test_no_more_than_two_blocks_are_held(folder_of):

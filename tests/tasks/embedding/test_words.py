@@ -1,5 +1,6 @@
 """Words of texts against Hugging Face's own hidden states, word by word."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,6 @@ from transformers import PreTrainedTokenizerFast
 from storage.errors import UserError
 from tasks.embedding.backbone import find_backbone
 from tasks.embedding.embed import embed_tokens
-from tasks.embedding.tokens import Tokens
 from tasks.embedding.words import tokenise_words
 from tasks.vocabulary import NormState, Pooling
 from tests.families.small_models import small_config
@@ -95,7 +95,7 @@ def test_word_is_pooled_from_its_own_tokens(family: str, max_length: int) -> Non
     read = [each[(each >= 0).all(axis=1)] for each in spans]
     got = embed_tokens(
         backbone,
-        Tokens(tokens.ids, tokens.counts, tokens.truncated, tokens.around, read),
+        replace(tokens, words=read),
         poolings=POOLINGS,
         norm_states=[AS_RETURNED],
         token_budget=20,

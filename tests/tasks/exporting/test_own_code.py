@@ -22,7 +22,7 @@ from tasks.exporting.predict import embed
 from tasks.exporting.recorded_run import _same_model
 from tasks.exporting.states import ExportedState, LayerState, Source
 from tasks.scoring.probe import fit_probe
-from tasks.vocabulary import NormState, Pooling
+from tasks.vocabulary import LongTexts, NormState, Pooling
 
 CODE = """
 from transformers import LlamaModel
@@ -86,8 +86,9 @@ def exported(folder: Path, into: Path, *, trust: bool) -> Path:
     X, y = rng.standard_normal((20, 32), dtype=np.float32), np.arange(20, dtype=np.int32) % 2
     run: Any = SimpleNamespace(
         dataset=SimpleNamespace(classes=("sea", "sky")),
-        settings=SimpleNamespace(max_length=16),
+        settings=SimpleNamespace(max_length=16, long_texts=LongTexts.CUT),
         model=SimpleNamespace(runs_own_code=trust),
+        of_pairs=False,
     )
     state = LayerState(3, Pooling.MEAN, NormState.AS_RETURNED)
     write_head(

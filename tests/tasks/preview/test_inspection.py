@@ -57,6 +57,10 @@ def good() -> Inspection:
 def test_a_good_data_set_has_nothing_to_warn_of() -> None:
     assert warnings_of(good(), test_is_made=False) == []
     assert warnings_of(good(), test_is_made=True)[0].startswith("There is no test split")
+    of_times = warnings_of(good(), test_is_made=True, time_column="day")
+    assert of_times[0] == "There is no test split: the latest fifth of the rows becomes one."
+    assert "judged by all others, later ones too" in of_times[1]
+    assert warnings_of(good(), test_is_made=False, time_column="day") == of_times[1:]
 
 
 def test_every_warning_says_what_to_do() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,8 @@ from tokenizers import processors
 from storage.errors import UserError
 from storage.layout import Layout
 from tasks.data.dataset import prepare_dataset
-from tasks.embedding.embedding_set import plan_embedding_set
 from tasks.embedding.model import resolve_model
+from tasks.embedding.set_plan import plan_embedding_set
 from tasks.embedding.settings import Settings
 from tasks.preview.forecast import count_tokens
 from tasks.preview.refusal import refuse_early
@@ -65,6 +66,17 @@ def test_a_layer_a_norm_and_positions_that_it_has_not(
     assert not (tmp_path / "embeddings").exists()
     with pytest.raises(UserError, match="Row 1 has 30 tokens, but the model has positions for 16"):
         refuse_early(resolve_model(f"path:{bert}"), asked(), np.array([3, 30], dtype=np.int32))
+
+
+def test_attention_that_is_left_to_transformers(tiny_model: Path, bert: Path, tmp_path: Path) -> None:
+    hf.GemmaModel(hf.GemmaConfig(**SMALL, head_dim=8)).save_pretrained(tmp_path)
+    for file in tiny_model.glob("tokenizer*"):
+        shutil.copy(file, tmp_path)
+    by_attention = replace(asked(), poolings=(Pooling.MEAN, Pooling.ATTENTION_SUMMARY), max_length=16)
+    for ours in (tiny_model, bert):
+        refuse_early(resolve_model(f"path:{ours}"), by_attention, FEW)
+    with pytest.raises(UserError, match="Pooling attention_summary weighs tokens"):
+        refuse_early(resolve_model(f"path:{tmp_path}"), by_attention, FEW)
 
 
 def test_weights_that_do_not_fill_the_model(tiny_model: Path, tmp_path: Path) -> None:

@@ -223,6 +223,19 @@ def test_notes_warn_of_what_weakens_the_answer():
     assert "always naming the largest class is right on 90.0 %" in notes
 
 
+def test_notes_say_what_was_ordered_by_time():
+    tables = run_tables()
+    parameters = json.loads(tables["run"]["parameters"][0]) | {"time_column": "day"}
+    tables["run"] = tables["run"].with_columns(parameters=pl.lit(json.dumps(parameters)))
+    notes = " ".join(Page(render_report(tables)).all("li"))
+    assert "No test row is earlier by day than a train row" in notes
+    assert "no test split" not in notes
+    tables["dataset"] = tables["dataset"].with_columns(test_is_made=pl.lit(True))
+    assert "no test split of its own: the latest rows by day were taken." in " ".join(
+        Page(render_report(tables)).all("li")
+    )
+
+
 def test_recall_by_class_is_that_of_the_matrices():
     confusion = {"chosen": np.array([[8, 2], [1, 9]]), "last": np.array([[5, 5], [1, 9]])}
     tables = run_tables(classes=("ham", "spam"))

@@ -8,8 +8,9 @@ import pytest
 from storage.embeddings import read_layer
 from storage.layout import Layout
 from tasks.data.dataset import prepare_dataset
-from tasks.embedding.embedding_set import embed_shard, plan_embedding_set
+from tasks.embedding.embedding_set import embed_shard
 from tasks.embedding.model import resolve_model
+from tasks.embedding.set_plan import plan_embedding_set
 from tasks.embedding.settings import Settings
 from tasks.scoring import left_out
 from tasks.scoring.left_out import FirstRows, leave_out, read_left_out
