@@ -34,8 +34,9 @@ def sweep(
             (model, tokenizer) of transformers, or a SentenceTransformer, of which its transformer is taken.
         texts: a column of strings: a list, an array, or a column of pandas, Polars or `datasets`. Of two texts a row, a
             list of pairs or a tuple of both columns, which `text_pairs` reads as one text or as the features of two.
-            Or, with `labels` left out, a table (a DataFrame of pandas or Polars, a `datasets.Dataset`) or a spec such
-            as `"path:reviews.csv"`, whose columns are found by their usual names or by `text_column`, `label_column`.
+            Of words that have tags, a list of the words of each text, with `labels` a list of the tags of each. Or, with
+            `labels` left out, a table (a DataFrame of pandas or Polars, a `datasets.Dataset`) or a spec such as
+            `"path:reviews.csv"`, whose columns are found by their usual names or by `text_column`, `label_column`.
         labels: a column of strings, integers or booleans, one a text; of lists of labels; or of floats, numbers to be
             told (`task="regression"` where they are integers).
         test: rows that the audit is done on, a pair (texts, labels) or a table, as `texts` is. Left out, a fifth of the
@@ -206,8 +207,9 @@ def _asked(
     model: Any, texts: Any, labels: Any, test: Any, name: str, options: dict[str, Any]
 ) -> dict[str, Any]:
     """The options of a sweep, with the specs of model and texts: what was in memory is kept in the storage."""
-    from tasks.data.in_memory import PAIR_COLUMNS, are_pairs
+    from tasks.data.in_memory import PAIR_COLUMNS, are_pairs, are_words
     from tasks.embedding.in_memory import keep_model
+    from tasks.vocabulary import Task
 
     if "dataset" in options:
         raise UserError(f"dataset {options['dataset']}: the data set is given as texts, a spec of one too.")
@@ -219,7 +221,8 @@ def _asked(
     if "storage" in asked:
         asked["storage"] = str(asked["storage"])
     asked["model"] = model if isinstance(model, str) else f"path:{keep_model(given, model)}"
-    if labels is not None and are_pairs(texts):
+    tagged = asked.get("task") == Task.TOKEN_CLASSIFICATION or are_words(texts, labels)
+    if labels is not None and not tagged and are_pairs(texts):
         if "text_column" in asked:
             raise UserError(
                 f"text_column {asked['text_column']}: the texts are given as pairs, which have no names. Leave it out."

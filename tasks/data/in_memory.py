@@ -85,6 +85,17 @@ def _are_two_columns(given: Any) -> bool:
     return isinstance(given, tuple) and len(given) == 2 and not any(isinstance(each, str) for each in given)
 
 
+def are_words(given: Any, labels: Any) -> bool:
+    """Whether these are the words of each text and their tags: lists beside lists, by the first of them, but not two
+    words in every row, which are a pair of texts with several labels each."""
+    for each in (given, labels):
+        if isinstance(each, str | bytes | Mapping | Iterator) or not isinstance(each, Iterable):
+            return False
+        if not isinstance(next(iter(each), None), list | np.ndarray | pl.Series):
+            return False
+    return any(len(row) != 2 for row in given)
+
+
 def as_pairs(given: Any, what: str = "texts") -> list[tuple[str, str]]:
     """Two texts a row, from a sequence of pairs or a tuple of two columns.
 

@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 
 from storage.errors import UserError
-from tasks.data.in_memory import are_pairs, as_pairs
+from tasks.data.in_memory import are_pairs, are_words, as_pairs
 from tests.tasks.data.conftest import prepare
 
 ROWS = pl.DataFrame(
@@ -104,6 +104,21 @@ def test_what_is_one_text_a_row_is_not_taken_for_pairs(given: Any) -> None:
     assert not are_pairs(given)
     with pytest.raises(UserError, match="are pairs: give a list of"):
         as_pairs(given)
+
+
+@pytest.mark.parametrize(
+    ("given", "labels", "told"),
+    [
+        ([["a", "b", "c"], ["d", "e"]], [["O", "O", "X"], ["O", "O"]], True),
+        (pl.Series([["a", "b"], ["d"]]), pl.Series([["O", "O"], ["O"]]), True),
+        ([["a", "b"], ["c", "d"]], [["sport", "news"], ["news"]], False),  # pairs of several labels each
+        ([["a", "b"], ["c", "d"]], ["x", "y"], False),
+        (["a", "b"], [["sport", "news"], ["news"]], False),
+        (["a", "b"], None, False),
+    ],
+)
+def test_words_with_tags_are_told_from_pairs(given: Any, labels: Any, told: bool) -> None:
+    assert are_words(given, labels) is told
 
 
 @pytest.mark.parametrize(
