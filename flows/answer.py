@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -120,14 +120,15 @@ class Answer:
 
         Args:
             texts: a column of strings; where the sweep took the features of text pairs, pairs as it does, and what
-                comes is their features, [N, 4·D].
+                comes is their features, [N, 4·D]; where it tagged words, lists of words, and what comes is of all words
+                in turn, [W, D], NaN for one that lies beyond the tokens that are read, or has none.
             together: of the layers side by side (`layers`), [N, S·D], of pairs [N, S·4·D].
             trust_remote_code: run the Python code that the model brings, where the sweep did.
 
         Raises:
             UserError: the model is not what the run saw, a text is empty, or no layers stand side by side.
         """
-        from tasks.data.in_memory import as_pairs, as_texts
+        from tasks.data.in_memory import as_pairs, as_texts, as_word_lists
         from tasks.embedding.text_pairs import flat
         from tasks.exporting.recorded_run import cut_of, find_recorded_run
         from tasks.exporting.whole_model import embed_cut, load_whole
@@ -136,7 +137,8 @@ class Answer:
             self._recorded = find_recorded_run(self.layout, self.run_id, trust_remote_code=trust_remote_code)
         run = self._recorded
         cut = cut_of(run, together=together)
-        own = flat(as_pairs(texts)) if run.of_pairs else as_texts(texts)
+        as_rows: Callable[[Any], list[Any]] = as_word_lists if run.of_words else as_texts
+        own = flat(as_pairs(texts)) if run.of_pairs else as_rows(texts)
         return embed_cut(run, load_whole(run, run.settings.dtype), cut, own)
 
     def export(

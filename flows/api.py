@@ -34,7 +34,7 @@ def sweep(
             (model, tokenizer) of transformers, or a SentenceTransformer, of which its transformer is taken.
         texts: a column of strings: a list, an array, or a column of pandas, Polars or `datasets`. Of two texts a row, a
             list of pairs or a tuple of both columns, which `text_pairs` reads as one text or as the features of two.
-            Of words that have tags, a list of the words of each text, with `labels` a list of the tags of each. Or, with
+            Of words that have tags, a list of the words of each text, with `labels` a list of the tags of each. With
             `labels` left out, a table (a DataFrame of pandas or Polars, a `datasets.Dataset`) or a spec such as
             `"path:reviews.csv"`, whose columns are found by their usual names or by `text_column`, `label_column`.
         labels: a column of strings, integers or booleans, one a text; of lists of labels; or of floats, numbers to be

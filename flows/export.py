@@ -17,6 +17,7 @@ from storage.embeddings import Layer
 from storage.errors import UserError
 from storage.layout import Layout
 from tasks.choosing.comparison import compare
+from tasks.embedding.words import wants_spaces
 from tasks.exporting.cut import cut_model
 from tasks.exporting.exported_check import check_exported, whole_model_embeddings
 from tasks.exporting.linear_head import (
@@ -101,8 +102,14 @@ def export_model(
                 wide, head = head, fit_head(run, cut, reduced(features, reduction))
             cost = compare(right_by(head, run, features), right_by(wide, run, features), seed=run.seed)
             checked = replace(checked, expected=reduction.apply(checked.expected))
-        write_sentence_transformers(folder, saved, run.model.hidden_size, run.settings.max_length, reduction)
-        write_head(folder, run, saved, head, reduction, causal=whole.backbone.causal)
+        spaced = None
+        if run.of_words:
+            spaced = wants_spaces(whole.tokenizer)
+        else:  # which embeds whole texts
+            write_sentence_transformers(
+                folder, saved, run.model.hidden_size, run.settings.max_length, reduction
+            )
+        write_head(folder, run, saved, head, reduction, causal=whole.backbone.causal, spaced=spaced)
         with working("Checking the exported model"):
             check = check_exported(run, cut, folder, head, checked)
         found = evidence_of(run, cut, saved, head, cost, check)

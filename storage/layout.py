@@ -73,6 +73,10 @@ class Layout:
         """The words of each text of a data set whose words have tags, one Parquet file named by its content."""
         return self._join("datasets", f"words-{content}.parquet")
 
+    def here(self, uri: str) -> str:
+        """Where a data set's file lies that was at `uri` when the storage was somewhere else."""
+        return self._join("datasets", uri.rsplit("/", 1)[-1])
+
     def embedding_set(self, embedding_set_id: str) -> str:
         """The folder of one embedding set: a manifest and its shards."""
         return self._join("embeddings", embedding_set_id)

@@ -37,6 +37,8 @@ def show_export(found: Evidence, out: Path) -> None:
         flag = " --trust-remote-code"
         console.print("The model runs Python code of its own, which lies in the folder.", soft_wrap=True)
     script = shlex.quote(f"{out}/predict.py")
-    texts = '"one text" "its other text"' if found.of_pairs else '"a text"'
+    texts = (
+        '"one text" "its other text"' if found.of_pairs else '"some words"' if found.of_words else '"a text"'
+    )
     for name, place in (("folder", str(out)), ("try it", f"python {script}{flag} {texts}")):
         console.print(Text.assemble((f"{name:<11}", "bold"), printable(place)), soft_wrap=True)

@@ -32,7 +32,7 @@ from tasks.data.tagged_words import (
     WORD_KEYS,
     as_words,
     clean_words,
-    fingerprint_words,
+    fingerprint_lists,
     word_columns,
     word_lists,
 )
@@ -306,7 +306,7 @@ def read_dataset(
         target_names=names,
         text_pairs=text_pairs,
         time_column=time_column,
-        words=None if tagged is None else layout.words(fingerprint_words(table)),
+        words=None if tagged is None else layout.words(fingerprint_lists(word_lists(table))),
         texts=0 if tagged is None else texts,
     )
     return found, table

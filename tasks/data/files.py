@@ -1,4 +1,4 @@
-"""One file of labelled text → a frame: text tables, JSON and Parquet, in any case of their endings, also packed."""
+"""One file of labelled text → a frame: text tables, JSON, CoNLL and Parquet, by its ending in any case, also packed."""
 
 import bz2
 import gzip
@@ -12,11 +12,12 @@ from typing import Any
 import polars as pl
 
 from storage.errors import UserError
+from tasks.data import conll
 from tasks.data.delimited import SEPARATORS, read_delimited
 
 log = logging.getLogger(__name__)
 
-ENDINGS = (".parquet", ".csv", ".tsv", ".tab", ".jsonl", ".json")
+ENDINGS = (".parquet", ".csv", ".tsv", ".tab", ".jsonl", ".json", *conll.ENDINGS)
 """All but the first also with one of PACKED behind them."""
 PACKED = {".gz": gzip.decompress, ".bz2": bz2.decompress}
 # Marks at a file's beginning that say how its characters are written, the longer ones first.
@@ -77,6 +78,8 @@ def read_file(path: Path, spec: str, encoding: str | None = None) -> pl.DataFram
     text = decoded(raw, encoding, where)
     if ending in SEPARATORS:
         return read_delimited(text, ending, where, lambda remark: log.warning("%s", remark))
+    if ending in conll.ENDINGS:
+        return conll.read_conll(text, ending, where)
     return _frame(list(_json_rows(text, ending, where)), where)
 
 

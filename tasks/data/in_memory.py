@@ -69,6 +69,22 @@ def as_texts(column: Any) -> list[str]:
     return values
 
 
+def as_word_lists(column: Any) -> list[list[str]]:
+    """A column of lists of words as lists.
+
+    Raises:
+        UserError: it is no column, or a row is no list of strings, or none.
+    """
+    rows = _values(column, "texts")
+    for place, row in enumerate(rows):
+        words = [] if isinstance(row, str) or not isinstance(row, Iterable) else list(row)
+        if not words or not all(isinstance(word, str) and word.strip() for word in words):
+            raise UserError(
+                f"Text {place} is no list of words but {row!r:.60}: words have tags, not whole texts."
+            )
+    return [list(row) for row in rows]
+
+
 def are_pairs(given: Any) -> bool:
     """Whether these are two texts a row: a sequence of pairs, by the first of them, or a tuple of two columns.
 

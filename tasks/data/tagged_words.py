@@ -141,12 +141,19 @@ def text_rows(table: pl.DataFrame) -> pl.DataFrame:
     return texts.select("text", pl.col("label").rank("dense").cast(pl.Int32), "split")
 
 
-def fingerprint_words(table: pl.DataFrame, texts: pl.DataFrame | None = None) -> str:
-    """32 hex digits of a SHA-256 over which text and place each word is of, and over all words of the texts."""
+def fingerprint_words(table: pl.DataFrame) -> str:
+    """32 hex digits of a SHA-256 over which text and place each word is of, and over the words."""
     whole = hashlib.sha256()
     for key in WORD_KEYS:
         whole.update(np.ascontiguousarray(table[key].to_numpy()).tobytes())
-    for words in (word_lists(table) if texts is None else texts)["words"]:
+    whole.update(fingerprint_lists(word_lists(table)).encode())
+    return whole.hexdigest()[:32]
+
+
+def fingerprint_lists(texts: pl.DataFrame) -> str:
+    """32 hex digits of a SHA-256 over the words of each text (`word_lists`)."""
+    whole = hashlib.sha256()
+    for words in texts["words"]:
         whole.update(b"|" + b" ".join(f"{len(word)}:{word}".encode() for word in words))
     return whole.hexdigest()[:32]
 

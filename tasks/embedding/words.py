@@ -38,8 +38,7 @@ def tokenise_words(
         UserError: the tokenizer does not say which token is of which word.
     """
     check_has_words(tokenizer)
-    spaced = _wants_spaces(tokenizer)
-    handed = [[words[0], *(f" {word}" for word in words[1:])] if spaced else list(words) for words in texts]
+    handed = handed_over(texts, spaced=wants_spaces(tokenizer))
     whole = _encoded(tokenizer, handed)
     ids = [np.array(each, dtype=np.int32) for each in whole["input_ids"]]
     spans = [_spans_of(whole.word_ids(row), len(words)) for row, words in enumerate(texts)]
@@ -78,6 +77,16 @@ def read_texts(dataset: Dataset, first: int = 0, stop: int | None = None) -> lis
     rows = range(first, dataset.texts if stop is None else stop)
     words: list[list[str]] = read_table(dataset.words, rows)["words"].to_list()
     return words
+
+
+def read_words(tokens: Tokens, spans: Sequence[Spans]) -> tuple[Tokens, NDArray[np.bool_]]:
+    """The tokens with the words that are read whole, and which of all words these are, bool [W].
+
+    tokens and spans: as of `tokenise_words`, of texts of which none is without such a word.
+    """
+    whole = [(each >= 0).all(axis=1) for each in spans]
+    own = [each[kept] for each, kept in zip(spans, whole, strict=True)]
+    return replace(tokens, words=own), np.concatenate(whole)
 
 
 def tokens_of_words(tokenizer: Any, dataset: Dataset, rows: pl.DataFrame, max_length: int) -> Tokens:
@@ -143,7 +152,7 @@ def without_cut_words(
     )
 
 
-def _wants_spaces(tokenizer: Any) -> bool:
+def wants_spaces(tokenizer: Any) -> bool:
     """Whether all words but the first are handed over with a space before them, to have the tokens of the whole text.
 
     Most tokenizers look at each word as it is. To GPT-2's and its like a space belongs to the word behind it.
@@ -154,6 +163,11 @@ def _wants_spaces(tokenizer: Any) -> bool:
         for words in (_TRIED, [_TRIED[0], *(f" {word}" for word in _TRIED[1:])])
     )
     return bool(plain != of_text and spaced == of_text)
+
+
+def handed_over(texts: Sequence[Sequence[str]], *, spaced: bool) -> list[list[str]]:
+    """The words of each text as the tokenizer wants them (`wants_spaces`)."""
+    return [[words[0], *(f" {word}" for word in words[1:])] if spaced else list(words) for words in texts]
 
 
 def _encoded(tokenizer: Any, texts: Sequence[Sequence[str]], **options: Any) -> Any:

@@ -19,7 +19,7 @@ from tasks.embedding.text_pairs import PARTS
 from tasks.exporting.cut import quiet
 from tasks.exporting.linear_head import Head
 from tasks.exporting.predict import embed, load_classifier
-from tasks.exporting.recorded_run import RecordedRun, texts_of_test
+from tasks.exporting.recorded_run import DrawnTexts, RecordedRun, draw_test_texts
 from tasks.exporting.states import Cut
 from tasks.exporting.whole_model import embed_cut
 from tasks.scoring.probe import Probe
@@ -40,8 +40,7 @@ _REPEATS = 5
 class CheckedRows:
     """Test rows on which whole and exported model must agree."""
 
-    rows: NDArray[np.integer]
-    """int [C], counted from the first test row, increasing."""
+    drawn: DrawnTexts
     expected: NDArray[np.float32]
     """float32 [C, D]: the whole model's embeddings of them, or features of their texts."""
 
@@ -80,9 +79,8 @@ class Rates:
 
 def whole_model_embeddings(run: RecordedRun, whole: LoadedModel, cut: Cut) -> CheckedRows:
     """Draw the rows to check by the run's seed, and embed them with the whole model."""
-    count = min(CHECKED_ROWS, run.dataset.test_rows)
-    rows = np.sort(np.random.default_rng(run.seed).permutation(run.dataset.test_rows)[:count])
-    return CheckedRows(rows, embed_cut(run, whole, cut, texts_of_test(run, rows)))
+    drawn = draw_test_texts(run, CHECKED_ROWS)
+    return CheckedRows(drawn, embed_cut(run, whole, cut, drawn.texts)[drawn.own])
 
 
 def check_exported(
@@ -96,10 +94,10 @@ def check_exported(
         UserError: the embeddings are not those of the whole model.
     """
     device, trust = run.settings.device, run.settings.trust_remote_code
-    texts = texts_of_test(run, checked.rows)
+    texts = checked.drawn.texts
     try:
-        rows = list(zip(texts[::2], texts[1::2], strict=True)) if run.of_pairs else texts
-        embedded = embed(folder, rows, trust_remote_code=trust, device=device)
+        given = list(zip(texts[::2], texts[1::2], strict=True)) if run.of_pairs else texts
+        embedded = embed(folder, given, trust_remote_code=trust, device=device)[checked.drawn.own]
         model, tokenizer = load_plain(folder, device, trust_remote_code=trust)
     except (MemoryError, torch.OutOfMemoryError):
         raise
@@ -117,11 +115,13 @@ def check_exported(
         )
     original, _ = load_plain(Path(run.model.folder), device, trust_remote_code=trust)
     sizes = size_of(model, folder), size_of(original, Path(run.model.folder))
-    rates = measure_rates(original, model, tokenizer, texts[:TIMED_ROWS], run.settings.max_length)
+    timed = [" ".join(words) for words in texts[:TIMED_ROWS]] if run.of_words else texts[:TIMED_ROWS]
+    rates = measure_rates(original, model, tokenizer, timed, run.settings.max_length)
+    rows = checked.drawn.rows
     return ExportedCheck(
-        checked_rows=len(checked.rows),
+        checked_rows=len(rows),
         deviation=deviation,
-        agreement=_agreement(run, head, checked.rows, load_classifier(folder).predict(embedded)),
+        agreement=_agreement(run, head, rows, load_classifier(folder).predict(embedded)),
         parameters=(sizes[0].parameters, sizes[1].parameters),
         bytes=(sizes[0].bytes, sizes[1].bytes),
         tokens_per_second=(rates.cut, rates.whole),

@@ -28,10 +28,11 @@ from tasks.exporting.cut import SavedCut
 from tasks.exporting.recorded_run import RecordedRun, audited_accuracy, probe_row
 from tasks.exporting.reduction import Reduction
 from tasks.exporting.states import Cut
+from tasks.numerics.clusters import shares_of_clusters
 from tasks.reporting.answer import percent
 from tasks.scoring.features import Features
-from tasks.scoring.probe import Probe, fit_probe
-from tasks.scoring.target import Target
+from tasks.scoring.probe import Probe, fit_probe, fit_probe_on
+from tasks.scoring.target import Target, interval
 from tasks.scoring.target_probe import TargetProbe, fit_target_probe
 from tasks.vocabulary import LongTexts, ProbeProtocol, Task
 
@@ -77,16 +78,19 @@ def train_rows(run: RecordedRun, features: Layer) -> NDArray[np.float32]:
 
 
 def right_by(head: Head, run: RecordedRun, features: Layer) -> Right:
-    """Whether a head gave each test row its label, or how right it told each."""
+    """Whether a head gave each test row its label, or how right it told each; of words, each text."""
     if isinstance(head, TargetProbe):
         return head.judged.right
-    return head.predictions == features.label[features.row_id >= run.dataset.train_rows]
+    right = head.predictions == features.label[features.row_id >= run.dataset.train_rows]
+    return shares_of_clusters(right, _texts(run)[run.dataset.train_rows :]) if run.of_words else right
 
 
 def fit_head(run: RecordedRun, cut: Cut, features: Layer) -> Head:
     """The probe of the sweep, fitted as the run fitted its own, on its train and test rows."""
     train = features.row_id < run.dataset.train_rows
     task = run.dataset.task
+    if run.of_words:
+        return _fit_to_words(run, cut, features, train)
     if task is not Task.SINGLE_LABEL:
         told = targets_of(run.rows)[features.row_id]
         of_train = Features(
@@ -101,6 +105,27 @@ def fit_head(run: RecordedRun, cut: Cut, features: Layer) -> Head:
         protocol=ProbeProtocol(probe_row(run, cut)["protocol"]),
         seed=run.seed,
     )
+
+
+def _fit_to_words(run: RecordedRun, cut: Cut, features: Layer, train: NDArray[np.bool_]) -> Probe:
+    """`fit_head`, with whole texts left out, and an interval of the accuracy by whole texts."""
+    texts = _texts(run)[features.row_id]
+    found = fit_probe_on(
+        Features(features.embeddings[train], features.label[train], texts=texts[train]),
+        features.embeddings[~train],
+        features.label[~train],
+        protocol=ProbeProtocol(probe_row(run, cut)["protocol"]),
+        seed=run.seed,
+    )
+    right = shares_of_clusters(found.predictions == features.label[~train], texts[~train])
+    _, low, high = interval(right)
+    return replace(found, accuracy_low=low, accuracy_high=high)
+
+
+def _texts(run: RecordedRun) -> NDArray[np.int64]:
+    """Of words, which text each row is of: [rows]."""
+    numbers: NDArray[np.int64] = run.rows["text_id"].to_numpy()
+    return numbers
 
 
 def refuse_another(run: RecordedRun, cut: Cut, head: Head) -> None:
@@ -129,13 +154,15 @@ def write_head(
     reduction: Reduction | None = None,
     *,
     causal: bool = False,
+    spaced: bool | None = None,
 ) -> None:
     """Write `head/weights.safetensors`, `head/head.json` and `predict.py` into the folder of a model.
 
     The logits of an embedding x are coefficients · (x − mean) / scale + intercepts; the weights are float64, the
     coefficients [K, D]. `head.json` names the K classes in the order of the rows; of what else stands there,
     `predict.py` reads `states`, `final_norm`, `max_length`, `runs_own_code`; where x is the features of two texts,
-    `text_pairs`; and where the run split long texts, `windows`, whose seams lie where they do for a model that is
+    `text_pairs`; where it is of words, `words`, and whether each but the first is handed over with a space before it
+    (`spaced`); and where the run split long texts, `windows`, whose seams lie where they do for a model that is
     `causal` or not. Where a text is told several labels or a number, the logits are values: of each label, told where
     above `threshold`, or the number. A reduction is what makes x of the pooled states: weight · states + bias, in
     `head/reduction.safetensors`.
@@ -162,6 +189,7 @@ def write_head(
         "final_norm": saved.final_norm,
         "max_length": run.settings.max_length,
         **({"text_pairs": True} if run.of_pairs else {}),
+        **({} if spaced is None else {"words": {"spaced": spaced}}),
         **_windows(run, saved, causal),
         **_told(run, head),
         "penalty": head.penalty,

@@ -77,6 +77,11 @@ class Evidence:
         """The head takes the features of two texts."""
         return self.dataset.get("text_pairs") == "features"
 
+    @property
+    def of_words(self) -> bool:
+        """The head tags words."""
+        return _task(self) is Task.TOKEN_CLASSIFICATION
+
 
 def evidence_of(
     run: RecordedRun,
@@ -110,7 +115,7 @@ def evidence_of(
         width=head.coefficients.shape[1],
         reduction=reduction,
         device=run.settings.device,
-        needs_own_module=needs_code(saved.states),
+        needs_own_module=not run.of_words and needs_code(saved.states),
         runs_own_code=run.model.runs_own_code,
         split_at=run.settings.max_length if run.settings.long_texts is LongTexts.SPLIT else None,
         **asdict(check),
@@ -124,8 +129,8 @@ def write_model_card(found: Evidence) -> str:
     base = source.hub_id or _for_others(source.spec)
     head = [
         "---",
-        "library_name: sentence-transformers",
-        "pipeline_tag: feature-extraction",
+        f"library_name: {'transformers' if found.of_words else 'sentence-transformers'}",
+        f"pipeline_tag: {'token-classification' if found.of_words else 'feature-extraction'}",
         "tags: [layerscout]",
     ]
     if source.hub_id:
@@ -164,6 +169,8 @@ def _task(found: Evidence) -> Task:
 def _told(found: Evidence) -> str:
     if _task(found) is Task.REGRESSION:
         return "the numbers"
+    if found.of_words:
+        return f"the {len(found.dataset['classes'])} tags of words"
     names = found.dataset.get("label_names")
     return f"the {len(names)} labels" if names else f"the {len(found.dataset['classes'])} classes"
 
@@ -226,13 +233,14 @@ def _embedding(found: Evidence) -> str:
 
 
 def _table(found: Evidence) -> str:
+    rows = "words" if found.of_words else "rows"
     lines = ["| | this model | whole model |", "|---|---|---|"]
     lines += [f"| {name} | {ours} | {other} |" for name, ours, other in figures(found)]
     lines += [
         "",
-        f"Checked on {found.checked_rows:,} test rows before this folder was written: its embeddings differ from the "
+        f"Checked on {found.checked_rows:,} test {rows} before this folder was written: its embeddings differ from the "
         f"whole model's in float32 by at most {found.deviation:.0e} of the largest value, and "
-        f"{percent(found.agreement)} of the rows get the label that the head gave them when it was fitted.",
+        f"{percent(found.agreement)} of the {rows} get the label that the head gave them when it was fitted.",
     ]
     return "\n".join(lines)
 
@@ -272,6 +280,8 @@ def _for_others(spec: str) -> str:
 def _use(found: Evidence) -> str:
     parts = []
     one_row = '"one text" "its other text"' if found.of_pairs else '"a text" "another text"'
+    if found.of_words:
+        one_row = '"words with spaces between them"'
     trust, flag = (", trust_remote_code=True", " --trust-remote-code") if found.runs_own_code else ("", "")
     if found.runs_own_code:
         parts.append(
@@ -279,10 +289,11 @@ def _use(found: Evidence) -> str:
             "Without `trust_remote_code=True` the folder does not load, or loads as another model."
         )
     module = ", trust_remote_code=True" if found.needs_own_module else trust
-    parts.append(
-        "```python\nfrom sentence_transformers import SentenceTransformer\n\n"
-        f'embeddings = SentenceTransformer("THIS_FOLDER"{module}).encode(["a text"])\n```'
-    )
+    if not found.of_words:
+        parts.append(
+            "```python\nfrom sentence_transformers import SentenceTransformer\n\n"
+            f'embeddings = SentenceTransformer("THIS_FOLDER"{module}).encode(["a text"])\n```'
+        )
     if found.needs_own_module:
         parts.append(
             "sentence-transformers has no module that pools these states, so `pooled_layers.py` and `predict.py` of "
@@ -312,4 +323,9 @@ def _read(found: Evidence) -> str:
         for each in found.states
     )
     reduction = ", reduced by `head/reduction.safetensors`" if found.reduction is not None else ""
+    if found.of_words:
+        return (
+            f"The embedding of a word there is {read}{reduction}, over the word's own tokens: those that `word_ids()` "
+            "gives it, where the text is handed over as a list of words (`encode_words` in `predict.py`)."
+        )
     return f"Its embedding there is {read}{reduction}."

@@ -1,6 +1,7 @@
 """Predict labels, or numbers, with this folder's model and linear head: python predict.py "a text" "another text"
 
-Where a row is a pair of texts (`text_pairs` in `head/head.json`), the two of each stand one after the other.
+Where a row is a pair of texts (`text_pairs` in `head/head.json`), the two of each stand one after the other. Where
+words have tags (`words`), a text's words are parted by spaces, and each is printed with its tag, a word a line.
 A model that brings Python code of its own is run with --trust-remote-code before the texts, and never without.
 Needs torch, transformers, safetensors and scikit-learn; `layerscout export` has put it here. As a module it gives
 `load_classifier`, a scikit-learn pipeline from embeddings to class names, and `embed`, the embeddings it takes.
@@ -55,14 +56,15 @@ def load_classifier(folder: Path) -> Pipeline:
 
 def embed(
     folder: Path,
-    texts: Sequence[str] | Sequence[tuple[str, str]],
+    texts: Sequence[str] | Sequence[tuple[str, str]] | Sequence[Sequence[str]],
     *,
     trust_remote_code: bool = False,
     device: str = "cpu",
 ) -> np.ndarray:
     """Embeddings of the texts, float64 [N, D]: the states that the head was fitted on, made in float32.
 
-    texts: pairs, where the head was fitted on pairs; then their features, see `pair_features`.
+    texts: pairs, where the head was fitted on pairs; then their features, see `pair_features`. Lists of words, where it
+    was fitted on words: then of all words of all texts in turn, see `encode_words`.
     """
     head = json.loads((folder / "head" / "head.json").read_text(encoding="utf-8"))
     if head.get("runs_own_code") and not trust_remote_code:
@@ -81,10 +83,14 @@ def embed(
     return embeddings
 
 
-def encode_rows(
-    model: Any, tokenizer: Any, head: dict[str, Any], rows: Sequence[str] | Sequence[tuple[str, str]]
-) -> np.ndarray:
-    """What `encode` gives of texts; of pairs, where the head was fitted on pairs, their features, [N, S·4·D]."""
+def encode_rows(model: Any, tokenizer: Any, head: dict[str, Any], rows: Sequence[Any]) -> np.ndarray:
+    """What `encode` gives of texts; of pairs, where the head was fitted on pairs, their features, [N, S·4·D]; of lists
+    of words, where it was fitted on words, what `encode_words` gives."""
+    if "words" in head:
+        for row in rows:
+            if isinstance(row, str) or not len(row):
+                raise ValueError(f"The head was fitted on words, and {row!r:.60} is no list of some.")
+        return encode_words(model, tokenizer, head, [list(row) for row in rows])
     if not head.get("text_pairs"):
         return encode(model, tokenizer, head, [str(each) for each in rows])
     for row in rows:
@@ -168,6 +174,59 @@ def encode_whole(model: Any, tokenizer: Any, head: dict[str, Any], texts: list[s
                     found.append(torch.cat(pooled, dim=1))
                     of_text = [[] for _ in head["states"]]
     return torch.cat(found).double().cpu().numpy()
+
+
+def encode_words(model: Any, tokenizer: Any, head: dict[str, Any], texts: list[list[str]]) -> np.ndarray:
+    """float64 [W, S·D], of all words of the texts in turn: each is pooled from its own tokens.
+
+    Of a word that has no token, or a token beyond the first `max_length` of its text, NaN.
+    """
+    norm = find_norm(model, head["final_norm"])
+    found = []
+    for start in range(0, len(texts), BATCH):
+        batch = [
+            # Some tokenizers have a space before all words but the first, as in a whole text.
+            [words[0], *(f" {word}" for word in words[1:])] if head["words"]["spaced"] else words
+            for words in texts[start : start + BATCH]
+        ]
+        inputs = tokenizer(
+            batch,
+            is_split_into_words=True,
+            padding=True,
+            padding_side="right",
+            truncation=True,
+            max_length=head["max_length"],
+            return_tensors="pt",
+        )
+        uncut = tokenizer(batch, is_split_into_words=True, verbose=False)
+        with torch.inference_mode():
+            output = model(
+                input_ids=inputs["input_ids"].to(model.device),
+                attention_mask=inputs["attention_mask"].to(model.device),
+                output_hidden_states=True,
+            )
+            for row, words in enumerate(batch):
+                own = tokens_of_words(inputs.word_ids(row), len(words))
+                for read, whole in zip(own, tokens_of_words(uncut.word_ids(row), len(words)), strict=True):
+                    if not read or len(read) < len(whole):
+                        width = len(head["states"]) * output.last_hidden_state.shape[-1]
+                        found.append(torch.full((1, width), float("nan"), device=model.device))
+                        continue
+                    at = (row, slice(read[0], read[-1] + 1))
+                    hidden = [each[at][None] for each in output.hidden_states]
+                    mask = torch.ones(1, read[-1] + 1 - read[0], dtype=torch.bool, device=model.device)
+                    last = output.last_hidden_state[at][None]
+                    found.append(pool_states(head["states"], last, hidden, mask, norm))
+    return torch.cat(found).double().cpu().numpy()
+
+
+def tokens_of_words(word_ids: Sequence[int | None], words: int) -> list[list[int]]:
+    """The places of each word's tokens, by the word of each token."""
+    places: list[list[int]] = [[] for _ in range(words)]
+    for place, word in enumerate(word_ids):
+        if word is not None:
+            places[word].append(place)
+    return places
 
 
 def split(length: int, head: dict[str, Any]) -> list[tuple[int, int, int]]:
@@ -265,17 +324,35 @@ def say(head: dict[str, Any], values: np.ndarray) -> str:
     return ", ".join(told) or "no label"
 
 
+def print_tags(classifier: Any, texts: Sequence[list[str]], embeddings: np.ndarray) -> None:
+    """As `main` prints words. embeddings: [W, D], of all words in turn."""
+    is_read = ~np.isnan(embeddings).any(axis=1)
+    told = np.zeros((len(embeddings), len(classifier.classes_)))
+    if is_read.any():
+        told[is_read] = classifier.predict_proba(embeddings[is_read])
+    place = 0
+    for words in texts:
+        for word in words:
+            row, read = told[place], is_read[place]
+            print(
+                f"{word}\t{classifier.classes_[row.argmax()]}\t{row.max():.3f}" if read else f"{word}\t-\t-"
+            )
+            place += 1
+        print()
+
+
 def main(texts: list[str]) -> None:
     """Print each text's label, its probability and the text; or its labels, or its number, and the text.
 
-    Of pairs, the label of each pair and both its texts.
+    Of pairs, the label of each pair and both its texts. Of words, a word a line with its tag and the probability, "-"
+    for a word that the model does not read, and a blank line after each text.
     """
     folder = Path(__file__).parent
     trusted = texts[:1] == [TRUST]
     texts = texts[1:] if trusted else texts
     classifier: Any = load_classifier(folder)
     head = json.loads((folder / "head" / "head.json").read_text(encoding="utf-8"))
-    rows: Sequence[str] | Sequence[tuple[str, str]] = texts
+    rows: Sequence[Any] = texts
     if head.get("text_pairs"):
         if not texts or len(texts) % 2:
             sys.exit(
@@ -283,10 +360,17 @@ def main(texts: list[str]) -> None:
             )
         rows = list(zip(texts[::2], texts[1::2], strict=True))
         texts = [f"{one}\t{other}" for one, other in rows]
+    if "words" in head:
+        rows = [text.split() for text in texts if text.strip()]
+        if not rows:
+            sys.exit('There is no word to tag: python predict.py "some words" …')
     try:
         embeddings = embed(folder, rows, trust_remote_code=trusted)
     except PermissionError as refused:
         sys.exit(f"{refused} python predict.py {TRUST} TEXT …")
+    if "words" in head:
+        print_tags(classifier, rows, embeddings)
+        return
     if "classes" not in head:
         for text, row in zip(texts, classifier.predict(embeddings), strict=True):
             print(f"{say(head, row)}\t{text}")

@@ -22,11 +22,13 @@ from storage.sources.states import are_saved_states
 from storage.staged import DamagedPartError
 from tasks.data.dataset import Dataset
 from tasks.data.stored_table import fingerprint_table, stored_table
+from tasks.data.tagged_words import WORD_KEYS, fingerprint_lists
 from tasks.embedding.embedding_set import finished_shard
 from tasks.embedding.model import ModelFolder, brings_code, resolve_model
 from tasks.embedding.set_records import EmbeddingSet, kept_plan
 from tasks.embedding.settings import Settings, resolve_settings
 from tasks.embedding.text_pairs import texts_of
+from tasks.embedding.words import read_texts
 from tasks.exporting.states import Cut, LayerState
 from tasks.reporting.layer_curves import Tables
 from tasks.reporting.run_record import collect
@@ -59,6 +61,11 @@ class RecordedRun:
         return self.dataset.text_pairs == "features"
 
     @property
+    def of_words(self) -> bool:
+        """Rows are words, each with a tag."""
+        return self.dataset.words is not None
+
+    @property
     def answer(self) -> Mapping[str, Any]:
         """The row of `layer_choice` that is the run's answer."""
         return self.tables["layer_choice"].filter("is_answer").row(0, named=True)
@@ -82,12 +89,6 @@ def find_recorded_run(layout: Layout, run_id: str, *, trust_remote_code: bool = 
         )
     set_id = row["embedding_set_id"]
     dataset, asked = _recorded_inputs(layout, set_id)
-    if dataset.words is not None:
-        raise UserError(
-            f"Run {known} is of {row['dataset_id']}, whose labels are a tag of each word, and what is exported, or "
-            "embeds other texts, is of whole texts. Take hidden_states of the run's layer from the model, the tokens "
-            "of each word by word_ids(), and a linear classifier on them."
-        )
     planned = kept_plan(layout, set_id, dataset.train_rows + dataset.test_rows)
     rows = stored_table(dataset.uri)
     if (
@@ -95,6 +96,10 @@ def find_recorded_run(layout: Layout, run_id: str, *, trust_remote_code: bool = 
         or fingerprint_table(rows, dataset.classes, dataset.target_names) != row["dataset_fingerprint"]
     ):
         raise UserError(_damaged(f"The run's texts ({dataset.uri})"))
+    if dataset.words is not None:
+        lists = stored_table(dataset.words)
+        if lists is None or layout.words(fingerprint_lists(lists)) != dataset.words:
+            raise UserError(_damaged(f"The words of the run's texts ({dataset.words})"))
     if planned is None:
         raise UserError(_damaged(f"The plan of its embeddings ({layout.manifest(set_id)})"))
     model = _same_model(row, asked.trust_remote_code, trust_remote_code)
@@ -194,9 +199,35 @@ def audited_accuracy(run: RecordedRun, cut: Cut) -> float:
     return float(row["accuracy"])
 
 
-def texts_of_test(run: RecordedRun, rows: NDArray[np.integer]) -> list[str]:
-    """The texts of these rows, counted from the first test row; of text pairs the two of each row in turn."""
-    return texts_of(run.rows[rows + run.dataset.train_rows])
+@dataclass(frozen=True)
+class DrawnTexts:
+    """Some test rows with their texts, drawn by the run's seed."""
+
+    rows: NDArray[np.integer]
+    """int [C], counted from the first test row, increasing."""
+    texts: list[Any]
+    """Of each row its text, of text pairs the two of each in turn; or the lists of words that the rows are of."""
+    own: NDArray[np.bool_]
+    """Of all that is embedded of these texts what is of one of the rows: [C], or of words [W], cut ones among them."""
+
+
+def draw_test_texts(run: RecordedRun, count: int) -> DrawnTexts:
+    """About so many test rows, or all where there are fewer; of words those of whole texts."""
+    draw = np.random.default_rng(run.seed)
+    test = run.rows[run.dataset.train_rows :]
+    if not run.of_words:
+        rows = np.sort(draw.permutation(test.height)[:count])
+        return DrawnTexts(rows, texts_of(test[rows]), np.ones(len(rows), dtype=bool))
+    of_row, at = (test[key].to_numpy() for key in WORD_KEYS)
+    drawn = draw.permutation(np.unique(of_row))
+    sizes = np.bincount(of_row)[drawn]
+    numbers = np.sort(drawn[: int((np.cumsum(sizes) < count).sum()) + 1])
+    rows = np.flatnonzero(np.isin(of_row, numbers))
+    texts = [read_texts(run.dataset, number, number + 1)[0] for number in numbers.tolist()]
+    starts = np.cumsum([0, *map(len, texts)])
+    own = np.zeros(int(starts[-1]), dtype=bool)
+    own[starts[np.searchsorted(numbers, of_row[rows])] + at[rows]] = True
+    return DrawnTexts(rows, texts, own)
 
 
 def _recorded_inputs(layout: Layout, set_id: str) -> tuple[Dataset, Settings]:
@@ -208,8 +239,9 @@ def _recorded_inputs(layout: Layout, set_id: str) -> tuple[Dataset, Settings]:
         settings = _SETTINGS.validate_python(manifest["settings"])
     except (FileNotFoundError, DamagedManifestError, KeyError, ValidationError) as error:
         raise UserError(_damaged(f"What the run recorded of its embeddings ({uri})")) from error
-    # The storage may have moved since; its own layout knows where the table is now.
-    return replace(dataset, uri=layout.dataset(dataset.fingerprint)), settings
+    # The storage may have moved since; its own layout knows where the tables are now.
+    words = dataset.words and layout.here(dataset.words)
+    return replace(dataset, uri=layout.dataset(dataset.fingerprint), words=words), settings
 
 
 def _tables(layout: Layout, run_id: str) -> Tables:

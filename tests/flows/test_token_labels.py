@@ -1,6 +1,8 @@
 """Tags of words, from columns of lists to the answer: the layer that carries them is found, recorded or not."""
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from flows.unrecorded_sweep import unrecorded_sweep
 from storage.errors import UserError
 from storage.layout import Layout
 from tasks.data.stored_table import read_table
+from tasks.exporting.predict import embed, load_classifier
 from tests.conftest import FILLER, WORDS
 from tests.flows.conftest import sweep_here, tables
 
@@ -95,13 +98,68 @@ def test_planted_layer_is_found(planted: Path, tmp_path: Path, prefect_server: s
     page = Path(answer.report).read_text(encoding="utf-8")
     assert "Rows are the words of 300 texts." in page
     assert "Test words of each true class" in page
-    for act in (lambda: answer.export(tmp_path / "model"), lambda: answer.encode(["the sea"])):
-        with pytest.raises(UserError, match=r"a tag of each word.*word_ids"):
-            act()
     # The same with a record.
     sweep_here(prefect_server, tmp_path / "recorded", **asked(planted))
     recorded, ours = tables(tmp_path / "recorded"), tables(tmp_path / "out")
     assert [table for table in ours if not recorded[table].equals(ours[table])] == []
+
+
+@pytest.fixture(scope="module")
+def cut_short(planted: Path, tmp_path_factory: pytest.TempPathFactory) -> layerscout.Answer:
+    """Of texts longer than what is read, with layers side by side if that is worth it."""
+    storage = tmp_path_factory.mktemp("short") / "out"
+    found = unrecorded_sweep(SweepParameters(storage=str(storage), **asked(planted, max_length=8)))
+    return layerscout.open(storage, found.run_id)
+
+
+def test_exported_folder_tags_words_as_the_sweep_did(cut_short: layerscout.Answer, tmp_path: Path) -> None:
+    # A storage may be moved.
+    moved = Path(cut_short.layout.root).rename(tmp_path / "moved")
+    answer = layerscout.open(moved, cut_short.run_id)
+    folder = tmp_path / "model"
+    found = answer.export(folder)
+    texts = [[*FILLER[:5], *FILLER[:5]], FILLER[2:4]]
+    states = answer.encode(texts)
+    moved.rename(cut_short.layout.root)
+    assert found.agreement == 1
+    assert found.accuracy == pytest.approx(answer.accuracy, abs=0.01)
+    assert found.accuracy_low < found.accuracy < found.accuracy_high
+    assert not (folder / "modules.json").exists()
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    assert "pipeline_tag: token-classification" in card
+    assert "a linear head for the 2 tags of words" in card
+    assert np.isnan(states).any(axis=1).tolist() == [False] * 8 + [True] * 2 + [False] * 2
+    embedded = embed(folder, texts)
+    np.testing.assert_allclose(embedded, states, atol=1e-4 * np.nanmax(np.abs(states)))
+    command = [sys.executable, str(folder / "predict.py"), *(" ".join(words) for words in texts)]
+    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    lines = [[line.split("\t") for line in text.splitlines()] for text in told.strip().split("\n\n")]
+    assert [[line[0] for line in text] for text in lines] == texts
+    of_words = [line[1] for text in lines for line in text]
+    assert of_words[8:10] == ["-", "-"]
+    kept = ~np.isnan(embedded).any(axis=1)
+    wanted = load_classifier(folder).predict(embedded[kept])
+    assert [tag for tag, is_kept in zip(of_words, kept, strict=True) if is_kept] == wanted.tolist()
+
+
+def test_reduced_export_of_words(cut_short: layerscout.Answer, tmp_path: Path) -> None:
+    found = cut_short.export(tmp_path / "model", width=4)
+    assert found.reduction is not None
+    assert embed(tmp_path / "model", [FILLER[:3]]).shape == (3, 4)
+
+
+def test_what_is_no_list_of_words_is_said(cut_short: layerscout.Answer, tmp_path: Path) -> None:
+    for given in (["the sea"], [["the", ""]], [[]], [3]):
+        with pytest.raises(UserError, match="Text 0 is no list of words"):
+            cut_short.encode(given)
+
+
+def test_damaged_words_are_not_exported(cut_short: layerscout.Answer, tmp_path: Path) -> None:
+    storage = shutil.copytree(cut_short.layout.root, tmp_path / "out")
+    (words,) = (storage / "datasets").glob("words-*.parquet")
+    pl.read_parquet(words).reverse().write_parquet(words)
+    with pytest.raises(UserError, match=r"The words of the run's texts .* missing or damaged"):
+        layerscout.open(storage, cut_short.run_id).export(tmp_path / "model")
 
 
 def test_no_text_is_in_both_splits_and_the_cut_is_counted(planted: Path, tmp_path: Path) -> None:
