@@ -28,7 +28,7 @@ from tasks.numerics.clusters import shares_of_clusters
 from tasks.numerics.cores import cores, own_threads
 from tasks.retries import LONG_S, RETRIED
 from tasks.scoring.features import Features
-from tasks.scoring.layer_scores import read_rows
+from tasks.scoring.layer_scores import SplitRows, read_rows
 from tasks.scoring.probe import fit_probe_on
 from tasks.scoring.ridge import ridge_leave_one_out
 from tasks.scoring.silhouette import stratified_rows
@@ -304,17 +304,35 @@ def _last_layer(layer: LayerOfRun) -> int:
 
 def _probe(layers: Sequence[LayerOfRun], protocol: ProbeProtocol) -> Right:
     """As `right_on_test`, of a probe on the layers side by side."""
-    splits = [read_rows(layer) for layer in layers]
+    train, test = _side_by_side(layers)
     own_threads(CORES)
-    train, test = (np.concatenate([split[i].X for split in splits], axis=1) for i in (0, 1))
-    y_train, y_test = splits[0][0].y, splits[0][1].y
-    told, to_tell, texts = splits[0][0].target, splits[0][1].target, splits[0][0].texts
-    del splits  # as large as what was made of them
-    if to_tell is not None:
-        return fit_target_probe(Features(train, y_train, target=told), test, to_tell).judged.right
-    features = Features(train, y_train, texts=texts)
-    found = fit_probe_on(features, test, y_test, protocol=protocol, seed=layers[0].seed)
-    return found.predictions == y_test
+    if test.target is not None:
+        features = Features(train.X, train.y, target=train.target)
+        return fit_target_probe(features, test.X, test.target).judged.right
+    features = Features(train.X, train.y, texts=train.texts)
+    del train  # its rows are the features' alone
+    if protocol is not ProbeProtocol.SGD:  # which takes the rows as they are
+        features.keep_axes_alone()
+    found = fit_probe_on(features, test.X, test.y, protocol=protocol, seed=layers[0].seed)
+    return found.predictions == test.y
+
+
+def _side_by_side(layers: Sequence[LayerOfRun]) -> tuple[SplitRows, SplitRows]:
+    """Rows of train and test with the features of all layers, of which never more than one is held besides."""
+    wide: list[SplitRows] = []
+    for place, layer in enumerate(layers):
+        splits = read_rows(layer)
+        width = splits[0].X.shape[1]
+        if not wide:
+            shapes = [(len(split.y), len(layers) * width) for split in splits]
+            wide = [
+                replace(split, X=np.empty(shape, np.float32))
+                for split, shape in zip(splits, shapes, strict=True)
+            ]
+        for into, split in zip(wide, splits, strict=True):
+            into.X[:, place * width : (place + 1) * width] = split.X
+    train, test = wide
+    return train, test
 
 
 @task(name="choose-together", timeout_seconds=LONG_S, **RETRIED)

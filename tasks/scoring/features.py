@@ -136,6 +136,13 @@ class Features:
         """The standardised rows along their principal axes."""
         return PrincipalAxes.of(self.standardised, *self._eigen)
 
+    def keep_axes_alone(self) -> None:
+        """Find `principal`, and let go of the rows and of all else that is as large: for a probe, and nothing more."""
+        _ = self.standardised
+        self.rows = self.rows[:0].clone()  # a view would hold them all
+        _ = self.principal
+        del vars(self)["standardised"]
+
     @cached_property
     def product_sums(self) -> torch.Tensor:
         """Sums of products of the features as they are but for their mean and a common factor, the largest deviation.
