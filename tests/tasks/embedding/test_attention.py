@@ -150,8 +150,8 @@ def test_punctuation_and_function_words_are_marked_and_special_tokens_are_not() 
     ],
 )
 def test_how_many_texts_are_looked_at(asked: int | None, rows: tuple[int, int], texts: int) -> None:
-    dataset: Any = SimpleNamespace(train_rows=rows[0], test_rows=rows[1])
-    for saved, expected in ((False, texts), (True, 0)):
+    for saved, words, expected in ((False, None, texts), (True, None, 0), (False, "words.parquet", 0)):
+        dataset: Any = SimpleNamespace(train_rows=rows[0], test_rows=rows[1], words=words)
         model: Any = SimpleNamespace(is_saved_states=saved)
         assert attention_texts(asked, dataset, model) == expected
 
@@ -164,7 +164,7 @@ def test_of_attention_that_is_not_ours_nothing_is_told(
     monkeypatch.setattr(attention, "load_for", lambda model, settings, device: loaded)
     model: Any = SimpleNamespace(is_saved_states=False)
     settings: Any = SimpleNamespace(device="cpu")
-    dataset: Any = None  # no row is read
+    dataset: Any = SimpleNamespace(words=None)  # no row is read
     why_not = measure_attention(layout, "run", dataset, model, settings, 1024, 8, 0)
     assert why_not == "the attention of this 't5' model is not computed by layerscout"
     assert is_measured(layout, "run")

@@ -26,9 +26,9 @@ from tasks.embedding import embedding_set, loading
 from tasks.embedding.embed import embed_tokens
 from tasks.embedding.embedding_set import embed_shard, recorded_shards, using_embeddings
 from tasks.embedding.model import load_model
+from tasks.embedding.row_tokens import tokens_of_rows
 from tasks.embedding.set_plan import plan_embedding_set
 from tasks.embedding.shards import Shard
-from tasks.embedding.tokens import tokenise
 from tasks.machine import device_lock, hold
 from tests.tasks.embedding.conftest import SETTINGS, Planned
 
@@ -127,11 +127,11 @@ def test_a_shard_is_tokenised_while_another_one_computes(
     tokenised = threading.Event()
 
     def tell(*arguments: Any) -> Any:
-        tokens = tokenise(*arguments)
+        tokens = tokens_of_rows(*arguments)
         tokenised.set()
         return tokens
 
-    monkeypatch.setattr(embedding_set, "tokenise", tell)
+    monkeypatch.setattr(embedding_set, "tokens_of_rows", tell)
     with ThreadPoolExecutor(1) as beside:
         with device_lock("cpu"):
             embedding = beside.submit(embed_shard, layout, found, found.shards[0], dataset, model, SETTINGS)
