@@ -164,7 +164,8 @@ class AskedOfAll(BaseModel):
     group_column: str | None = Field(
         None,
         title="Group column",
-        description="Such as an author or a document: its rows never stand in train and in test both.",
+        description="Such as an author or a document: its rows never stand in train and in test both, and are left out "
+        "and resampled together.",
     )
     time_column: str | None = Field(
         None,

@@ -16,7 +16,10 @@ from tasks.vocabulary import NO_PROMPT, LongTexts, ProbeProtocol, Task
 
 
 def check_task(parameters: SweepParameters, dataset: Dataset) -> None:
-    """Raise UserError where something is asked for that is only for one class a text, and labels are something else."""
+    """Raise UserError where something is asked for that is only for one class a text, or for rows that are independent,
+    and they are something else."""
+    if dataset.group_key is not None:
+        _check_groups(parameters, dataset)
     if dataset.task is Task.SINGLE_LABEL:
         return
     if dataset.task is Task.TOKEN_CLASSIFICATION:
@@ -31,13 +34,26 @@ def check_task(parameters: SweepParameters, dataset: Dataset) -> None:
         )
 
 
-def _check_words(parameters: SweepParameters, dataset: Dataset) -> None:
-    told = f"and labels of {dataset.id} are a tag of each word"
+def _check_groups(parameters: SweepParameters, dataset: Dataset) -> None:
+    told, rows = f"and labels of {dataset.id} are a tag of each word", "the other words of its text"
+    if dataset.group_column is not None:
+        told = f"and those of {dataset.id} are in groups (--group-column {dataset.group_column})"
+        rows = "the other rows of its group"
     if parameters.until_confident is not None:
         raise UserError(
             f"--until-confident adds rows that are independent, {told}, which depend on each other. Leave it out, and "
-            "give --max-train-rows texts."
+            "give --max-train-rows."
         )
+    for criterion in parameters.criterion:
+        if criterion in OF_SINGLE_ROWS:
+            raise UserError(
+                f"--criterion {criterion} leaves out one row at a time, {told}: {rows} would give it away. ridge_loo "
+                "and ridge_loo_information leave out all of them."
+            )
+
+
+def _check_words(parameters: SweepParameters, dataset: Dataset) -> None:
+    told = f"and labels of {dataset.id} are a tag of each word"
     if parameters.prompt != NO_PROMPT:
         raise UserError(
             f"--prompt {parameters.prompt} stands around a whole text and asks for one embedding of it, {told}. Leave "
@@ -58,12 +74,6 @@ def _check_words(parameters: SweepParameters, dataset: Dataset) -> None:
             raise UserError(
                 f"--pooling {pooling} is of a whole text, {told}, whose own tokens are pooled. Take of "
                 f"{', '.join(WORD_POOLINGS)}."
-            )
-    for criterion in parameters.criterion:
-        if criterion in OF_SINGLE_ROWS:
-            raise UserError(
-                f"--criterion {criterion} leaves out one row at a time, {told}: the other words of its text would give "
-                "it away. ridge_loo and ridge_loo_information leave out whole texts."
             )
 
 

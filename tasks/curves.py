@@ -11,8 +11,7 @@ import polars as pl
 
 from storage.layout import Layout
 from storage.staged import read_staged
-from tasks.data.dataset import Dataset
-from tasks.data.stored_table import read_table
+from tasks.data.dataset import Dataset, read_groups
 from tasks.embedding.set_records import EmbeddingSet
 from tasks.numerics.clusters import shares_of_clusters
 from tasks.vocabulary import NormState, Pooling, Task
@@ -61,8 +60,8 @@ class CurveOfRun:
     last_is_normed: bool
     seed: int
     task: Task = Task.SINGLE_LABEL
-    words: str | None = None
-    """Where the data set's table lies, of rows that are words: what is resampled are their texts."""
+    dataset: Dataset | None = None
+    """Of rows that depend on each other: what is resampled are their groups."""
 
     @property
     def part(self) -> str:
@@ -84,13 +83,12 @@ class CurveOfRun:
         return read_staged(self.layout, self.run_id, table, f"{self.part}-")
 
     def independent(self, values: npt.NDArray[Any], row_id: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
-        """Values [..., N] of these rows as those of independent units, of the same mean: as they are, or of words,
-        which of one text are not, `shares_of_clusters` of their texts."""
-        if self.words is None or not len(row_id):
+        """Values [..., N] of these rows as those of independent units, of the same mean: as they are, or
+        `shares_of_clusters` of the groups of rows that depend on each other."""
+        groups = None if self.dataset is None else read_groups(self.dataset)
+        if groups is None or not len(row_id):
             return values
-        return shares_of_clusters(
-            values, read_table(self.words, columns=["text_id"])["text_id"].to_numpy()[row_id]
-        )
+        return shares_of_clusters(values, groups[row_id])
 
 
 def curves_of(
@@ -103,7 +101,7 @@ def curves_of(
     dataset: Dataset,
 ) -> list[CurveOfRun]:
     """Every pooling × norm state."""
-    words = None if dataset.words is None else dataset.uri
+    grouped = None if dataset.group_key is None else dataset
     return [
         CurveOfRun(
             layout,
@@ -113,7 +111,7 @@ def curves_of(
             planned.last_is_normed and norm_state == NormState.AS_RETURNED,
             seed,
             dataset.task,
-            words,
+            grouped,
         )
         for pooling, norm_state in product(poolings, norm_states)
     ]

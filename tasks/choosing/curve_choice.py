@@ -101,7 +101,7 @@ def audit(curve: CurveOfRun, chosen: CurveChoice) -> None:
     paper's claims and every train-only score reach (`curve_audit`, `zone_audit`, `score_audit`)."""
     told = _with_right(curve.read("prediction"))
     correct = independent_by_layer(curve, told, "right")
-    words = told["row_id"].n_unique() if curve.words is not None else None
+    grouped = told["row_id"].n_unique() if curve.dataset is not None else None
     accuracy = find_inflection_points(
         correct.mean(axis=1), correct, last_is_normed=curve.last_is_normed, seed=curve.seed
     )
@@ -112,7 +112,7 @@ def audit(curve: CurveOfRun, chosen: CurveChoice) -> None:
         {"rule": choice.rule, "is_default": choice.rule == DEFAULT_RULE}
         | asdict(audit_choice(choice.layer, correct, seed=curve.seed))
         | _over_text(correct[choice.layer], text, curve.seed)
-        | _shift(correct[choice.layer], probe.row(choice.layer, named=True), left_out, words)
+        | _shift(correct[choice.layer], probe.row(choice.layer, named=True), left_out, grouped)
         for choice in chosen.choices
     ]
     _stage(curve, "audit", audited)
@@ -168,17 +168,17 @@ def _over_text(right: npt.NDArray[Any], text: npt.NDArray[Any], seed: int) -> di
 
 
 def _shift(
-    right: npt.NDArray[Any], probe: Mapping[str, Any], left_out: pl.DataFrame, words: int | None
+    right: npt.NDArray[Any], probe: Mapping[str, Any], left_out: pl.DataFrame, grouped: int | None
 ) -> dict[str, float | None]:
     """Whether the probe is as good on train rows that were held out as on test rows; None where none were.
 
-    words: test rows, where `right` is of their texts.
+    grouped: test rows, where `right` is of groups of them.
     """
     rows, accuracy = probe["held_out_rows"], probe["held_out_accuracy"]
     if not rows:
         return {"held_out_accuracy": None, "shift_p_value": None}
-    if words is not None:
-        same = same_clustered_mean_p_value(right, words, accuracy, rows)
+    if grouped is not None:
+        same = same_clustered_mean_p_value(right, grouped, accuracy, rows)
         return {"held_out_accuracy": accuracy, "shift_p_value": same}
     if right.dtype != bool:
         of_layer = left_out.filter(layer=probe["layer"])["correct"].to_numpy()
@@ -239,7 +239,7 @@ def by_layer(rows: pl.DataFrame, column: str) -> npt.NDArray[Any]:
 
 
 def independent_by_layer(curve: CurveOfRun, rows: pl.DataFrame, column: str) -> npt.NDArray[Any]:
-    """As `by_layer`, of units that are independent: of words their texts."""
+    """As `by_layer`, of units that are independent (`CurveOfRun.independent`)."""
     values = by_layer(rows, column)
     return curve.independent(
         values, rows.filter(layer=rows["layer"].min()).sort("row_id")["row_id"].to_numpy()

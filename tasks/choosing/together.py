@@ -21,8 +21,7 @@ from tasks.choosing.audit import Right
 from tasks.choosing.comparison import Comparison, compare
 from tasks.choosing.curve_choice import CurveChoice, right_on_test
 from tasks.curves import LayerOfRun
-from tasks.data.dataset import Dataset
-from tasks.data.stored_table import read_table
+from tasks.data.dataset import Dataset, read_groups
 from tasks.machine import CORES
 from tasks.numerics.clusters import shares_of_clusters
 from tasks.numerics.cores import cores, own_threads
@@ -76,26 +75,27 @@ def grow(
     labels: npt.NDArray[np.integer],
     *,
     target: Target | None = None,
-    texts: npt.NDArray[np.int64] | None = None,
+    groups: npt.NDArray[np.int64] | None = None,
     most: int = MOST_TOGETHER,
     sure_gain: float = SURE_GAIN,
 ) -> list[Together]:
     """One layer, then it and one more, and so on to `most`; the last one is the first that is not sure, if any is.
 
     losses: of the first layer alone, [N]. read: the train rows [N, D] of a layer. labels: [N]. target: of the same
-    rows, where they are to tell something else. texts: of which text each row is, where several are of one; these are
-    left out together, and independent. sure_gain: how many paired standard errors a layer has to gain.
+    rows, where they are to tell something else. groups: of which group each row is, where rows depend on each
+    other; one is left out as a whole, and independent of others. sure_gain: how many paired standard errors a layer has
+    to gain.
     """
     found = [_alone(first, losses)]
     while found[-1].is_sure and len(found) < most:
         layers = found[-1].layers
         beside = _best_beside(
-            [read(each) for each in layers], labels, target, texts, layers, candidates, read
+            [read(each) for each in layers], labels, target, groups, layers, candidates, read
         )
         if beside is None:
             break
         best, of_all = beside
-        less = losses - of_all if texts is None else shares_of_clusters(losses - of_all, texts)
+        less = losses - of_all if groups is None else shares_of_clusters(losses - of_all, groups)
         error = float(less.std(ddof=1) / np.sqrt(len(less)))
         gain = float(less.mean())
         found.append(
@@ -113,7 +113,7 @@ def _best_beside(
     blocks: Sequence[Rows],
     labels: npt.NDArray[np.integer],
     target: Target | None,
-    texts: npt.NDArray[np.int64] | None,
+    groups: npt.NDArray[np.int64] | None,
     taken: Sequence[LayerOfRun],
     candidates: Sequence[LayerOfRun],
     read: Read,
@@ -130,7 +130,7 @@ def _best_beside(
         new = [each for each in some if each not in tried and each not in taken]
         with cores(torch.device("cpu")) as shared:
             found = shared.map(
-                lambda each: left_out_losses([*blocks, read(each)], labels, target, texts), new
+                lambda each: left_out_losses([*blocks, read(each)], labels, target, groups), new
             )
         tried.update(zip(new, found, strict=True))
         if not tried:
@@ -146,10 +146,10 @@ def left_out_losses(
     blocks: Sequence[Rows],
     labels: npt.NDArray[np.integer],
     target: Target | None = None,
-    texts: npt.NDArray[np.int64] | None = None,
+    groups: npt.NDArray[np.int64] | None = None,
 ) -> Losses:
     """Of each train row, in nats: float64 [N], of layers [N, D] side by side."""
-    features = Features(np.concatenate(blocks, axis=1), labels, target=target, texts=texts)
+    features = Features(np.concatenate(blocks, axis=1), labels, target=target, groups=groups)
     return ridge_leave_one_out(features).log_loss
 
 
@@ -185,23 +185,23 @@ def choose_together(
     if most == 1:
         return [_alone(first, losses)]
     train = read_rows(first)[0]
-    labels, target, texts = train.y, train.target, train.texts
+    labels, target, groups = train.y, train.target, train.groups
     own_threads(CORES)  # reading a layer asks for one thread
     drawn = stratified_rows(labels, MOST_ROWS, first.seed)
     labels = labels[drawn]
     if target is not None:
         target = replace(target, values=target.values[drawn])
-    if texts is not None:
-        texts = texts[drawn]
+    if groups is not None:
+        groups = groups[drawn]
 
     def read(layer: LayerOfRun) -> Rows:
         return read_rows(layer)[0].X[drawn]
 
     if len(drawn) < len(losses):
         losses = left_out_losses(
-            [read(first)], labels, target, texts
+            [read(first)], labels, target, groups
         )  # left out of as many rows as the others' are
-    return grow(first, losses, candidates, read, labels, target=target, texts=texts, most=most)
+    return grow(first, losses, candidates, read, labels, target=target, groups=groups, most=most)
 
 
 def is_found_together(layer: LayerOfRun, most: int) -> bool:
@@ -243,11 +243,11 @@ def audit_together(found: Sequence[Together], protocol: ProbeProtocol) -> None:
         return
     single = found[0].layers[0]
     at_last = replace(single, layer=_last_layer(single))
-    texts = _test_texts(single.dataset)
+    groups = _test_groups(single.dataset)
 
     def staged(layer: LayerOfRun) -> Right:
         right = right_on_test(layer.layout, layer.run_id, layer.part)
-        return right if texts is None else shares_of_clusters(right, texts)
+        return right if groups is None else shares_of_clusters(right, groups)
 
     alone, last = staged(single), staged(at_last)
     answer = max(len(each.layers) for each in found if each.is_sure)
@@ -255,8 +255,8 @@ def audit_together(found: Sequence[Together], protocol: ProbeProtocol) -> None:
     for each in found:
         started = time.perf_counter()
         right = alone if len(each.layers) == 1 else _probe(each.layers, protocol)
-        if texts is not None and right is not alone:
-            right = shares_of_clusters(right, texts)
+        if groups is not None and right is not alone:
+            right = shares_of_clusters(right, groups)
         rows.append(
             {
                 "size": len(each.layers),
@@ -268,7 +268,7 @@ def audit_together(found: Sequence[Together], protocol: ProbeProtocol) -> None:
                 "log_loss_gain": each.gain,
                 "log_loss_gain_error": each.gain_error,
                 "accuracy": float(np.clip(right.mean(), 0.0, 1.0)),
-                "n_test": len(right) if texts is None else len(texts),
+                "n_test": len(right) if groups is None else len(groups),
                 **_named("gain_over_single", compare(right, alone, seed=single.seed)),
                 **_named("gain_over_last", compare(right, last, seed=single.seed)),
                 "seconds": time.perf_counter() - started,
@@ -278,12 +278,10 @@ def audit_together(found: Sequence[Together], protocol: ProbeProtocol) -> None:
     stage(single.layout, single.run_id, PART, PART, rows_of(PART, key, rows))
 
 
-def _test_texts(dataset: Dataset) -> npt.NDArray[np.int64] | None:
-    """Of which text each test row is, where rows are words."""
-    if dataset.words is None:
-        return None
-    every = range(dataset.train_rows, dataset.train_rows + dataset.test_rows)
-    return read_table(dataset.uri, every, ["text_id"])["text_id"].to_numpy()
+def _test_groups(dataset: Dataset) -> npt.NDArray[np.int64] | None:
+    """Of which group each test row is, where rows depend on each other."""
+    groups = read_groups(dataset)
+    return None if groups is None else groups[dataset.train_rows :]
 
 
 def _named(name: str, found: Comparison) -> dict[str, float]:
@@ -307,9 +305,9 @@ def _probe(layers: Sequence[LayerOfRun], protocol: ProbeProtocol) -> Right:
     train, test = _side_by_side(layers)
     own_threads(CORES)
     if test.target is not None:
-        features = Features(train.X, train.y, target=train.target)
+        features = Features(train.X, train.y, target=train.target, groups=train.groups)
         return fit_target_probe(features, test.X, test.target).judged.right
-    features = Features(train.X, train.y, texts=train.texts)
+    features = Features(train.X, train.y, groups=train.groups)
     del train  # its rows are the features' alone
     if protocol is not ProbeProtocol.SGD:  # which takes the rows as they are
         features.keep_axes_alone()

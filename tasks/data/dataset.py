@@ -88,6 +88,16 @@ class Dataset:
     cut_words: int = 0
     """Of tags: words of these texts that are in no row, since the model reads no token of them, or not all."""
 
+    group_column: str | None = None
+    """Rows of one group depend on each other; `group_id`, int64 from 0, says in the table which is of which."""
+
+    @property
+    def group_key(self) -> str | None:
+        """The column of the table that says which rows depend on each other; None where each is for itself."""
+        if self.group_column is not None:
+            return "group_id"
+        return None if self.words is None else "text_id"
+
     @property
     def label_names(self) -> tuple[str, ...]:
         """Of what a text can be told to be."""
@@ -184,7 +194,8 @@ def read_dataset(
             and all else for a class.
         split_column: says of each row whether it is of train, validation or test, by the names that files of splits
             have; None takes the source's own splits.
-        group_column: rows of one group never stand in train and test both; None takes every row for itself.
+        group_column: rows of one group never stand in train and test both, and are left out and resampled together;
+            None takes every row for itself.
         time_column: rows in the order of it, and no test row is earlier than a train row: where there is no test split
             the latest rows become it. None knows of no time.
         encoding: of text files; None is that of the mark they begin with, or UTF-8.
@@ -274,11 +285,13 @@ def read_dataset(
             spec,
             ", ".join(map(repr, doubled[:6])),
         )
-    told = [
+    told: list[str | pl.Expr] = [
         *([] if text_pairs == "joined" else ["pair"]),
         *([] if kind.is_one_class else ["target"]),
         *([] if tagged is None else WORD_KEYS),
     ]
+    if group_column is not None:
+        told.append((pl.col("group").rank("dense").cast(pl.Int64) - 1).alias("group_id"))
     numbered = pl.DataFrame({"value": values, "label": np.arange(len(values), dtype=np.int32)})
     table = (
         pl.concat([train.with_columns(split=pl.lit("train")), test.with_columns(split=pl.lit("test"))])
@@ -308,6 +321,7 @@ def read_dataset(
         time_column=time_column,
         words=None if tagged is None else layout.words(fingerprint_lists(word_lists(table))),
         texts=0 if tagged is None else texts,
+        group_column=group_column,
     )
     return found, table
 
@@ -324,6 +338,14 @@ def _check_tagged(spec: str, text_pairs: TextPairs, *, of_saved_states: bool) ->
             f"{spec} has a tag for each word, and --text-pairs features are of whole texts. Leave that out, or say "
             "--task."
         )
+
+
+def read_groups(dataset: Dataset) -> NDArray[np.int64] | None:
+    """Of which group each row is, int64 [N]; None where every row is for itself."""
+    if (key := dataset.group_key) is None:
+        return None
+    groups: NDArray[np.int64] = read_table(dataset.uri, columns=[key])[key].to_numpy()
+    return groups
 
 
 def read_places(dataset: Dataset, start: int = 0, stop: int | None = None) -> NDArray[np.int64]:

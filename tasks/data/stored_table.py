@@ -82,4 +82,6 @@ def fingerprint_table(
         whole.update(targets_of(table).tobytes())
     if "text_id" in table.columns:
         whole.update(fingerprint_words(table).encode())
+    if "group_id" in table.columns:
+        whole.update(table["group_id"].to_numpy().tobytes())
     return whole.hexdigest()[:32]

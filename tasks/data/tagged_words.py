@@ -109,13 +109,15 @@ def clean_words(frame: pl.DataFrame, words: str, tags: str, where: str) -> pl.Da
 
 
 def as_words(train: pl.DataFrame, test: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """A row a word of the texts of train and of test: `text` (the word), `value` (its tag), WORD_KEYS, `place`, `name`.
+    """A row a word of the texts of train and of test: `text` (the word), `value` (its tag), WORD_KEYS, `place`, `name`
+    and, where texts are of groups, `group`.
 
     Texts are numbered from 0, those of train first.
     """
     found, first = [], 0
     for rows in (train, test):
-        numbered = rows.select("words", "tags", "place").with_columns(
+        kept = [each for each in ("place", "group") if each in rows.columns]
+        numbered = rows.select("words", "tags", *kept).with_columns(
             text_id=first + pl.int_range(pl.len(), dtype=pl.Int64),
             at=pl.int_ranges(0, pl.col("words").list.len(), dtype=pl.Int32),
         )

@@ -31,10 +31,10 @@ from tasks.exporting.states import Cut
 from tasks.numerics.clusters import shares_of_clusters
 from tasks.reporting.answer import percent
 from tasks.scoring.features import Features
-from tasks.scoring.probe import Probe, fit_probe, fit_probe_on
+from tasks.scoring.probe import Probe, fit_probe_on
 from tasks.scoring.target import Target, interval
 from tasks.scoring.target_probe import TargetProbe, fit_target_probe
-from tasks.vocabulary import LongTexts, ProbeProtocol, Task
+from tasks.vocabulary import LongTexts, ProbeProtocol
 
 Head = Probe | TargetProbe
 
@@ -78,54 +78,48 @@ def train_rows(run: RecordedRun, features: Layer) -> NDArray[np.float32]:
 
 
 def right_by(head: Head, run: RecordedRun, features: Layer) -> Right:
-    """Whether a head gave each test row its label, or how right it told each; of words, each text."""
+    """Whether a head gave each test row its label, or how right it told each; where rows depend on each
+    other, of each group."""
     if isinstance(head, TargetProbe):
-        return head.judged.right
-    right = head.predictions == features.label[features.row_id >= run.dataset.train_rows]
-    return shares_of_clusters(right, _texts(run)[run.dataset.train_rows :]) if run.of_words else right
+        right: Right = head.judged.right
+    else:
+        right = head.predictions == features.label[features.row_id >= run.dataset.train_rows]
+    groups = _groups(run)
+    return right if groups is None else shares_of_clusters(right, groups[run.dataset.train_rows :])
 
 
 def fit_head(run: RecordedRun, cut: Cut, features: Layer) -> Head:
     """The probe of the sweep, fitted as the run fitted its own, on its train and test rows."""
     train = features.row_id < run.dataset.train_rows
-    task = run.dataset.task
-    if run.of_words:
-        return _fit_to_words(run, cut, features, train)
-    if task is not Task.SINGLE_LABEL:
-        told = targets_of(run.rows)[features.row_id]
-        of_train = Features(
-            features.embeddings[train], features.label[train], target=Target(task, told[train])
-        )
-        return fit_target_probe(of_train, features.embeddings[~train], Target(task, told[~train]))
-    return fit_probe(
+    task, groups = run.dataset.task, _groups(run)
+    target = None if task.is_one_class else targets_of(run.rows)[features.row_id]
+    of_train = Features(
         features.embeddings[train],
         features.label[train],
-        features.embeddings[~train],
-        features.label[~train],
-        protocol=ProbeProtocol(probe_row(run, cut)["protocol"]),
-        seed=run.seed,
+        target=None if target is None else Target(task, target[train]),
+        groups=None if groups is None else groups[features.row_id][train],
     )
-
-
-def _fit_to_words(run: RecordedRun, cut: Cut, features: Layer, train: NDArray[np.bool_]) -> Probe:
-    """`fit_head`, with whole texts left out, and an interval of the accuracy by whole texts."""
-    texts = _texts(run)[features.row_id]
-    found = fit_probe_on(
-        Features(features.embeddings[train], features.label[train], texts=texts[train]),
-        features.embeddings[~train],
-        features.label[~train],
-        protocol=ProbeProtocol(probe_row(run, cut)["protocol"]),
-        seed=run.seed,
-    )
-    right = shares_of_clusters(found.predictions == features.label[~train], texts[~train])
-    _, low, high = interval(right)
+    found: Head
+    if target is not None:
+        found = fit_target_probe(of_train, features.embeddings[~train], Target(task, target[~train]))
+    else:
+        found = fit_probe_on(
+            of_train,
+            features.embeddings[~train],
+            features.label[~train],
+            protocol=ProbeProtocol(probe_row(run, cut)["protocol"]),
+            seed=run.seed,
+        )
+    if groups is None:
+        return found
+    _, low, high = interval(np.asarray(right_by(found, run, features), dtype=np.float64))
     return replace(found, accuracy_low=low, accuracy_high=high)
 
 
-def _texts(run: RecordedRun) -> NDArray[np.int64]:
-    """Of words, which text each row is of: [rows]."""
-    numbers: NDArray[np.int64] = run.rows["text_id"].to_numpy()
-    return numbers
+def _groups(run: RecordedRun) -> NDArray[np.int64] | None:
+    """Of which group each row is, [rows], where rows depend on each other."""
+    key = run.dataset.group_key
+    return None if key is None else run.rows[key].to_numpy()
 
 
 def refuse_another(run: RecordedRun, cut: Cut, head: Head) -> None:

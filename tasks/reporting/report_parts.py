@@ -207,7 +207,13 @@ def notes(tables: Tables, answer: LayerCurves, described: Mapping[str, Row]) -> 
         )
     elif answer.task is not Task.SINGLE_LABEL:
         notes.append(f"What is called accuracy on this page is the {answer.measure.axis}.")
-    time_column = json.loads(answer.run["parameters"]).get("time_column")
+    asked = json.loads(answer.run["parameters"])
+    time_column = asked.get("time_column")
+    if asked.get("group_column"):
+        notes.append(
+            f"Rows of one {asked['group_column']} depend on each other. Left out, and drawn anew for intervals, are "
+            "all of them together."
+        )
     if described["dataset"].get("test_is_made"):
         taken = "a seeded, stratified one was taken from train."
         if time_column is not None:

@@ -58,17 +58,18 @@ class Features:
         y: np.ndarray | torch.Tensor,
         *,
         target: Target | None = None,
-        texts: np.ndarray | None = None,
+        groups: np.ndarray | None = None,
         device: str = "cpu",
     ) -> None:
         """X: float [N, D], y: int [N]; target: of the rows, where they are to tell something else than the class y.
 
-        texts: int [N], of which text each row is, where several are of one: what is left out is a text then.
+        groups: int [N], of which group each row is, where rows of one depend on each other, as words of a text do: what
+        is left out is a group then.
 
         Raises UserError for values that are not finite.
         """
         self.target = target
-        self.texts = texts
+        self.groups = groups
         self.rows = as_rows(X).to(device)
         labels = as_labels(y, len(self.rows))
         self.labels, codes = np.unique(labels, return_inverse=True)
@@ -193,7 +194,7 @@ class Features:
         assert self.target is not None
         return torch.from_numpy(self.target.values).to(self.rows.device)
 
-    def response(self, at: slice) -> torch.Tensor:
+    def response(self, at: slice | torch.Tensor) -> torch.Tensor:
         """What ridge regression is to say of some rows, float64 [n, T]: the target, or one-hot labels."""
         return self.one_hot(at) if self.target is None else self.target_values[at]
 
@@ -211,7 +212,7 @@ class Features:
         centred = (self.target_values - self.response_mean).float()
         return product(spectrum.left.T.contiguous(), centred.T.contiguous()).double()
 
-    def one_hot(self, at: slice) -> torch.Tensor:
+    def one_hot(self, at: slice | torch.Tensor) -> torch.Tensor:
         """Labels of some rows, float64 [n, K] of 0 and 1."""
         return (self.codes[at, None] == torch.arange(len(self.counts), device=self.codes.device)).double()
 

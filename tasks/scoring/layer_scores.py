@@ -17,6 +17,7 @@ from prefect import task
 from storage.embeddings import read_layer
 from storage.staged import is_staged, keyed, read_part, rows_of, stage
 from tasks.curves import LayerOfRun
+from tasks.data.dataset import read_groups
 from tasks.data.stored_table import read_table, targets_of
 from tasks.data.tagged_words import WORD_KEYS
 from tasks.numerics.clusters import shares_of_clusters
@@ -70,13 +71,10 @@ class SplitRows:
     row_id: npt.NDArray[np.int64]
     target: Target | None = None
     """Where the task is not one class a row."""
+    groups: npt.NDArray[np.int64] | None = None
+    """[N]: of which group each row is, where rows of one depend on each other."""
     words: pl.DataFrame | None = None
     """Of words: `text_id` and `at` (`tagged_words.WORD_KEYS`)."""
-
-    @property
-    def texts(self) -> npt.NDArray[np.int64] | None:
-        """[N]: which text each row is of, where several are of one."""
-        return None if self.words is None else self.words["text_id"].to_numpy()
 
 
 def score_layer(layer: LayerOfRun, settings: ScoringSettings) -> None:
@@ -85,7 +83,7 @@ def score_layer(layer: LayerOfRun, settings: ScoringSettings) -> None:
         return
     train, test = read_rows(layer)
     # What criteria and probe share is computed once, by the first that needs it.
-    features = Features(train.X, train.y, target=train.target, texts=train.texts)
+    features = Features(train.X, train.y, target=train.target, groups=train.groups)
 
     def fit() -> None:
         score_with_criteria(layer, train, features, settings.criteria)
@@ -233,10 +231,10 @@ def score_with_probe(layer: LayerOfRun, train: Features, test: SplitRows, protoc
         row["positive_class"] = layer.dataset.classes[found.detection.positive]
         row["auroc"] = found.detection.auroc
         row["tpr_at_1_percent_fpr"] = found.detection.true_positive_rate
-    if test.texts is not None:
-        assert test.words is not None
-        right = shares_of_clusters(found.predictions == test.y, test.texts)
+    if test.groups is not None:
+        right = shares_of_clusters(found.predictions == test.y, test.groups)
         row["accuracy_low"], row["accuracy_high"] = interval(right)[1:]
+    if test.words is not None:
         row["entity_f1"] = entity_f1_of(layer.dataset.classes, test.words, test.y, found.predictions)
     predictions = {"row_id": test.row_id, "label": test.y, "predicted": found.predictions}
     _stage(layer, "prediction", pl.DataFrame(predictions))
@@ -266,6 +264,9 @@ def _score_target(layer: LayerOfRun, train: Features, test: SplitRows, target: T
         "seconds": time.perf_counter() - started,
         **found.measures,
     }
+    if test.groups is not None:
+        right = shares_of_clusters(found.judged.right, test.groups)
+        row["accuracy_low"], row["accuracy_high"] = interval(right)[1:]
     predictions = {"row_id": test.row_id, "label": test.y, "right": found.judged.right}
     _stage(layer, "prediction", pl.DataFrame(predictions))
     stage(layer.layout, layer.run_id, "probe", layer.part, rows_of("probe", layer.key(), [row]))
@@ -280,16 +281,20 @@ def read_rows(layer: LayerOfRun) -> tuple[SplitRows, SplitRows]:
     )
     # Shards hold the rows of the data set in its order: parts of the arrays, not copies.
     train = int(np.searchsorted(found.row_id, layer.dataset.train_rows))
+    dataset = layer.dataset
     targets, words = None, None
-    if layer.dataset.task is Task.TOKEN_CLASSIFICATION:
-        words = read_table(layer.dataset.uri, columns=[*WORD_KEYS])[found.row_id]
-    elif layer.dataset.task is not Task.SINGLE_LABEL:
-        targets = targets_of(read_table(layer.dataset.uri, columns=["target"]))[found.row_id]
+    if dataset.task is Task.TOKEN_CLASSIFICATION:
+        words = read_table(dataset.uri, columns=[*WORD_KEYS])[found.row_id]
+    elif dataset.task is not Task.SINGLE_LABEL:
+        targets = targets_of(read_table(dataset.uri, columns=["target"]))[found.row_id]
+    groups = read_groups(dataset)
+    groups = None if groups is None else groups[found.row_id]
 
     def rows(at: slice) -> SplitRows:
-        target = None if targets is None else Target(layer.dataset.task, targets[at])
+        target = None if targets is None else Target(dataset.task, targets[at])
+        of_group = None if groups is None else groups[at]
         own = None if words is None else words[at]
-        return SplitRows(found.embeddings[at], found.label[at], found.row_id[at], target, own)
+        return SplitRows(found.embeddings[at], found.label[at], found.row_id[at], target, of_group, own)
 
     return rows(slice(None, train)), rows(slice(train, None))
 

@@ -143,7 +143,7 @@ def fit_probe_on(
         fit, chosen = _fit_by_sgd(train.standardised, train.codes, k, seed), _HeldOut(0.0)
     else:
         along = train.principal
-        folds = _folds(codes, seed) if train.texts is None else _folds_of_texts(codes, train.texts, seed)
+        folds = _folds(codes, seed) if train.groups is None else _folds_of_groups(codes, train.groups, seed)
         chosen = _choose_penalty(along.coordinates, codes, k, penalties, folds)
         fit = fit_path(along.coordinates, train.codes, k, (chosen.penalty,), start=chosen.middle())[0]
         fit = replace(fit, weights=fit.weights @ along.axes.double())
@@ -251,12 +251,13 @@ def _folds(codes: np.ndarray, seed: int) -> _Folds:
     return _Folds(fold, np.ones(len(codes), dtype=bool))
 
 
-def _folds_of_texts(codes: np.ndarray, texts: np.ndarray, seed: int) -> _Folds:
-    """All rows of a text are held out together; rows of classes in under FOLDS texts are not predicted then."""
-    numbers, of_row = np.unique(texts, return_inverse=True)
+def _folds_of_groups(codes: np.ndarray, groups: np.ndarray, seed: int) -> _Folds:
+    """All rows of a group are held out together; rows of classes in under FOLDS groups, or not in all of
+    fewer, are not predicted then."""
+    numbers, of_row = np.unique(groups, return_inverse=True)
     fold = (np.random.default_rng(seed).permutation(len(numbers)) % FOLDS)[of_row]
     pairs = np.unique(np.stack([codes, of_row]), axis=1)
-    return _Folds(fold, np.bincount(pairs[0])[codes] >= FOLDS)
+    return _Folds(fold, np.bincount(pairs[0])[codes] >= min(FOLDS, len(numbers)))
 
 
 def _fit_by_sgd(Z: torch.Tensor, codes: torch.Tensor, k: int, seed: int) -> Fit:

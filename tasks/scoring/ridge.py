@@ -1,5 +1,6 @@
-"""Closed-form ridge classification of one layer, with every row left out once; of words, with every text."""
+"""Closed-form ridge classification of one layer, with every row left out once, or every group of rows."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,8 +15,12 @@ RIDGE_PENALTIES = (10.0, 3.16, 1.0, 0.316, 0.1, 0.0316, 0.01, 0.001)
 """λ of ‖y − Zw‖²/n + λ‖w‖²; standardised features have a mean eigenvalue of 1."""
 TEMPERATURES = tuple(2.0 ** (step / 3) for step in range(3, -19, -1))
 """From 2 to 1/64, tried on left-out values; the mean loss is flat between neighbours."""
-# Where other texts say nothing of a text's words, what is solved for them is singular but for this.
+# Where other groups say nothing of a group's rows, what is solved for them is singular but for this.
 _LEFT = 1e-9
+
+
+Rows = slice | torch.Tensor
+"""Some rows: those of a slice, or of their numbers."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +54,7 @@ def ridge_leave_one_out(
     Kennard's ridge and Allen's PRESS, doi 10.1080/00401706.1974.10489157). Features are standardised over all rows
     once. Without `penalty` the one of RIDGE_PENALTIES with the smallest left-out squared error.
 
-    Of features with `texts`, each row is predicted by the fit without all rows of its text: their left-out residuals
+    Of features with `groups`, each row is predicted by the fit without all rows of its group: their left-out residuals
     are (I − H)⁻¹ of their residuals, H being the part of the smoother that these rows have to do with.
     """
     features = features_of(X, y)
@@ -59,29 +64,41 @@ def ridge_leave_one_out(
     shrinks = torch.stack([spectrum.square / (spectrum.square + n * lam) for lam in penalties])
     weights = (shrinks[:, None, :] * features.response_products.T).float()  # [P, K, r]
     errors = torch.zeros(n, len(penalties), dtype=torch.float64, device=prior.device)
+    groups = _groups_of(features)
 
-    def residuals(at: slice, tried: slice) -> torch.Tensor:
-        """Left-out residuals [rows, penalties, K] of some rows by some of the penalties."""
+    def residuals(at: Rows, tried: slice) -> torch.Tensor:
+        """Left-out residuals [rows, penalties, K] of some rows, or of a group, by some of the penalties."""
         left, some = spectrum.left[at], weights[tried]
+        if groups is not None:
+            left, some = left.double(), some.double()
         fitted = product(left, some.flatten(0, 1)).double()
         fitted = fitted.reshape(len(left), len(some), k) + prior
+        residual = features.response(at)[:, None] - fitted
+        if groups is not None:
+            return _without_group(left, shrinks[tried], residual, n)
         leverage = product(left.square(), shrinks[tried].float()).double() + 1.0 / n
         # A leverage of 1 leaves nothing to predict from: the others say nothing about such a row.
-        return (features.response(at)[:, None] - fitted) / (1.0 - leverage).clamp_min(1e-6)[:, :, None]
+        return residual / (1.0 - leverage).clamp_min(1e-6)[:, :, None]
 
-    def leave_out(at: slice) -> None:
+    def over_rows(work: Callable[[Rows], None]) -> None:
+        if groups is None:
+            features.over_blocks(work)
+            return
+        with cores(prior.device) as shared:
+            shared.map(work, groups)
+
+    def leave_out(at: Rows) -> None:
         errors[at] = residuals(at, slice(None)).square().sum(2)
 
-    by_text = None if features.texts is None else _left_out_texts(features, shrinks, weights)
-    if by_text is None:
-        features.over_blocks(leave_out)
-    else:
-        errors = by_text.square().sum(2)
+    over_rows(leave_out)
     best = int(errors.sum(0).argmin())
     if features.target is not None:
-        values = features.target_values - torch.cat(
-            features.over_blocks(lambda at: residuals(at, slice(best, best + 1))[:, 0])
-        )
+        values = features.target_values.clone()
+
+        def predict(at: Rows) -> None:
+            values[at] -= residuals(at, slice(best, best + 1))[:, 0]
+
+        over_rows(predict)
         predicted = values.cpu().numpy()
         rule = fit_decision_rule(features.target, predicted, TEMPERATURES)
         judged = judge(features.target, predicted, rule)
@@ -96,15 +113,14 @@ def ridge_leave_one_out(
     correct = torch.zeros(n, dtype=torch.bool, device=prior.device)
     losses = torch.zeros(n, len(TEMPERATURES), dtype=torch.float64, device=prior.device)
 
-    def classify(at: slice) -> None:
+    def classify(at: Rows) -> None:
         codes = features.codes[at]
-        left_out = residuals(at, slice(best, best + 1))[:, 0] if by_text is None else by_text[at, best]
-        values = features.one_hot(at) - left_out
+        values = features.one_hot(at) - residuals(at, slice(best, best + 1))[:, 0]
         correct[at] = values.argmax(1) == codes
         for i, temperature in enumerate(TEMPERATURES):
             losses[at, i] = torch.nn.functional.cross_entropy(values / temperature, codes, reduction="none")
 
-    features.over_blocks(classify)
+    over_rows(classify)
     coolest = int(losses.sum(0).argmin())
     return RidgeLeaveOneOut(
         accuracy=float(correct.double().mean()),
@@ -116,29 +132,30 @@ def ridge_leave_one_out(
     )
 
 
-def _left_out_texts(features: Features, shrinks: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """Residuals of each row from the fit without its text, float64 [N, penalties, K].
+def _groups_of(features: Features) -> list[torch.Tensor] | None:
+    """The rows of each group, int64 [n] each; None where every row is for itself."""
+    if features.groups is None:
+        return None
+    order = np.argsort(features.groups, kind="stable")
+    counts = np.unique(features.groups, return_counts=True)[1]
+    device = features.codes.device
+    return [torch.from_numpy(rows).to(device) for rows in np.split(order, np.cumsum(counts)[:-1])]
 
-    shrinks: [P, r], weights: [P, K, r], as of `ridge_leave_one_out`.
+
+def _without_group(left: torch.Tensor, shrinks: torch.Tensor, residual: torch.Tensor, n: int) -> torch.Tensor:
+    """(I − H)⁻¹ of the residuals [m, P, K] of a group, for each penalty's H = 1/n + left·diag(shrink)·leftᵀ.
+
+    left: float64 [m, r]. The smaller of both systems is solved, of the rows or of the directions (Woodbury).
     """
-    spectrum, prior = features.spectrum, features.response_mean
-    assert features.texts is not None
-    found = torch.zeros(features.n, *weights.shape[:2], dtype=torch.float64, device=prior.device)
-    order = np.argsort(features.texts, kind="stable")
-    counts = np.unique(features.texts, return_counts=True)[1]
-    texts = np.split(order, np.cumsum(counts)[:-1])
-
-    def leave_out(some: list[np.ndarray]) -> None:
-        for rows in some:
-            at = torch.from_numpy(rows).to(prior.device)
-            left = spectrum.left[at].double()
-            wanted = (features.codes[at, None] == torch.arange(len(prior), device=prior.device)).double()
-            one = torch.eye(len(rows), dtype=torch.float64, device=prior.device)
-            for tried, (shrink, weight) in enumerate(zip(shrinks, weights, strict=True)):
-                residual = wanted - left @ weight.double().T - prior
-                system = (1.0 + _LEFT) * one - 1.0 / features.n - (left * shrink) @ left.T
-                found[at, tried] = torch.linalg.solve(system, residual)
-
-    with cores(prior.device) as shared:
-        shared.map(leave_out, [texts[i :: shared.count] for i in range(shared.count)])
+    found = torch.empty_like(residual)
+    for tried, shrink in enumerate(shrinks):
+        ones = left.new_full((len(left), 1), n**-0.5)
+        parts = torch.cat((left * shrink.sqrt(), ones), dim=1)  # H is parts·partsᵀ
+        rows, directions = parts.shape
+        one = torch.eye(min(rows, directions), dtype=left.dtype, device=left.device)
+        if rows <= directions:
+            found[:, tried] = torch.linalg.solve((1.0 + _LEFT) * one - parts @ parts.T, residual[:, tried])
+        else:
+            inner = torch.linalg.solve((1.0 + _LEFT) * one - parts.T @ parts, parts.T @ residual[:, tried])
+            found[:, tried] = (residual[:, tried] + parts @ inner) / (1.0 + _LEFT)
     return found

@@ -109,7 +109,7 @@ def score_text(layout: Layout, run_id: str, dataset: Dataset, seed: int) -> None
         return
     table = read_table(dataset.uri).rename({"label": "value"})
     if dataset.task is Task.TOKEN_CLASSIFICATION:
-        _score_words(layout, run_id, table)
+        _score_words(layout, run_id, dataset, table)
         return
     if dataset.task is not Task.SINGLE_LABEL:
         _score_target(layout, run_id, dataset, table, seed)
@@ -123,16 +123,30 @@ def score_text(layout: Layout, run_id: str, dataset: Dataset, seed: int) -> None
         found = fit_text_baseline(train["text"].to_list(), y_train, test["text"].to_list(), y_test, seed=seed)
         seconds = time.perf_counter() - started
         measured["text"] = (found.accuracy, found.accuracy_low, found.accuracy_high, seconds)
+        if dataset.group_key is not None:
+            measured["text"] = (*_grouped_interval(found.predictions == y_test, dataset, test), seconds)
         predictions = pl.DataFrame(
             {"row_id": test["row_id"], "label": test["value"], "predicted": found.predictions},
             schema=_PREDICTION,
         )
-    hits = int((y_test == np.bincount(y_train).argmax()).sum())
+    of_most = y_test == np.bincount(y_train).argmax()
+    hits = int(of_most.sum())
     measured["majority"] = (hits / len(y_test), *wilson_interval(hits, len(y_test)), 0.0)
+    if dataset.group_key is not None:
+        measured["majority"] = (*_grouped_interval(of_most, dataset, test), 0.0)
     _stage(layout, run_id, measured, predictions, len(train), len(test))
 
 
-def _score_words(layout: Layout, run_id: str, table: pl.DataFrame) -> None:
+def _grouped_interval(
+    right: npt.NDArray[np.bool_ | np.float64], dataset: Dataset, test: pl.DataFrame
+) -> tuple[float, float, float]:
+    """The mean of what is right of the test rows, and its 95 % interval: by groups, where rows depend on each other."""
+    key = dataset.group_key
+    of_rows = np.asarray(right, dtype=np.float64)
+    return interval(of_rows if key is None else shares_of_clusters(of_rows, test[key].to_numpy()))
+
+
+def _score_words(layout: Layout, run_id: str, dataset: Dataset, table: pl.DataFrame) -> None:
     """The same where words have tags: each is given the tag that it has most often in train, and one that train has not
     that of most words."""
     train, test = (table.filter(split=split) for split in ("train", "test"))
@@ -145,8 +159,7 @@ def _score_words(layout: Layout, run_id: str, table: pl.DataFrame) -> None:
         ("text", predicted, seconds),
         ("majority", np.full(len(test), most, dtype=np.int32), 0.0),
     ):
-        right = shares_of_clusters(test["value"].to_numpy() == told, test["text_id"].to_numpy())
-        measured[name] = (*interval(right), took)
+        measured[name] = (*_grouped_interval(test["value"].to_numpy() == told, dataset, test), took)
     predictions = pl.DataFrame(
         {"row_id": test["row_id"], "label": test["value"], "predicted": predicted}, schema=_PREDICTION
     )
@@ -172,8 +185,8 @@ def _score_target(layout: Layout, run_id: str, dataset: Dataset, table: pl.DataF
     if dataset.has_texts:
         started = time.perf_counter()
         right = fit_text_target(train["text"].to_list(), wanted, test["text"].to_list(), truth, seed=seed)
-        measured["text"] = (*interval(right), time.perf_counter() - started)
-    measured["majority"] = (*interval(right_of_none(wanted, truth)), 0.0)
+        measured["text"] = (*_grouped_interval(right, dataset, test), time.perf_counter() - started)
+    measured["majority"] = (*_grouped_interval(right_of_none(wanted, truth), dataset, test), 0.0)
     predictions = pl.DataFrame({"row_id": test["row_id"][: len(right)], "right": right})
     _stage(layout, run_id, measured, predictions, len(train), len(test))
 

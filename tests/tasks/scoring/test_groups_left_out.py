@@ -1,11 +1,13 @@
-"""Words of a text are left out together: in ridge regression, and in the folds that choose the probe's penalty."""
+"""Rows of a group, such as words of a text, are left out together: in ridge regression, and in the probe's folds."""
 
 import numpy as np
 import pytest
 
 from tasks.scoring.features import Features
-from tasks.scoring.probe import FOLDS, _folds_of_texts, fit_probe_on
+from tasks.scoring.probe import FOLDS, _folds_of_groups, fit_probe_on
 from tasks.scoring.ridge import RIDGE_PENALTIES, ridge_leave_one_out
+from tasks.scoring.target import Target
+from tasks.vocabulary import Task
 
 
 def some_words(seed: int, texts: int = 25, width: int = 6) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -17,11 +19,11 @@ def some_words(seed: int, texts: int = 25, width: int = 6) -> tuple[np.ndarray, 
     return X.astype(np.float32), y, text
 
 
-def refitted(X: np.ndarray, y: np.ndarray, text: np.ndarray, penalty: float) -> np.ndarray:
+def refitted(X: np.ndarray, wanted: np.ndarray, text: np.ndarray, penalty: float) -> np.ndarray:
     """What ridge regression says of each word, fitted anew without the words of its text: [N, K]."""
     X = X.astype(np.float64)
     Z = (X - X.mean(0)) / X.std(0)
-    one_hot = np.eye(y.max() + 1)[y]
+    one_hot = np.eye(wanted.max() + 1)[wanted] if wanted.ndim == 1 else wanted
     said = np.empty_like(one_hot)
     for each in np.unique(text):
         out = text == each
@@ -40,14 +42,34 @@ def test_ridge_leaves_out_whole_texts(width: int, penalty: float) -> None:
     X, y, text = some_words(seed=width, width=width)
     shuffled = np.random.default_rng(0).permutation(len(y))
     X, y, text = X[shuffled], y[shuffled], text[shuffled]
-    got = ridge_leave_one_out(Features(X, y, texts=text), penalty=penalty)
+    got = ridge_leave_one_out(Features(X, y, groups=text), penalty=penalty)
     said = refitted(X, y, text, penalty)
     np.testing.assert_allclose(got.squared_error, ((np.eye(3)[y] - said) ** 2).sum(1), rtol=2e-3, atol=2e-4)
     np.testing.assert_array_equal(got.correct, said.argmax(1) == y)
-    alone = ridge_leave_one_out(Features(X, y, texts=np.arange(len(y))), penalty=penalty)
+    alone = ridge_leave_one_out(Features(X, y, groups=np.arange(len(y))), penalty=penalty)
     plain = ridge_leave_one_out(Features(X, y), penalty=penalty)
     np.testing.assert_allclose(alone.squared_error, plain.squared_error, rtol=1e-3, atol=1e-5)
     np.testing.assert_allclose(alone.log_loss, plain.log_loss, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("task", [Task.MULTI_LABEL, Task.REGRESSION])
+def test_targets_are_left_out_by_group(task: Task) -> None:
+    X, y, group = some_words(seed=4, texts=30)
+    values = np.eye(3)[y] if task is Task.MULTI_LABEL else X[:, :1] + y[:, None]
+    got = ridge_leave_one_out(Features(X, y, target=Target(task, values), groups=group), penalty=0.1)
+    said = refitted(X, values, group, 0.1)
+    np.testing.assert_allclose(got.squared_error, ((values - said) ** 2).sum(1), rtol=2e-3, atol=2e-4)
+
+
+@pytest.mark.parametrize("groups", [2, 4])
+def test_large_groups_are_left_out_as_small_ones(groups: int) -> None:
+    """Of more rows than there are features, where the smaller system is that of the directions."""
+    X, y, _ = some_words(seed=5, texts=40)
+    group = np.random.default_rng(5).integers(0, groups, len(y))
+    got = ridge_leave_one_out(Features(X, y, groups=group), penalty=0.1)
+    said = refitted(X, y, group, 0.1)
+    np.testing.assert_allclose(got.squared_error, ((np.eye(3)[y] - said) ** 2).sum(1), rtol=2e-3, atol=2e-4)
+    assert fit_probe_on(Features(X, y, groups=group), X, y).held_out_rows == len(y)
 
 
 def test_what_is_the_same_in_all_words_of_a_text_is_no_evidence() -> None:
@@ -57,11 +79,11 @@ def test_what_is_the_same_in_all_words_of_a_text_is_no_evidence() -> None:
     y = rng.integers(0, 2, 40)[text]
     X = rng.normal(size=(40, 60))[text] + 0.1 * rng.normal(size=(320, 60))
     assert ridge_leave_one_out(Features(X.astype(np.float32), y)).accuracy > 0.9
-    assert ridge_leave_one_out(Features(X.astype(np.float32), y, texts=text)).accuracy < 0.75
+    assert ridge_leave_one_out(Features(X.astype(np.float32), y, groups=text)).accuracy < 0.75
     y_test = rng.integers(0, 2, 50)
     X_test = rng.normal(size=(50, 60)).astype(np.float32)
     leaking = fit_probe_on(Features(X.astype(np.float32), y), X_test, y_test).held_out_accuracy
-    held_out = fit_probe_on(Features(X.astype(np.float32), y, texts=text), X_test, y_test).held_out_accuracy
+    held_out = fit_probe_on(Features(X.astype(np.float32), y, groups=text), X_test, y_test).held_out_accuracy
     assert leaking is not None
     assert held_out is not None
     assert leaking > 0.9 > 0.75 > held_out
@@ -70,7 +92,7 @@ def test_what_is_the_same_in_all_words_of_a_text_is_no_evidence() -> None:
 def test_folds_keep_texts_whole() -> None:
     _, y, text = some_words(seed=1, texts=60)
     y[:] = np.where(np.arange(len(y)) < 3, 2, np.minimum(y, 1))  # the third tag is rare
-    folds = _folds_of_texts(y, text, seed=0)
+    folds = _folds_of_groups(y, text, seed=0)
     assert {len(set(folds.fold[text == each])) for each in range(60)} == {1}
     assert set(folds.fold) == set(range(FOLDS))
     np.testing.assert_array_equal(folds.predicted, y != 2)
@@ -79,8 +101,8 @@ def test_folds_keep_texts_whole() -> None:
 def test_rare_tags_leave_the_probe_finite() -> None:
     X, y, text = some_words(seed=2, texts=60)
     y[-1] = 3  # one word alone: a fold may be fitted without its tag
-    found = fit_probe_on(Features(X, y, texts=text), X, y)
+    found = fit_probe_on(Features(X, y, groups=text), X, y)
     assert found.held_out_rows == len(y) - 1
     assert found.held_out_log_loss is not None
     assert found.held_out_log_loss < 5
-    assert ridge_leave_one_out(Features(X, y, texts=text)).penalty in RIDGE_PENALTIES
+    assert ridge_leave_one_out(Features(X, y, groups=text)).penalty in RIDGE_PENALTIES
