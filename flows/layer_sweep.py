@@ -374,7 +374,14 @@ def asked_of(parameters: SweepParameters) -> dict[str, Any]:
         del asked["prompt"]  # a run without one is what it was before there were any
     # A set of scores, whichever was asked for first.
     asked["criterion"] = sorted(asked["criterion"])
-    for name in ("encoding", "split_column", "group_column", "time_column", "attention_rows"):
+    for name in (
+        "encoding",
+        "split_column",
+        "group_column",
+        "time_column",
+        "weight_column",
+        "attention_rows",
+    ):
         if asked[name] is None:
             del asked[name]  # as before there was a choice, so that older runs keep their ids
     return asked

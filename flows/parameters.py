@@ -167,6 +167,12 @@ class AskedOfAll(BaseModel):
         description="Such as an author or a document: its rows never stand in train and in test both, and are left out "
         "and resampled together.",
     )
+    weight_column: str | None = Field(
+        None,
+        title="Weight column",
+        description="How much each row counts, a number above 0, in what is fitted, in accuracies and in left-out "
+        "scores; silhouettes and other criteria count all rows alike.",
+    )
     time_column: str | None = Field(
         None,
         title="Time column",
@@ -362,6 +368,7 @@ class AskedOfAll(BaseModel):
                 "split_column",
                 "group_column",
                 "time_column",
+                "weight_column",
                 "encoding",
                 "max_train_rows",
                 "max_test_rows",

@@ -20,12 +20,19 @@ def check_task(parameters: SweepParameters, dataset: Dataset) -> None:
     and they are something else."""
     if dataset.group_key is not None:
         _check_groups(parameters, dataset)
+    if dataset.weight_column is not None and parameters.until_confident is not None:
+        raise UserError(
+            f"--until-confident adds rows that count alike, and those of {dataset.id} have weights (--weight-column "
+            f"{dataset.weight_column}). Leave it out, and give --max-train-rows."
+        )
     if dataset.task is Task.SINGLE_LABEL:
         return
     if dataset.task is Task.TOKEN_CLASSIFICATION:
         _check_words(parameters, dataset)
         return
     told = f"one class a text, and labels of {dataset.id} are {dataset.task.value}. Leave it out"
+    if dataset.weight_column is not None:
+        raise UserError(f"--weight-column {dataset.weight_column} is for {told}.")
     if parameters.until_confident is not None:
         raise UserError(f"--until-confident is for {told}: all train rows are read then.")
     if parameters.probe_protocol is not ProbeProtocol.LOGISTIC:
@@ -54,6 +61,8 @@ def _check_groups(parameters: SweepParameters, dataset: Dataset) -> None:
 
 def _check_words(parameters: SweepParameters, dataset: Dataset) -> None:
     told = f"and labels of {dataset.id} are a tag of each word"
+    if dataset.weight_column is not None:
+        raise UserError(f"--weight-column {dataset.weight_column} is of whole texts, {told}. Leave it out.")
     if parameters.prompt != NO_PROMPT:
         raise UserError(
             f"--prompt {parameters.prompt} stands around a whole text and asks for one embedding of it, {told}. Leave "

@@ -11,9 +11,9 @@ import polars as pl
 
 from storage.layout import Layout
 from storage.staged import read_staged
-from tasks.data.dataset import Dataset, read_groups
+from tasks.data.dataset import Dataset
+from tasks.data.units import read_units
 from tasks.embedding.set_records import EmbeddingSet
-from tasks.numerics.clusters import shares_of_clusters
 from tasks.vocabulary import NormState, Pooling, Task
 
 
@@ -61,7 +61,7 @@ class CurveOfRun:
     seed: int
     task: Task = Task.SINGLE_LABEL
     dataset: Dataset | None = None
-    """Of rows that depend on each other: what is resampled are their groups."""
+    """Of rows that depend on each other, or count differently (`units`)."""
 
     @property
     def part(self) -> str:
@@ -83,12 +83,10 @@ class CurveOfRun:
         return read_staged(self.layout, self.run_id, table, f"{self.part}-")
 
     def independent(self, values: npt.NDArray[Any], row_id: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
-        """Values [..., N] of these rows as those of independent units, of the same mean: as they are, or
-        `shares_of_clusters` of the groups of rows that depend on each other."""
-        groups = None if self.dataset is None else read_groups(self.dataset)
-        if groups is None or not len(row_id):
+        """Values [..., N] of these rows as those of independent units, `Units.of`."""
+        if self.dataset is None or not len(row_id):
             return values
-        return shares_of_clusters(values, groups[row_id])
+        return read_units(self.dataset)[row_id].of(values)
 
 
 def curves_of(
@@ -101,7 +99,7 @@ def curves_of(
     dataset: Dataset,
 ) -> list[CurveOfRun]:
     """Every pooling × norm state."""
-    grouped = None if dataset.group_key is None else dataset
+    has_units = dataset.group_key is not None or dataset.weight_key is not None
     return [
         CurveOfRun(
             layout,
@@ -111,7 +109,7 @@ def curves_of(
             planned.last_is_normed and norm_state == NormState.AS_RETURNED,
             seed,
             dataset.task,
-            grouped,
+            dataset if has_units else None,
         )
         for pooling, norm_state in product(poolings, norm_states)
     ]

@@ -28,6 +28,7 @@ from tasks.choosing.comparison import (
 from tasks.choosing.inflection import CurveShape, find_inflection_points, measure_curve
 from tasks.choosing.rules import DEFAULT_RULE
 from tasks.curves import CurveOfRun
+from tasks.data.units import Units, read_units
 from tasks.retries import LONG_S, RETRIED
 
 # Columns of `audit`.
@@ -59,7 +60,7 @@ def choose(curve: CurveOfRun, depth_price: float = 0.0) -> CurveChoice:
     silhouettes = {
         metric: measure_curve(
             values,
-            independent_by_layer(curve, influences.filter(metric=metric), "influence"),
+            _influences(curve, influences.filter(metric=metric)),
             last_is_normed=curve.last_is_normed,
             seed=curve.seed,
         )
@@ -199,7 +200,7 @@ def _audit_curves(
     influences = curve.read("silhouette_row")
     rows = []
     for metric, values in silhouettes.items():
-        influence = independent_by_layer(curve, influences.filter(metric=metric), "influence")
+        influence = _influences(curve, influences.filter(metric=metric))
         follows = rank_correlation(values, influence, correct, seed=curve.seed)
         rows.append(
             {"metric": metric, "silhouette_direction": shapes[metric].direction.value}
@@ -240,10 +241,20 @@ def by_layer(rows: pl.DataFrame, column: str) -> npt.NDArray[Any]:
 
 def independent_by_layer(curve: CurveOfRun, rows: pl.DataFrame, column: str) -> npt.NDArray[Any]:
     """As `by_layer`, of units that are independent (`CurveOfRun.independent`)."""
-    values = by_layer(rows, column)
-    return curve.independent(
-        values, rows.filter(layer=rows["layer"].min()).sort("row_id")["row_id"].to_numpy()
-    )
+    return curve.independent(by_layer(rows, column), _row_ids(rows))
+
+
+def _influences(curve: CurveOfRun, rows: pl.DataFrame) -> npt.NDArray[Any]:
+    """Of a silhouette's rows, of which all count alike."""
+    if curve.dataset is None:
+        return by_layer(rows, "influence")
+    groups = Units(read_units(curve.dataset).groups)
+    return groups[_row_ids(rows)].of(by_layer(rows, "influence"))
+
+
+def _row_ids(rows: pl.DataFrame) -> npt.NDArray[Any]:
+    """Of the rows of one layer, as `by_layer` has them."""
+    return rows.filter(layer=rows["layer"].min()).sort("row_id")["row_id"].to_numpy()
 
 
 def _stage(curve: CurveOfRun, table: str, rows: Sequence[Mapping[str, Any]], suffix: str = "") -> None:

@@ -21,9 +21,8 @@ from tasks.choosing.audit import Right
 from tasks.choosing.comparison import Comparison, compare
 from tasks.choosing.curve_choice import CurveChoice, right_on_test
 from tasks.curves import LayerOfRun
-from tasks.data.dataset import Dataset, read_groups
+from tasks.data.units import ROWS, Units, read_units
 from tasks.machine import CORES
-from tasks.numerics.clusters import shares_of_clusters
 from tasks.numerics.cores import cores, own_threads
 from tasks.retries import LONG_S, RETRIED
 from tasks.scoring.features import Features
@@ -75,31 +74,33 @@ def grow(
     labels: npt.NDArray[np.integer],
     *,
     target: Target | None = None,
-    groups: npt.NDArray[np.int64] | None = None,
+    units: Units = ROWS,
     most: int = MOST_TOGETHER,
     sure_gain: float = SURE_GAIN,
 ) -> list[Together]:
     """One layer, then it and one more, and so on to `most`; the last one is the first that is not sure, if any is.
 
     losses: of the first layer alone, [N]. read: the train rows [N, D] of a layer. labels: [N]. target: of the same
-    rows, where they are to tell something else. groups: of which group each row is, where rows depend on each
-    other; one is left out as a whole, and independent of others. sure_gain: how many paired standard errors a layer has
+    rows, where they are to tell something else. units: what of the rows is independent, and how much each
+    counts. sure_gain: how many paired standard errors a layer has
     to gain.
     """
-    found = [_alone(first, losses)]
+    found = [_alone(first, units.of(losses))]
     while found[-1].is_sure and len(found) < most:
         layers = found[-1].layers
         beside = _best_beside(
-            [read(each) for each in layers], labels, target, groups, layers, candidates, read
+            [read(each) for each in layers], labels, target, units, layers, candidates, read
         )
         if beside is None:
             break
         best, of_all = beside
-        less = losses - of_all if groups is None else shares_of_clusters(losses - of_all, groups)
+        less = units.of(losses - of_all)
         error = float(less.std(ddof=1) / np.sqrt(len(less)))
         gain = float(less.mean())
         found.append(
-            Together((*layers, best), float(of_all.mean()), gain, error, is_sure=gain > sure_gain * error)
+            Together(
+                (*layers, best), float(units.of(of_all).mean()), gain, error, is_sure=gain > sure_gain * error
+            )
         )
         losses = of_all
     return found
@@ -113,7 +114,7 @@ def _best_beside(
     blocks: Sequence[Rows],
     labels: npt.NDArray[np.integer],
     target: Target | None,
-    groups: npt.NDArray[np.int64] | None,
+    units: Units,
     taken: Sequence[LayerOfRun],
     candidates: Sequence[LayerOfRun],
     read: Read,
@@ -130,12 +131,12 @@ def _best_beside(
         new = [each for each in some if each not in tried and each not in taken]
         with cores(torch.device("cpu")) as shared:
             found = shared.map(
-                lambda each: left_out_losses([*blocks, read(each)], labels, target, groups), new
+                lambda each: left_out_losses([*blocks, read(each)], labels, target, units), new
             )
         tried.update(zip(new, found, strict=True))
         if not tried:
             return None
-        best = min(tried, key=lambda each: float(tried[each].mean()))
+        best = min(tried, key=lambda each: float(units.of(tried[each]).mean()))
         if step == 1:
             return best, tried[best]
         step = -(-step // 2)
@@ -146,10 +147,12 @@ def left_out_losses(
     blocks: Sequence[Rows],
     labels: npt.NDArray[np.integer],
     target: Target | None = None,
-    groups: npt.NDArray[np.int64] | None = None,
+    units: Units = ROWS,
 ) -> Losses:
     """Of each train row, in nats: float64 [N], of layers [N, D] side by side."""
-    features = Features(np.concatenate(blocks, axis=1), labels, target=target, groups=groups)
+    features = Features(
+        np.concatenate(blocks, axis=1), labels, target=target, groups=units.groups, weights=units.weights
+    )
     return ridge_leave_one_out(features).log_loss
 
 
@@ -183,25 +186,23 @@ def choose_together(
     left_out = read_staged(first.layout, first.run_id, "ridge_row", first.part).sort("row_id")
     losses = left_out["log_loss"].to_numpy().astype(np.float64)
     if most == 1:
-        return [_alone(first, losses)]
+        return [_alone(first, read_units(first.dataset)[: len(losses)].of(losses))]
     train = read_rows(first)[0]
-    labels, target, groups = train.y, train.target, train.groups
+    labels, target, units = train.y, train.target, train.units
     own_threads(CORES)  # reading a layer asks for one thread
     drawn = stratified_rows(labels, MOST_ROWS, first.seed)
-    labels = labels[drawn]
+    labels, units = labels[drawn], units[drawn]
     if target is not None:
         target = replace(target, values=target.values[drawn])
-    if groups is not None:
-        groups = groups[drawn]
 
     def read(layer: LayerOfRun) -> Rows:
         return read_rows(layer)[0].X[drawn]
 
     if len(drawn) < len(losses):
         losses = left_out_losses(
-            [read(first)], labels, target, groups
+            [read(first)], labels, target, units
         )  # left out of as many rows as the others' are
-    return grow(first, losses, candidates, read, labels, target=target, groups=groups, most=most)
+    return grow(first, losses, candidates, read, labels, target=target, units=units, most=most)
 
 
 def is_found_together(layer: LayerOfRun, most: int) -> bool:
@@ -243,20 +244,17 @@ def audit_together(found: Sequence[Together], protocol: ProbeProtocol) -> None:
         return
     single = found[0].layers[0]
     at_last = replace(single, layer=_last_layer(single))
-    groups = _test_groups(single.dataset)
+    units = read_units(single.dataset)[single.dataset.train_rows :]
 
     def staged(layer: LayerOfRun) -> Right:
-        right = right_on_test(layer.layout, layer.run_id, layer.part)
-        return right if groups is None else shares_of_clusters(right, groups)
+        return units.of(right_on_test(layer.layout, layer.run_id, layer.part))
 
     alone, last = staged(single), staged(at_last)
     answer = max(len(each.layers) for each in found if each.is_sure)
     rows = []
     for each in found:
         started = time.perf_counter()
-        right = alone if len(each.layers) == 1 else _probe(each.layers, protocol)
-        if groups is not None and right is not alone:
-            right = shares_of_clusters(right, groups)
+        right = alone if len(each.layers) == 1 else units.of(_probe(each.layers, protocol))
         rows.append(
             {
                 "size": len(each.layers),
@@ -268,7 +266,7 @@ def audit_together(found: Sequence[Together], protocol: ProbeProtocol) -> None:
                 "log_loss_gain": each.gain,
                 "log_loss_gain_error": each.gain_error,
                 "accuracy": float(np.clip(right.mean(), 0.0, 1.0)),
-                "n_test": len(right) if groups is None else len(groups),
+                "n_test": single.dataset.test_rows,
                 **_named("gain_over_single", compare(right, alone, seed=single.seed)),
                 **_named("gain_over_last", compare(right, last, seed=single.seed)),
                 "seconds": time.perf_counter() - started,
@@ -276,12 +274,6 @@ def audit_together(found: Sequence[Together], protocol: ProbeProtocol) -> None:
         )
     key = single.key().select("run_id")
     stage(single.layout, single.run_id, PART, PART, rows_of(PART, key, rows))
-
-
-def _test_groups(dataset: Dataset) -> npt.NDArray[np.int64] | None:
-    """Of which group each test row is, where rows depend on each other."""
-    groups = read_groups(dataset)
-    return None if groups is None else groups[dataset.train_rows :]
 
 
 def _named(name: str, found: Comparison) -> dict[str, float]:
@@ -305,13 +297,15 @@ def _probe(layers: Sequence[LayerOfRun], protocol: ProbeProtocol) -> Right:
     train, test = _side_by_side(layers)
     own_threads(CORES)
     if test.target is not None:
-        features = Features(train.X, train.y, target=train.target, groups=train.groups)
+        features = Features(train.X, train.y, target=train.target, groups=train.units.groups)
         return fit_target_probe(features, test.X, test.target).judged.right
-    features = Features(train.X, train.y, groups=train.groups)
+    features = Features(train.X, train.y, groups=train.units.groups, weights=train.units.weights)
     del train  # its rows are the features' alone
     if protocol is not ProbeProtocol.SGD:  # which takes the rows as they are
         features.keep_axes_alone()
-    found = fit_probe_on(features, test.X, test.y, protocol=protocol, seed=layers[0].seed)
+    found = fit_probe_on(
+        features, test.X, test.y, protocol=protocol, test_weights=test.units.weights, seed=layers[0].seed
+    )
     return found.predictions == test.y
 
 

@@ -38,6 +38,7 @@ from tasks.data.tagged_words import (
 )
 from tasks.data.targets import task_of, with_classes
 from tasks.data.times import with_times
+from tasks.data.weights import row_weights
 from tasks.retries import LONG_S, RETRIED
 from tasks.vocabulary import AskedTask, Task, TextPairs
 
@@ -91,6 +92,14 @@ class Dataset:
     group_column: str | None = None
     """Rows of one group depend on each other; `group_id`, int64 from 0, says in the table which is of which."""
 
+    weight_column: str | None = None
+    """How much each row counts; `weight`, float64 above 0, says it in the table."""
+
+    @property
+    def weight_key(self) -> str | None:
+        """The column of the table that says how much each row counts; None where all count alike."""
+        return None if self.weight_column is None else "weight"
+
     @property
     def group_key(self) -> str | None:
         """The column of the table that says which rows depend on each other; None where each is for itself."""
@@ -121,6 +130,7 @@ def prepare_dataset(
     split_column: str | None = None,
     group_column: str | None = None,
     time_column: str | None = None,
+    weight_column: str | None = None,
     encoding: str | None = None,
     max_train_rows: int | None = None,
     max_test_rows: int | None = None,
@@ -144,6 +154,7 @@ def prepare_dataset(
         split_column=split_column,
         group_column=group_column,
         time_column=time_column,
+        weight_column=weight_column,
         encoding=encoding,
         max_train_rows=max_train_rows,
         max_test_rows=max_test_rows,
@@ -171,6 +182,7 @@ def read_dataset(
     split_column: str | None = None,
     group_column: str | None = None,
     time_column: str | None = None,
+    weight_column: str | None = None,
     encoding: str | None = None,
     max_train_rows: int | None = None,
     max_test_rows: int | None = None,
@@ -196,6 +208,7 @@ def read_dataset(
             have; None takes the source's own splits.
         group_column: rows of one group never stand in train and test both, and are left out and resampled together;
             None takes every row for itself.
+        weight_column: how much each row counts in fits, means and intervals; None counts all alike.
         time_column: rows in the order of it, and no test row is earlier than a train row: where there is no test split
             the latest rows become it. None knows of no time.
         encoding: of text files; None is that of the mark they begin with, or UTF-8.
@@ -240,7 +253,8 @@ def read_dataset(
             f"--group-column {group_column} and --time-column {time_column} each say which rows are test. Name one; or "
             "make a column of your own that says train or test, and name it with --split-column."
         )
-    for role, asked in (("split", split_column), ("group", group_column), ("time", time_column)):
+    by_role = {"split": split_column, "group": group_column, "time": time_column, "weight": weight_column}
+    for role, asked in by_role.items():
         if asked is not None:
             find_column(role, asked, (), columns, spec)
     cleaned, source_rows = {}, 0
@@ -256,6 +270,9 @@ def read_dataset(
             for role, asked in (("split", split_column), ("group", group_column)):
                 if asked is not None:
                     rows = rows.with_columns(frame[asked].cast(pl.String).alias(role))
+            if weight_column is not None:
+                weights = row_weights(frame[weight_column], f"{split} of {spec}")
+                rows = rows.with_columns(weight=weights)
             cleaned[split] = rows.with_columns(place=source_rows + pl.int_range(pl.len()))
             source_rows += rows.height
     if time_column is not None:
@@ -290,6 +307,8 @@ def read_dataset(
         *([] if kind.is_one_class else ["target"]),
         *([] if tagged is None else WORD_KEYS),
     ]
+    if weight_column is not None:
+        told.append("weight")
     if group_column is not None:
         told.append((pl.col("group").rank("dense").cast(pl.Int64) - 1).alias("group_id"))
     numbered = pl.DataFrame({"value": values, "label": np.arange(len(values), dtype=np.int32)})
@@ -322,6 +341,7 @@ def read_dataset(
         words=None if tagged is None else layout.words(fingerprint_lists(word_lists(table))),
         texts=0 if tagged is None else texts,
         group_column=group_column,
+        weight_column=weight_column,
     )
     return found, table
 
@@ -338,14 +358,6 @@ def _check_tagged(spec: str, text_pairs: TextPairs, *, of_saved_states: bool) ->
             f"{spec} has a tag for each word, and --text-pairs features are of whole texts. Leave that out, or say "
             "--task."
         )
-
-
-def read_groups(dataset: Dataset) -> NDArray[np.int64] | None:
-    """Of which group each row is, int64 [N]; None where every row is for itself."""
-    if (key := dataset.group_key) is None:
-        return None
-    groups: NDArray[np.int64] = read_table(dataset.uri, columns=[key])[key].to_numpy()
-    return groups
 
 
 def read_places(dataset: Dataset, start: int = 0, stop: int | None = None) -> NDArray[np.int64]:
@@ -367,6 +379,7 @@ def prepare_dataset_task(
     split_column: str | None,
     group_column: str | None,
     time_column: str | None,
+    weight_column: str | None,
     encoding: str | None,
     max_train_rows: int | None,
     max_test_rows: int | None,
@@ -386,6 +399,7 @@ def prepare_dataset_task(
         split_column=split_column,
         group_column=group_column,
         time_column=time_column,
+        weight_column=weight_column,
         encoding=encoding,
         max_train_rows=max_train_rows,
         max_test_rows=max_test_rows,

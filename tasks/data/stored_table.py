@@ -84,4 +84,6 @@ def fingerprint_table(
         whole.update(fingerprint_words(table).encode())
     if "group_id" in table.columns:
         whole.update(table["group_id"].to_numpy().tobytes())
+    if "weight" in table.columns:
+        whole.update(table["weight"].to_numpy().tobytes())
     return whole.hexdigest()[:32]

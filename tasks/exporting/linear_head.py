@@ -18,6 +18,7 @@ from storage.layout import Layout
 from storage.staged import DamagedPartError, read_staged
 from tasks.choosing.audit import Right
 from tasks.data.stored_table import targets_of
+from tasks.data.units import read_units
 from tasks.embedding.embedding_set import delete_embeddings, embed_shard
 from tasks.embedding.set_plan import plan_embedding_set
 from tasks.embedding.set_records import EmbeddingSet
@@ -28,7 +29,6 @@ from tasks.exporting.cut import SavedCut
 from tasks.exporting.recorded_run import RecordedRun, audited_accuracy, probe_row
 from tasks.exporting.reduction import Reduction
 from tasks.exporting.states import Cut
-from tasks.numerics.clusters import shares_of_clusters
 from tasks.reporting.answer import percent
 from tasks.scoring.features import Features
 from tasks.scoring.probe import Probe, fit_probe_on
@@ -84,20 +84,20 @@ def right_by(head: Head, run: RecordedRun, features: Layer) -> Right:
         right: Right = head.judged.right
     else:
         right = head.predictions == features.label[features.row_id >= run.dataset.train_rows]
-    groups = _groups(run)
-    return right if groups is None else shares_of_clusters(right, groups[run.dataset.train_rows :])
+    return read_units(run.dataset)[run.dataset.train_rows :].of(right)
 
 
 def fit_head(run: RecordedRun, cut: Cut, features: Layer) -> Head:
     """The probe of the sweep, fitted as the run fitted its own, on its train and test rows."""
     train = features.row_id < run.dataset.train_rows
-    task, groups = run.dataset.task, _groups(run)
+    task, units = run.dataset.task, read_units(run.dataset)[features.row_id]
     target = None if task.is_one_class else targets_of(run.rows)[features.row_id]
     of_train = Features(
         features.embeddings[train],
         features.label[train],
         target=None if target is None else Target(task, target[train]),
-        groups=None if groups is None else groups[features.row_id][train],
+        groups=units[train].groups,
+        weights=units[train].weights,
     )
     found: Head
     if target is not None:
@@ -108,18 +108,13 @@ def fit_head(run: RecordedRun, cut: Cut, features: Layer) -> Head:
             features.embeddings[~train],
             features.label[~train],
             protocol=ProbeProtocol(probe_row(run, cut)["protocol"]),
+            test_weights=units[~train].weights,
             seed=run.seed,
         )
-    if groups is None:
+    if units.are_rows:
         return found
     _, low, high = interval(np.asarray(right_by(found, run, features), dtype=np.float64))
     return replace(found, accuracy_low=low, accuracy_high=high)
-
-
-def _groups(run: RecordedRun) -> NDArray[np.int64] | None:
-    """Of which group each row is, [rows], where rows depend on each other."""
-    key = run.dataset.group_key
-    return None if key is None else run.rows[key].to_numpy()
 
 
 def refuse_another(run: RecordedRun, cut: Cut, head: Head) -> None:
@@ -222,7 +217,8 @@ def _audited_predictions(run: RecordedRun, cut: Cut) -> NDArray[np.integer]:
     rows = run.rows[run.dataset.train_rows :]
     try:
         audited = read_staged(run.layout, run.row["run_id"], "prediction", part).sort("row_id")
-        right = float((audited["label"] == audited["predicted"]).to_numpy().mean())
+        units = read_units(run.dataset)[run.dataset.train_rows :]
+        right = float(units.of((audited["label"] == audited["predicted"]).to_numpy()).mean())
         same_rows = audited.select("row_id", "label").equals(rows.select("row_id", "label"))
         whole = same_rows and np.isclose(right, probe_row(run, cut)["accuracy"])
     except (FileNotFoundError, DamagedPartError, pl.exceptions.PolarsError):

@@ -4,7 +4,8 @@ With λ the penalty, W [K, D] the coefficients, b [K] the intercepts and n rows 
 
     (1/n) Σ_i −log p(y_i | x_i) + (λ/2) ‖W‖²,   intercepts free,
 
-which is scikit-learn's LogisticRegression with C = 1/(λ·n), or 2/(λ·n) for its two-class form.
+or with weights w of the rows (1/Σw) Σ_i −w_i log p(y_i | x_i) + …, which is scikit-learn's LogisticRegression with
+C = 1/(λ·n), or 2/(λ·n) for its two-class form, Σw in the place of n.
 """
 
 from collections.abc import Sequence
@@ -45,21 +46,22 @@ def fit_path(
     penalties: Sequence[float],
     *,
     used: torch.Tensor | None = None,
+    weights: torch.Tensor | None = None,
     tolerance: float = TOLERANCE,
     start: Sequence[Fit] | None = None,
 ) -> list[Fit]:
     """Optima for P penalties at once, for centred float32 rows Z [n, D] and class numbers codes [n] < k.
 
     `used`, bool [F, n], asks for the optima of F parts of the rows, all at once: P fits of the first part, then of the
-    second … `start`, a fit for each that is asked for, is where the search begins: the optima of a neighbouring
-    penalty are near, and most of the way is saved.
+    second … `weights`, above 0 [n], say how much each row counts. `start`, a fit for each that is asked for, is where
+    the search begins: the optima of a neighbouring penalty are near, and most of the way is saved.
 
     L-BFGS, preconditioned with the inverse of the Hessian's diagonal at the start, Σ_i p_ic(1 − p_ic)·z_ij²/n + λ. So
     Z is best given along its principal axes, where each class's block of the Hessian is nearly diagonal; the penalty
     does not mind the rotation. Logits are linear in the weights, so a line search needs no further product with the
     rows, and the products of all fits are one.
     """
-    problem = _Problem.of(Z, codes, k, penalties, used)
+    problem = _Problem.of(Z, codes, k, penalties, used, weights)
     fits_wanted, d = len(problem.penalty), Z.shape[1]
     # Parameters of every fit side by side, [B, K, D+1]: the last column holds the intercepts.
     theta = torch.zeros(fits_wanted, k, d + 1, dtype=torch.float64, device=codes.device)
@@ -129,9 +131,11 @@ class _Problem:
     target: torch.Tensor
     """float32 [K, n], 0/1."""
     used: torch.Tensor | None
-    """float32 [B, 1, n], 0/1; None where every fit uses every row."""
+    """float32 [B, 1, n], 0/1, or the weights of the rows that are used; None where every fit uses every row alike."""
+    weights: torch.Tensor | None
+    """float32 [n]."""
     rows: torch.Tensor
-    """float64 [B]: how many rows each fit uses."""
+    """float64 [B]: how many rows each fit uses, or the sum of their weights."""
     penalty: torch.Tensor
     """float64 [B]."""
     prior: torch.Tensor
@@ -145,8 +149,12 @@ class _Problem:
         k: int,
         penalties: Sequence[float],
         used: torch.Tensor | None,
+        weights: torch.Tensor | None,
     ) -> "_Problem":
         parts = Z.new_ones(1, len(Z)) if used is None else used.float()
+        counted = None if weights is None else weights.float()
+        if counted is not None:
+            parts = parts * counted
         rows = parts.sum(1, dtype=torch.float64)
         target = (codes == torch.arange(k, device=Z.device)[:, None]).float()
         prior = ((parts @ target.T).double() / rows[:, None]).clamp_min(1.0 / len(Z))
@@ -156,7 +164,8 @@ class _Problem:
         return cls(
             Z,
             target,
-            None if used is None else parts[each, None],
+            None if used is None and counted is None else parts[each, None],
+            counted,
             rows[each],
             penalty,
             prior[each],
@@ -190,9 +199,12 @@ class _Problem:
     def inverse_diagonal(self, residual: torch.Tensor) -> torch.Tensor:
         """The reciprocal of the Hessian's diagonal where the residuals are these, float32 [B, K, D+1]."""
         p, k, n = residual.shape
-        probability = residual + self.target
+        probability = (residual if self.weights is None else residual / self.weights) + self.target
         # p(1 − p) is 0 where a row is not used: there the residual is 0 and the target 0 or 1.
-        spread = (probability - probability.square()).reshape(p * k, n)
+        spread = probability - probability.square()
+        if self.weights is not None:
+            spread *= self.weights
+        spread = spread.reshape(p * k, n)
         diagonal = spread.new_zeros(p * k, self.Z.shape[1] + 1)
         for at in blocks_of(self.Z):
             diagonal[:, :-1] += product(spread[:, at].contiguous(), self.Z[at].square().T)

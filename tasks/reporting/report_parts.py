@@ -209,6 +209,11 @@ def notes(tables: Tables, answer: LayerCurves, described: Mapping[str, Row]) -> 
         notes.append(f"What is called accuracy on this page is the {answer.measure.axis}.")
     asked = json.loads(answer.run["parameters"])
     time_column = asked.get("time_column")
+    if asked.get("weight_column"):
+        notes.append(
+            f"Rows count as much as {asked['weight_column']} says in what is fitted, in accuracies and in left-out "
+            "scores; in silhouettes and other criteria all count alike."
+        )
     if asked.get("group_column"):
         notes.append(
             f"Rows of one {asked['group_column']} depend on each other. Left out, and drawn anew for intervals, are "

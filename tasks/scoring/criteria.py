@@ -162,12 +162,12 @@ def ridge_loo_r2(features: Features) -> float:
     that of no features at all. A proper score: it moves with every row's margin, where a hit rate counts crossings.
     """
     if features.target is None:
-        share = features.counts / features.n
-        without = float((features.counts * (1.0 - 2.0 * share + share.square().sum())).sum())
+        share = features.class_weights / features.n
+        without = float((features.class_weights * (1.0 - 2.0 * share + share.square().sum())).sum())
     else:
         without = float((features.target_values - features.response_mean).square().sum())
     without *= (features.n / (features.n - 1)) ** 2
-    return 1.0 - float(features.once(ridge_leave_one_out).squared_error.sum()) / without
+    return 1.0 - features.sum_over_rows(features.once(ridge_leave_one_out).squared_error) / without
 
 
 @criterion
@@ -179,11 +179,11 @@ def ridge_loo_information(features: Features) -> float:
     is `ridge_loo_r2` but for the factor ((n − 1)/n)².
     """
     if features.target is None:
-        share = features.counts / features.n
+        share = features.class_weights / features.n
         entropy = -float((share * share.log()).sum())
     else:
         entropy = loss_of_none(features.target)
-    return 1.0 - float(features.once(ridge_leave_one_out).log_loss.mean()) / entropy
+    return 1.0 - features.sum_over_rows(features.once(ridge_leave_one_out).log_loss) / features.n / entropy
 
 
 @criterion

@@ -59,17 +59,21 @@ class Features:
         *,
         target: Target | None = None,
         groups: np.ndarray | None = None,
+        weights: np.ndarray | None = None,
         device: str = "cpu",
     ) -> None:
         """X: float [N, D], y: int [N]; target: of the rows, where they are to tell something else than the class y.
 
         groups: int [N], of which group each row is, where rows of one depend on each other, as words of a text do: what
-        is left out is a group then.
+        is left out is a group then. weights: [N], above 0, of how much each row counts in what is fitted, and in the
+        means of what is left out.
 
         Raises UserError for values that are not finite.
         """
         self.target = target
         self.groups = groups
+        self.weights = None if weights is None else torch.from_numpy(weights / weights.mean()).to(device)
+        """float64 [N], of mean 1."""
         self.rows = as_rows(X).to(device)
         labels = as_labels(y, len(self.rows))
         self.labels, codes = np.unique(labels, return_inverse=True)
@@ -136,6 +140,17 @@ class Features:
     def principal(self) -> PrincipalAxes:
         """The standardised rows along their principal axes."""
         return PrincipalAxes.of(self.standardised, *self._eigen)
+
+    def sum_over_rows(self, values: np.ndarray) -> float:
+        """Of values [N], weighted if rows are."""
+        return float(values.sum() if self.weights is None else values @ self.weights.cpu().numpy())
+
+    @cached_property
+    def class_weights(self) -> torch.Tensor:
+        """How many rows each class has, or of weighted rows their weights: float64 [K], together N."""
+        if self.weights is None:
+            return self.counts
+        return torch.bincount(self.codes, weights=self.weights, minlength=len(self.counts))
 
     def keep_axes_alone(self) -> None:
         """Find `principal`, and let go of the rows and of all else that is as large: for a probe, and nothing more."""

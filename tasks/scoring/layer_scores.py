@@ -17,10 +17,9 @@ from prefect import task
 from storage.embeddings import read_layer
 from storage.staged import is_staged, keyed, read_part, rows_of, stage
 from tasks.curves import LayerOfRun
-from tasks.data.dataset import read_groups
 from tasks.data.stored_table import read_table, targets_of
 from tasks.data.tagged_words import WORD_KEYS
-from tasks.numerics.clusters import shares_of_clusters
+from tasks.data.units import ROWS, Units, read_units
 from tasks.numerics.cores import side_by_side, use_threads
 from tasks.numerics.distances import FLOAT64_ROWS
 from tasks.retries import LONG_S, RETRIED
@@ -71,8 +70,8 @@ class SplitRows:
     row_id: npt.NDArray[np.int64]
     target: Target | None = None
     """Where the task is not one class a row."""
-    groups: npt.NDArray[np.int64] | None = None
-    """[N]: of which group each row is, where rows of one depend on each other."""
+    units: Units = ROWS
+    """What of the rows is independent, and how much each counts."""
     words: pl.DataFrame | None = None
     """Of words: `text_id` and `at` (`tagged_words.WORD_KEYS`)."""
 
@@ -83,7 +82,9 @@ def score_layer(layer: LayerOfRun, settings: ScoringSettings) -> None:
         return
     train, test = read_rows(layer)
     # What criteria and probe share is computed once, by the first that needs it.
-    features = Features(train.X, train.y, target=train.target, groups=train.groups)
+    features = Features(
+        train.X, train.y, target=train.target, groups=train.units.groups, weights=train.units.weights
+    )
 
     def fit() -> None:
         score_with_criteria(layer, train, features, settings.criteria)
@@ -206,7 +207,9 @@ def score_with_probe(layer: LayerOfRun, train: Features, test: SplitRows, protoc
         _score_target(layer, train, test, test.target)
         return
     started = time.perf_counter()
-    found = fit_probe_on(train, test.X, test.y, protocol=protocol, seed=layer.seed)
+    found = fit_probe_on(
+        train, test.X, test.y, protocol=protocol, test_weights=test.units.weights, seed=layer.seed
+    )
     row: dict[str, Any] = {
         "protocol": protocol.value,
         "accuracy": found.accuracy,
@@ -231,8 +234,8 @@ def score_with_probe(layer: LayerOfRun, train: Features, test: SplitRows, protoc
         row["positive_class"] = layer.dataset.classes[found.detection.positive]
         row["auroc"] = found.detection.auroc
         row["tpr_at_1_percent_fpr"] = found.detection.true_positive_rate
-    if test.groups is not None:
-        right = shares_of_clusters(found.predictions == test.y, test.groups)
+    if not test.units.are_rows:
+        right = test.units.of(found.predictions == test.y)
         row["accuracy_low"], row["accuracy_high"] = interval(right)[1:]
     if test.words is not None:
         row["entity_f1"] = entity_f1_of(layer.dataset.classes, test.words, test.y, found.predictions)
@@ -264,8 +267,8 @@ def _score_target(layer: LayerOfRun, train: Features, test: SplitRows, target: T
         "seconds": time.perf_counter() - started,
         **found.measures,
     }
-    if test.groups is not None:
-        right = shares_of_clusters(found.judged.right, test.groups)
+    if not test.units.are_rows:
+        right = test.units.of(found.judged.right)
         row["accuracy_low"], row["accuracy_high"] = interval(right)[1:]
     predictions = {"row_id": test.row_id, "label": test.y, "right": found.judged.right}
     _stage(layer, "prediction", pl.DataFrame(predictions))
@@ -287,14 +290,12 @@ def read_rows(layer: LayerOfRun) -> tuple[SplitRows, SplitRows]:
         words = read_table(dataset.uri, columns=[*WORD_KEYS])[found.row_id]
     elif dataset.task is not Task.SINGLE_LABEL:
         targets = targets_of(read_table(dataset.uri, columns=["target"]))[found.row_id]
-    groups = read_groups(dataset)
-    groups = None if groups is None else groups[found.row_id]
+    units = read_units(dataset)[found.row_id]
 
     def rows(at: slice) -> SplitRows:
         target = None if targets is None else Target(dataset.task, targets[at])
-        of_group = None if groups is None else groups[at]
         own = None if words is None else words[at]
-        return SplitRows(found.embeddings[at], found.label[at], found.row_id[at], target, of_group, own)
+        return SplitRows(found.embeddings[at], found.label[at], found.row_id[at], target, units[at], own)
 
     return rows(slice(None, train)), rows(slice(train, None))
 

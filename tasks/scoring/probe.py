@@ -122,9 +122,13 @@ def fit_probe_on(
     *,
     protocol: ProbeProtocol = ProbeProtocol.LOGISTIC,
     penalties: Sequence[float] | None = None,
+    test_weights: np.ndarray | None = None,
     seed: int = 0,
 ) -> Probe:
-    """`fit_probe` on the features whose criteria are wanted too: what both need is computed once."""
+    """`fit_probe` on the features whose criteria are wanted too: what both need is computed once.
+
+    test_weights: [m], above 0, of features with weights; every measure is a weighted one then.
+    """
     test = as_rows(X_test).to(train.rows.device)
     y_test = as_labels(y_test, len(test))
     check_finite(test, "probe", "test ")
@@ -140,15 +144,22 @@ def fit_probe_on(
         )
     mean, scale = train.mean, torch.where(train.deviation > 0, train.deviation, 1.0)
     if protocol is ProbeProtocol.SGD:
-        fit, chosen = _fit_by_sgd(train.standardised, train.codes, k, seed), _HeldOut(0.0)
+        fit = _fit_by_sgd(train.standardised, train.codes, k, seed, train.weights)
+        chosen = _HeldOut(0.0)
     else:
         along = train.principal
         folds = _folds(codes, seed) if train.groups is None else _folds_of_groups(codes, train.groups, seed)
-        chosen = _choose_penalty(along.coordinates, codes, k, penalties, folds)
-        fit = fit_path(along.coordinates, train.codes, k, (chosen.penalty,), start=chosen.middle())[0]
+        chosen = _choose_penalty(along.coordinates, codes, k, penalties, folds, train.weights)
+        fit = fit_path(
+            along.coordinates, train.codes, k, (chosen.penalty,), weights=train.weights, start=chosen.middle()
+        )[0]
         fit = replace(fit, weights=fit.weights @ along.axes.double())
     logits = ((test - mean) / scale).double() @ fit.weights.T + fit.intercepts
-    return _evaluate(logits.cpu().numpy(), train.labels, codes, y_test, fit, chosen, mean, scale)
+    most = train.labels[int(train.class_weights.argmax())]
+    of_test = np.ones(len(y_test)) if test_weights is None else test_weights / test_weights.mean()
+    return _evaluate(
+        logits.cpu().numpy(), train.labels, codes, y_test, of_test, most, fit, chosen, mean, scale
+    )
 
 
 @dataclass(frozen=True)
@@ -159,9 +170,12 @@ class _HeldOut:
     fits: tuple[Fit, ...] = ()
     """One a fold; none where nothing was held out."""
     rows: int = 0
-    hits: int = 0
+    counted: float = 0.0
+    """The rows, or the sum of their weights."""
+    hits: float = 0.0
+    """Of what is counted."""
     loss: float = 0.0
-    """Summed over the rows, in nats."""
+    """Summed over the rows, weighted if they are, in nats."""
 
     def middle(self) -> list[Fit] | None:
         """The mean of the fits, from which that to all rows is near."""
@@ -178,7 +192,12 @@ class _HeldOut:
 
 
 def _choose_penalty(
-    Z: torch.Tensor, codes: np.ndarray, k: int, penalties: Sequence[float] | None, folds: "_Folds"
+    Z: torch.Tensor,
+    codes: np.ndarray,
+    k: int,
+    penalties: Sequence[float] | None,
+    folds: "_Folds",
+    weights: torch.Tensor | None,
 ) -> _HeldOut:
     """The penalty with the lowest held-out log-loss, on train rows only."""
     if penalties is not None and len(penalties) == 1:
@@ -186,7 +205,7 @@ def _choose_penalty(
     labels = torch.from_numpy(codes).to(Z.device)
     tried: list[_HeldOut] = []
     for penalty in PENALTIES if penalties is None else penalties:
-        tried.append(_hold_out(Z, labels, folds, k, penalty, tried[-1].fits if tried else None))
+        tried.append(_hold_out(Z, labels, folds, k, penalty, tried[-1].fits if tried else None, weights))
         if penalties is None and len(tried) > 1 and tried[-1].loss > tried[-2].loss:
             break
     return min(tried, key=lambda each: each.loss)
@@ -199,6 +218,7 @@ def _hold_out(
     k: int,
     penalty: float,
     start: tuple[Fit, ...] | None,
+    weights: torch.Tensor | None,
 ) -> _HeldOut:
     """Fit without each fold in turn, and predict it."""
     fold = held.fold
@@ -206,7 +226,7 @@ def _hold_out(
     folds = [i for i in range(FOLDS if few else 1) if (fold == i).any()]
     together = max(1, FITTED_VALUES // (k * len(fold)))
     fits: list[Fit] = []
-    rows, hits, loss = 0, 0, 0.0
+    rows, counted, hits, loss = 0, 0.0, 0.0, 0.0
     for first in range(0, len(folds), together):
         picked = folds[first : first + together]
         held_out = torch.from_numpy(fold == np.array(picked)[:, None]).to(labels.device)
@@ -217,17 +237,25 @@ def _hold_out(
             k,
             (penalty,),
             used=~held_out,
+            weights=weights,
             tolerance=CHOOSING_TOLERANCE,
             start=start and start[first : first + together],
         )
         predicted = held_out & torch.from_numpy(held.predicted).to(labels.device)
         for outside, fit in zip(predicted, found, strict=True):
             logits = Z[outside].double() @ fit.weights.T + fit.intercepts
-            loss += float(torch.nn.functional.cross_entropy(logits, labels[outside], reduction="sum"))
-            hits += int((logits.argmax(1) == labels[outside]).sum())
+            right = logits.argmax(1) == labels[outside]
             rows += len(logits)
+            if weights is None:
+                loss += float(torch.nn.functional.cross_entropy(logits, labels[outside], reduction="sum"))
+                hits, counted = hits + int(right.sum()), counted + len(logits)
+                continue
+            own = weights[outside]
+            losses = torch.nn.functional.cross_entropy(logits, labels[outside], reduction="none")
+            loss, hits = loss + float(losses @ own), hits + float(right.double() @ own)
+            counted += float(own.sum())
         fits += found
-    return _HeldOut(penalty, tuple(fits), rows, hits, loss)
+    return _HeldOut(penalty, tuple(fits), rows, counted, hits, loss)
 
 
 @dataclass(frozen=True)
@@ -260,7 +288,7 @@ def _folds_of_groups(codes: np.ndarray, groups: np.ndarray, seed: int) -> _Folds
     return _Folds(fold, np.bincount(pairs[0])[codes] >= min(FOLDS, len(numbers)))
 
 
-def _fit_by_sgd(Z: torch.Tensor, codes: torch.Tensor, k: int, seed: int) -> Fit:
+def _fit_by_sgd(Z: torch.Tensor, codes: torch.Tensor, k: int, seed: int, counted: torch.Tensor | None) -> Fit:
     """Adam on mini-batches, from zero; converged where the last epoch moved the mean loss by under 1 %."""
     n, d = Z.shape
     draw = torch.Generator().manual_seed(seed)
@@ -274,7 +302,11 @@ def _fit_by_sgd(Z: torch.Tensor, codes: torch.Tensor, k: int, seed: int) -> Fit:
             for batch in torch.randperm(n, generator=draw).split(SGD_BATCH):
                 rows = batch.to(Z.device)
                 logits = torch.nn.functional.linear(Z[rows], weights, intercepts)
-                loss = torch.nn.functional.cross_entropy(logits, codes[rows])
+                if counted is None:
+                    loss = torch.nn.functional.cross_entropy(logits, codes[rows])
+                else:
+                    each = torch.nn.functional.cross_entropy(logits, codes[rows], reduction="none")
+                    loss = (each * counted[rows].float()).mean()
                 optimiser.zero_grad()
                 loss.backward()
                 optimiser.step()
@@ -290,41 +322,43 @@ def _evaluate(
     classes: np.ndarray,
     codes: np.ndarray,
     y_test: np.ndarray,
+    weights: np.ndarray,
+    most: int,
     fit: Fit,
     chosen: _HeldOut,
     mean: torch.Tensor,
     scale: torch.Tensor,
 ) -> Probe:
+    """weights: [m] of mean 1, of the test rows. most: the label that most train rows have, or the largest weight."""
     m = len(y_test)
     predicted = classes[logits.argmax(1)]
     correct = predicted == y_test
-    low, high = wilson_interval(int(correct.sum()), m)
+    low, high = wilson_interval(float(weights[correct].sum()), m)
     recalls, f1 = {}, []
     for label in np.union1d(y_test, predicted):
         truly, named = y_test == label, predicted == label
-        hits = int((truly & named).sum())
-        f1.append(2 * hits / (int(truly.sum()) + int(named.sum())))
+        hits, of_label = float(weights[truly & named].sum()), float(weights[truly].sum())
+        f1.append(2 * hits / (of_label + float(weights[named].sum())))
         if truly.any():
-            recalls[int(label)] = hits / int(truly.sum())
-    majority = classes[np.bincount(codes).argmax()]
+            recalls[int(label)] = hits / of_label
     return Probe(
-        accuracy=float(correct.mean()),
+        accuracy=float(np.average(correct, weights=weights)),
         accuracy_low=low,
         accuracy_high=high,
         macro_f1=float(np.mean(f1)),
         balanced_accuracy=float(np.mean(list(recalls.values()))),
-        log_loss=_log_loss(logits, classes, y_test),
+        log_loss=_log_loss(logits, classes, y_test, weights),
         penalty=chosen.penalty,
-        held_out_accuracy=chosen.hits / chosen.rows if chosen.rows else None,
-        held_out_log_loss=chosen.loss / chosen.rows if chosen.rows else None,
+        held_out_accuracy=chosen.hits / chosen.counted if chosen.rows else None,
+        held_out_log_loss=chosen.loss / chosen.counted if chosen.rows else None,
         held_out_rows=chosen.rows,
         iterations=fit.iterations,
         converged=fit.converged,
         n_train=len(codes),
         n_test=m,
-        majority_accuracy=float((y_test == majority).mean()),
+        majority_accuracy=float(np.average(y_test == most, weights=weights)),
         recall_by_class=recalls,
-        detection=_detection(logits, classes, codes, y_test),
+        detection=_detection(logits, classes, codes, y_test, weights),
         predictions=predicted.astype(np.int32),
         coefficients=fit.weights.cpu().numpy(),
         intercepts=fit.intercepts.cpu().numpy(),
@@ -335,7 +369,7 @@ def _evaluate(
 
 
 def _detection(
-    logits: np.ndarray, classes: np.ndarray, codes: np.ndarray, y_test: np.ndarray
+    logits: np.ndarray, classes: np.ndarray, codes: np.ndarray, y_test: np.ndarray, weights: np.ndarray
 ) -> Detection | None:
     if len(classes) != 2 or set(np.unique(y_test)) != set(classes):
         return None
@@ -343,15 +377,15 @@ def _detection(
 
     rarer = int(np.bincount(codes)[1] <= np.bincount(codes)[0])
     truly, score = y_test == classes[rarer], logits[:, rarer] - logits[:, 1 - rarer]
-    false, true, _ = roc_curve(truly, score, drop_intermediate=False)
+    false, true, _ = roc_curve(truly, score, sample_weight=weights, drop_intermediate=False)
     return Detection(
         positive=int(classes[rarer]),
-        auroc=float(roc_auc_score(truly, score)),
+        auroc=float(roc_auc_score(truly, score, sample_weight=weights)),
         true_positive_rate=float(true[false <= FALSE_POSITIVES].max()),
     )
 
 
-def wilson_interval(hits: int, n: int) -> tuple[float, float]:
+def wilson_interval(hits: float, n: int) -> tuple[float, float]:
     """95 % interval of a proportion (Wilson 1927, doi 10.1080/01621459.1927.10502953), within [0, 1]."""
     z = 1.959963984540054
     share = hits / n
@@ -361,10 +395,11 @@ def wilson_interval(hits: int, n: int) -> tuple[float, float]:
     return max(0.0, (middle - half) / whole), min(1.0, (middle + half) / whole)
 
 
-def _log_loss(logits: np.ndarray, classes: np.ndarray, y_test: np.ndarray) -> float:
+def _log_loss(logits: np.ndarray, classes: np.ndarray, y_test: np.ndarray, weights: np.ndarray) -> float:
     log_p = logits - logits.max(1, keepdims=True)
     log_p = log_p - np.log(np.exp(log_p).sum(1, keepdims=True))
     at = np.searchsorted(classes, y_test).clip(max=len(classes) - 1)
     known = classes[at] == y_test
     least = np.log(np.finfo(np.float64).eps)
-    return float(-np.where(known, np.maximum(log_p[np.arange(len(at)), at], least), least).mean())
+    told = np.where(known, np.maximum(log_p[np.arange(len(at)), at], least), least)
+    return float(-np.average(told, weights=weights))

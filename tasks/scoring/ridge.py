@@ -8,7 +8,8 @@ import torch
 
 from tasks.numerics.cores import cores
 from tasks.numerics.matrix_products import product
-from tasks.scoring.features import Features, features_of
+from tasks.numerics.principal_axes import decompose_gram, smaller_gram
+from tasks.scoring.features import RANK_SHARE, Features, features_of
 from tasks.scoring.target import DecisionRule, fit_decision_rule, judge
 
 RIDGE_PENALTIES = (10.0, 3.16, 1.0, 0.316, 0.1, 0.0316, 0.01, 0.001)
@@ -28,7 +29,7 @@ class RidgeLeaveOneOut:
     """Closed-form ridge classification with every row left out once: what the fit to the others says of each row."""
 
     accuracy: float
-    """Fraction 0–1: the mean of `correct`."""
+    """Fraction 0–1: the mean of `correct`, weighted if rows are."""
     correct: np.ndarray
     """bool [N]: whether the row was classified correctly by the fit without it. Of a target float64 [N]: how right it
     was predicted, as `target.Judged` has it."""
@@ -56,27 +57,33 @@ def ridge_leave_one_out(
 
     Of features with `groups`, each row is predicted by the fit without all rows of its group: their left-out residuals
     are (I − H)⁻¹ of their residuals, H being the part of the smoother that these rows have to do with.
+
+    Of features with `weights` w of mean 1 it minimises Σ w‖y − Zw‖²/n + λ‖w‖², and what is left out is chosen and told
+    by weighted means; a target is not weighted.
     """
     features = features_of(X, y)
-    spectrum, n, prior = features.spectrum, features.n, features.response_mean
+    smoother, n = _smoother_of(features), features.n
+    prior, counted = smoother.prior, features.weights
     k = len(prior)
     penalties = RIDGE_PENALTIES if penalty is None else (penalty,)
-    shrinks = torch.stack([spectrum.square / (spectrum.square + n * lam) for lam in penalties])
-    weights = (shrinks[:, None, :] * features.response_products.T).float()  # [P, K, r]
+    shrinks = torch.stack([smoother.square / (smoother.square + n * lam) for lam in penalties])
+    weights = (shrinks[:, None, :] * smoother.products.T).float()  # [P, K, r]
     errors = torch.zeros(n, len(penalties), dtype=torch.float64, device=prior.device)
     groups = _groups_of(features)
 
     def residuals(at: Rows, tried: slice) -> torch.Tensor:
         """Left-out residuals [rows, penalties, K] of some rows, or of a group, by some of the penalties."""
-        left, some = spectrum.left[at], weights[tried]
+        left, some = smoother.left[at], weights[tried]
         if groups is not None:
             left, some = left.double(), some.double()
         fitted = product(left, some.flatten(0, 1)).double()
         fitted = fitted.reshape(len(left), len(some), k) + prior
         residual = features.response(at)[:, None] - fitted
         if groups is not None:
-            return _without_group(left, shrinks[tried], residual, n)
+            return _without_group(left, shrinks[tried], residual, n, None if counted is None else counted[at])
         leverage = product(left.square(), shrinks[tried].float()).double() + 1.0 / n
+        if counted is not None:
+            leverage *= counted[at, None]
         # A leverage of 1 leaves nothing to predict from: the others say nothing about such a row.
         return residual / (1.0 - leverage).clamp_min(1e-6)[:, :, None]
 
@@ -91,7 +98,7 @@ def ridge_leave_one_out(
         errors[at] = residuals(at, slice(None)).square().sum(2)
 
     over_rows(leave_out)
-    best = int(errors.sum(0).argmin())
+    best = int((errors if counted is None else errors * counted[:, None]).sum(0).argmin())
     if features.target is not None:
         values = features.target_values.clone()
 
@@ -121,15 +128,50 @@ def ridge_leave_one_out(
             losses[at, i] = torch.nn.functional.cross_entropy(values / temperature, codes, reduction="none")
 
     over_rows(classify)
-    coolest = int(losses.sum(0).argmin())
+    coolest = int((losses if counted is None else losses * counted[:, None]).sum(0).argmin())
     return RidgeLeaveOneOut(
-        accuracy=float(correct.double().mean()),
+        accuracy=float((correct.double() if counted is None else correct * counted).mean()),
         correct=correct.cpu().numpy(),
         squared_error=errors[:, best].cpu().numpy(),
         log_loss=losses[:, coolest].cpu().numpy(),
         penalty=penalties[best],
         rule=DecisionRule(temperature=TEMPERATURES[coolest]),
     )
+
+
+@dataclass(frozen=True)
+class _Smoother:
+    """What ridge regression of N rows is made of, for any penalty: a row's fit is left · shrink(square) · products."""
+
+    left: torch.Tensor
+    """float32 [N, r]: U of the rows' spectrum; of weighted rows that of √w·rows, over √w."""
+    square: torch.Tensor
+    """float64 [r]."""
+    products: torch.Tensor
+    """float64 [r, K]."""
+    prior: torch.Tensor
+    """float64 [K]: the mean response."""
+
+
+def _smoother_of(features: Features) -> _Smoother:
+    if features.weights is None:
+        spectrum = features.spectrum
+        return _Smoother(spectrum.left, spectrum.square, features.response_products, features.response_mean)
+    assert features.target is None
+    counted, Z = features.weights, features.standardised
+    root = counted.sqrt()
+    middle = torch.stack(features.over_blocks(lambda at: counted[at] @ Z[at].double())).sum(0) / features.n
+    rows = torch.cat(features.over_blocks(lambda at: ((Z[at] - middle) * root[at, None]).float()))
+    values, vectors = decompose_gram(smaller_gram(rows))
+    first = int((values <= RANK_SHARE * values[-1].clamp_min(0.0)).sum())
+    square, vectors = values[first:], vectors[:, first:].double()
+    if features.n <= features.width:
+        left = vectors
+    else:
+        left = product(rows, (vectors / square.sqrt()).T.float().contiguous()).double()
+    prior = features.class_weights / features.n
+    wanted = (features.one_hot(slice(None)) - prior) * root[:, None]
+    return _Smoother((left / root[:, None]).float(), square, left.T @ wanted, prior)
 
 
 def _groups_of(features: Features) -> list[torch.Tensor] | None:
@@ -142,20 +184,26 @@ def _groups_of(features: Features) -> list[torch.Tensor] | None:
     return [torch.from_numpy(rows).to(device) for rows in np.split(order, np.cumsum(counts)[:-1])]
 
 
-def _without_group(left: torch.Tensor, shrinks: torch.Tensor, residual: torch.Tensor, n: int) -> torch.Tensor:
-    """(I − H)⁻¹ of the residuals [m, P, K] of a group, for each penalty's H = 1/n + left·diag(shrink)·leftᵀ.
+def _without_group(
+    left: torch.Tensor, shrinks: torch.Tensor, residual: torch.Tensor, n: int, weights: torch.Tensor | None
+) -> torch.Tensor:
+    """(I − H)⁻¹ of the residuals [m, P, K] of a group, for each penalty's H = (1/n + left·diag(shrink)·leftᵀ)·diag(w).
 
-    left: float64 [m, r]. The smaller of both systems is solved, of the rows or of the directions (Woodbury).
+    left: float64 [m, r]; weights: w, [m], or None where they are 1. √w·H/√w is symmetric, and the smaller of both
+    systems is solved, of the rows or of the directions (Woodbury).
     """
+    root = 1.0 if weights is None else weights.sqrt()[:, None]
     found = torch.empty_like(residual)
     for tried, shrink in enumerate(shrinks):
         ones = left.new_full((len(left), 1), n**-0.5)
-        parts = torch.cat((left * shrink.sqrt(), ones), dim=1)  # H is parts·partsᵀ
+        parts = torch.cat((left * shrink.sqrt(), ones), dim=1) * root  # √w·H/√w is parts·partsᵀ
+        wanted = residual[:, tried] * root
         rows, directions = parts.shape
         one = torch.eye(min(rows, directions), dtype=left.dtype, device=left.device)
         if rows <= directions:
-            found[:, tried] = torch.linalg.solve((1.0 + _LEFT) * one - parts @ parts.T, residual[:, tried])
+            solved = torch.linalg.solve((1.0 + _LEFT) * one - parts @ parts.T, wanted)
         else:
-            inner = torch.linalg.solve((1.0 + _LEFT) * one - parts.T @ parts, parts.T @ residual[:, tried])
-            found[:, tried] = (residual[:, tried] + parts @ inner) / (1.0 + _LEFT)
+            inner = torch.linalg.solve((1.0 + _LEFT) * one - parts.T @ parts, parts.T @ wanted)
+            solved = (wanted + parts @ inner) / (1.0 + _LEFT)
+        found[:, tried] = solved / root
     return found

@@ -15,7 +15,7 @@ from storage.staged import is_staged, rows_of, stage
 from tasks.data.dataset import Dataset
 from tasks.data.splits import stratified_sample
 from tasks.data.stored_table import read_table, targets_of
-from tasks.numerics.clusters import shares_of_clusters
+from tasks.data.units import read_units
 from tasks.retries import LONG_S, RETRIED
 from tasks.scoring.probe import wilson_interval
 from tasks.scoring.ridge import TEMPERATURES
@@ -55,9 +55,13 @@ def fit_text_baseline(
     test_texts: list[str],
     y_test: npt.NDArray[np.integer],
     *,
+    weights: npt.NDArray[np.float64] | None = None,
     seed: int = 0,
 ) -> TextBaseline:
-    """TF-IDF of words and pairs of words, and logistic regression (scikit-learn's), measured on the test rows."""
+    """TF-IDF of words and pairs of words, and logistic regression (scikit-learn's), measured on the test rows.
+
+    weights: of the train rows, [n], where they count differently in the fit.
+    """
     # Here, so that a sweep's start does not wait for it.
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
@@ -65,8 +69,9 @@ def fit_text_baseline(
     labels = np.asarray(y_train)
     words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=_WORDS)
     features = words.fit_transform(train_texts)
-    strength = _choose_strength(features, labels, seed)
-    model = LogisticRegression(C=strength, max_iter=1_000).fit(features, labels)
+    counted = np.ones(len(labels)) if weights is None else weights / weights.mean()
+    strength = _choose_strength(features, labels, counted, seed)
+    model = LogisticRegression(C=strength, max_iter=1_000).fit(features, labels, counted)
     predicted = model.predict(words.transform(test_texts))
     low, high = wilson_interval(int((predicted == y_test).sum()), len(y_test))
     return TextBaseline(
@@ -78,7 +83,9 @@ def fit_text_baseline(
     )
 
 
-def _choose_strength(features: csr_matrix, labels: npt.NDArray[np.integer], seed: int) -> float:
+def _choose_strength(
+    features: csr_matrix, labels: npt.NDArray[np.integer], counted: npt.NDArray[np.float64], seed: int
+) -> float:
     """The strength with the lowest log loss on rows held out of the train rows; classes of one row stay in."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import log_loss
@@ -95,8 +102,11 @@ def _choose_strength(features: csr_matrix, labels: npt.NDArray[np.integer], seed
     fitted = np.concatenate([fitted, np.flatnonzero(~several)])
     losses = []
     for strength in STRENGTHS:
-        model = LogisticRegression(C=strength, max_iter=1_000).fit(features[fitted], labels[fitted])
-        losses.append(log_loss(labels[told], model.predict_proba(features[told]), labels=model.classes_))
+        model = LogisticRegression(C=strength, max_iter=1_000).fit(
+            features[fitted], labels[fitted], counted[fitted]
+        )
+        said = model.predict_proba(features[told])
+        losses.append(log_loss(labels[told], said, labels=model.classes_, sample_weight=counted[told]))
     return STRENGTHS[int(np.argmin(losses))]
 
 
@@ -117,33 +127,27 @@ def score_text(layout: Layout, run_id: str, dataset: Dataset, seed: int) -> None
     train = stratified_sample(table.filter(split="train"), MOST_ROWS, seed)
     test = table.filter(split="test")
     y_train, y_test = train["value"].to_numpy(), test["value"].to_numpy()
+    units = read_units(dataset)[len(table) - len(test) :]
+    weights = None if dataset.weight_key is None else train[dataset.weight_key].to_numpy()
     measured, predictions = {}, pl.DataFrame(schema=_PREDICTION)
     if dataset.has_texts:
         started = time.perf_counter()
-        found = fit_text_baseline(train["text"].to_list(), y_train, test["text"].to_list(), y_test, seed=seed)
+        texts = train["text"].to_list(), y_train, test["text"].to_list(), y_test
+        found = fit_text_baseline(*texts, weights=weights, seed=seed)
         seconds = time.perf_counter() - started
         measured["text"] = (found.accuracy, found.accuracy_low, found.accuracy_high, seconds)
-        if dataset.group_key is not None:
-            measured["text"] = (*_grouped_interval(found.predictions == y_test, dataset, test), seconds)
+        if not units.are_rows:
+            measured["text"] = (*interval(units.of(found.predictions == y_test)), seconds)
         predictions = pl.DataFrame(
             {"row_id": test["row_id"], "label": test["value"], "predicted": found.predictions},
             schema=_PREDICTION,
         )
-    of_most = y_test == np.bincount(y_train).argmax()
+    of_most = y_test == np.bincount(y_train, weights).argmax()
     hits = int(of_most.sum())
     measured["majority"] = (hits / len(y_test), *wilson_interval(hits, len(y_test)), 0.0)
-    if dataset.group_key is not None:
-        measured["majority"] = (*_grouped_interval(of_most, dataset, test), 0.0)
+    if not units.are_rows:
+        measured["majority"] = (*interval(units.of(of_most)), 0.0)
     _stage(layout, run_id, measured, predictions, len(train), len(test))
-
-
-def _grouped_interval(
-    right: npt.NDArray[np.bool_ | np.float64], dataset: Dataset, test: pl.DataFrame
-) -> tuple[float, float, float]:
-    """The mean of what is right of the test rows, and its 95 % interval: by groups, where rows depend on each other."""
-    key = dataset.group_key
-    of_rows = np.asarray(right, dtype=np.float64)
-    return interval(of_rows if key is None else shares_of_clusters(of_rows, test[key].to_numpy()))
 
 
 def _score_words(layout: Layout, run_id: str, dataset: Dataset, table: pl.DataFrame) -> None:
@@ -154,12 +158,13 @@ def _score_words(layout: Layout, run_id: str, dataset: Dataset, table: pl.DataFr
     predicted = most_frequent_tags(train, test["text"])
     seconds = time.perf_counter() - started
     most = int(np.bincount(train["value"].to_numpy()).argmax())
+    units = read_units(dataset)[len(train) :]
     measured = {}
     for name, told, took in (
         ("text", predicted, seconds),
         ("majority", np.full(len(test), most, dtype=np.int32), 0.0),
     ):
-        measured[name] = (*_grouped_interval(test["value"].to_numpy() == told, dataset, test), took)
+        measured[name] = (*interval(units.of(test["value"].to_numpy() == told)), took)
     predictions = pl.DataFrame(
         {"row_id": test["row_id"], "label": test["value"], "predicted": predicted}, schema=_PREDICTION
     )
@@ -181,12 +186,13 @@ def _score_target(layout: Layout, run_id: str, dataset: Dataset, table: pl.DataF
     train = stratified_sample(table.filter(split="train"), MOST_ROWS, seed)
     test = table.filter(split="test")
     wanted, truth = (Target(dataset.task, targets_of(rows)) for rows in (train, test))
+    units = read_units(dataset)[len(table) - len(test) :]
     measured, right = {}, np.empty(0)
     if dataset.has_texts:
         started = time.perf_counter()
         right = fit_text_target(train["text"].to_list(), wanted, test["text"].to_list(), truth, seed=seed)
-        measured["text"] = (*_grouped_interval(right, dataset, test), time.perf_counter() - started)
-    measured["majority"] = (*_grouped_interval(right_of_none(wanted, truth), dataset, test), 0.0)
+        measured["text"] = (*interval(units.of(right)), time.perf_counter() - started)
+    measured["majority"] = (*interval(units.of(right_of_none(wanted, truth))), 0.0)
     predictions = pl.DataFrame({"row_id": test["row_id"][: len(right)], "right": right})
     _stage(layout, run_id, measured, predictions, len(train), len(test))
 
