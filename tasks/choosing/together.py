@@ -23,7 +23,7 @@ from tasks.choosing.curve_choice import CurveChoice, right_on_test
 from tasks.curves import LayerOfRun
 from tasks.data.units import ROWS, Units, read_units
 from tasks.machine import CORES
-from tasks.numerics.cores import cores, own_threads
+from tasks.numerics.cores import cores, hand_back_freed_memory, own_threads
 from tasks.retries import LONG_S, RETRIED
 from tasks.scoring.features import Features
 from tasks.scoring.layer_scores import SplitRows, read_rows
@@ -187,6 +187,7 @@ def choose_together(
     losses = left_out["log_loss"].to_numpy().astype(np.float64)
     if most == 1:
         return [_alone(first, read_units(first.dataset)[: len(losses)].of(losses))]
+    hand_back_freed_memory()  # of scoring: what other threads have freed this one does not find
     train = read_rows(first)[0]
     labels, target, units = train.y, train.target, train.units
     own_threads(CORES)  # reading a layer asks for one thread
@@ -294,6 +295,7 @@ def _last_layer(layer: LayerOfRun) -> int:
 
 def _probe(layers: Sequence[LayerOfRun], protocol: ProbeProtocol) -> Right:
     """As `right_on_test`, of a probe on the layers side by side."""
+    hand_back_freed_memory()  # of the search, which was as large
     train, test = _side_by_side(layers)
     own_threads(CORES)
     if test.target is not None:

@@ -27,11 +27,16 @@ class PrincipalAxes:
     """float64 or float32 [r, D], orthonormal rows."""
 
     @classmethod
-    def of(cls, Z: torch.Tensor, values: torch.Tensor, vectors: torch.Tensor) -> "PrincipalAxes":
-        """From what `decompose` gives for Z, or from its last values and vectors for the largest axes alone."""
+    def of(
+        cls, Z: torch.Tensor, values: torch.Tensor, vectors: torch.Tensor, *, in_place: bool = False
+    ) -> "PrincipalAxes":
+        """From what `decompose` gives for Z, or from its last values and vectors for the largest axes alone.
+
+        in_place: with all axes, where there are more rows than features the coordinates take the place of Z.
+        """
         if len(Z) > Z.shape[1]:
             axes = vectors.T
-            return cls(_rotated(Z, axes.float().contiguous()), axes)
+            return cls(_rotated(Z, axes.float().contiguous(), Z if in_place else None), axes)
         # Under this share an eigenvalue is what rounding leaves of nothing, and has no axis.
         share = 1e-10 if vectors.dtype == torch.float64 else 1e-6
         kept = values > share * values[-1].clamp_min(0.0)
@@ -73,9 +78,9 @@ def _gram(Z: torch.Tensor) -> torch.Tensor:
         return reduce(torch.add, shared.map(part, [range(i, len(blocks), count) for i in range(count)]))
 
 
-def _rotated(Z: torch.Tensor, axes: torch.Tensor) -> torch.Tensor:
-    """Z [N, D] · axes [r, D]ᵀ, float32 [N, r]."""
-    out = torch.empty(len(Z), len(axes), dtype=torch.float32, device=Z.device)
+def _rotated(Z: torch.Tensor, axes: torch.Tensor, into: torch.Tensor | None) -> torch.Tensor:
+    """Z [N, D] · axes [r, D]ᵀ, float32 [N, r]; into: where it is put, which may be Z."""
+    out = torch.empty(len(Z), len(axes), dtype=torch.float32, device=Z.device) if into is None else into
 
     def fill(at: slice) -> None:
         out[at] = product(Z[at], axes)

@@ -102,14 +102,16 @@ class Features:
     @cached_property
     def standardised(self) -> torch.Tensor:
         """Z, float32 [N, D]; a constant feature is 0."""
+        return self._standardise(torch.empty(self.rows.shape, dtype=torch.float32, device=self.rows.device))
+
+    def _standardise(self, into: torch.Tensor) -> torch.Tensor:
         inverse = torch.where(self.deviation > 0, 1.0 / self.deviation, 0.0)
-        Z = torch.empty(self.n, self.width, dtype=torch.float32, device=self.rows.device)
 
         def fill(at: slice) -> None:
-            Z[at] = (self.rows[at] - self.mean).mul_(inverse)
+            into[at] = (self.rows[at] - self.mean).mul_(inverse)
 
         self.over_blocks(fill)
-        return Z
+        return into
 
     @cached_property
     def row_squares(self) -> torch.Tensor:
@@ -153,11 +155,16 @@ class Features:
         return torch.bincount(self.codes, weights=self.weights, minlength=len(self.counts))
 
     def keep_axes_alone(self) -> None:
-        """Find `principal`, and let go of the rows and of all else that is as large: for a probe, and nothing more."""
+        """Find `principal`, in the place of the rows, which are gone then: for a probe, and nothing more.
+
+        The array that was handed over as X is overwritten where it is of float32.
+        """
+        if self.rows.dtype == torch.float32:
+            self.standardised = self._standardise(self.rows)
         _ = self.standardised
         self.rows = self.rows[:0].clone()  # a view would hold them all
-        _ = self.principal
-        del vars(self)["standardised"]
+        self.principal = PrincipalAxes.of(self.standardised, *self._eigen, in_place=True)
+        del self.standardised
 
     @cached_property
     def product_sums(self) -> torch.Tensor:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from storage.errors import UserError
-from tasks.numerics.matrix_rows import as_labels, as_rows, check_finite
+from tasks.numerics.matrix_rows import as_labels, as_rows, blocks_of, check_finite
 from tasks.numerics.softmax_regression import Fit, fit_path
 from tasks.scoring.features import Features
 from tasks.vocabulary import ProbeProtocol
@@ -154,7 +154,7 @@ def fit_probe_on(
             along.coordinates, train.codes, k, (chosen.penalty,), weights=train.weights, start=chosen.middle()
         )[0]
         fit = replace(fit, weights=fit.weights @ along.axes.double())
-    logits = ((test - mean) / scale).double() @ fit.weights.T + fit.intercepts
+    logits = torch.cat([_logits((test[at] - mean) / scale, fit) for at in blocks_of(test)])
     most = train.labels[int(train.class_weights.argmax())]
     of_test = np.ones(len(y_test)) if test_weights is None else test_weights / test_weights.mean()
     return _evaluate(
@@ -243,7 +243,7 @@ def _hold_out(
         )
         predicted = held_out & torch.from_numpy(held.predicted).to(labels.device)
         for outside, fit in zip(predicted, found, strict=True):
-            logits = Z[outside].double() @ fit.weights.T + fit.intercepts
+            logits = _logits(Z[outside], fit)
             right = logits.argmax(1) == labels[outside]
             rows += len(logits)
             if weights is None:
@@ -256,6 +256,11 @@ def _hold_out(
             counted += float(own.sum())
         fits += found
     return _HeldOut(penalty, tuple(fits), rows, counted, hits, loss)
+
+
+def _logits(rows: torch.Tensor, fit: Fit) -> torch.Tensor:
+    """float64 [n, K] of rows as the fit has seen them."""
+    return rows.double() @ fit.weights.T + fit.intercepts
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ from storage.errors import UserError
 from tasks.numerics.principal_axes import PrincipalAxes, decompose
 from tasks.numerics.softmax_regression import fit_path
 from tasks.scoring import probe
-from tasks.scoring.probe import fit_probe, wilson_interval
+from tasks.scoring.features import Features
+from tasks.scoring.probe import fit_probe, fit_probe_on, wilson_interval
 from tasks.vocabulary import ProbeProtocol
 
 
@@ -263,3 +264,18 @@ def test_wilson_interval():
     for hits, n, low, high in [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611)]:
         np.testing.assert_allclose(wilson_interval(hits, n), (low, high), atol=1e-4)
     assert wilson_interval(29, 29)[1] == 1.0
+
+
+@pytest.mark.parametrize("width", [6, 300])  # fewer features than rows, and more
+def test_a_probe_in_the_place_of_its_rows_is_the_same(width: int) -> None:
+    rng = np.random.default_rng(width)
+    y = rng.integers(0, 3, 150)
+    X = (rng.normal(size=(150, width)) + np.eye(3, width)[y]).astype(np.float32)
+    kept = fit_probe_on(Features(X.copy(), y), X, y)
+    features = Features(X.copy(), y)
+    features.keep_axes_alone()
+    assert len(features.rows) == 0
+    assert "standardised" not in vars(features)
+    spent = fit_probe_on(features, X, y)
+    np.testing.assert_array_equal(spent.coefficients, kept.coefficients)
+    assert spent.log_loss == kept.log_loss
