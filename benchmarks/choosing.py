@@ -44,6 +44,7 @@ from tasks.embedding.settings import resolve_settings
 from tasks.machine import CORES
 from tasks.numerics.cores import side_by_side
 from tasks.scoring.features import Features
+from tasks.scoring.folds import FOLDS
 from tasks.scoring.layer_scores import (
     ScoringSettings,
     on_idle_cores,
@@ -51,7 +52,7 @@ from tasks.scoring.layer_scores import (
     score_silhouettes,
     score_with_criteria,
 )
-from tasks.scoring.probe import FOLDS, PENALTIES
+from tasks.scoring.probe import PENALTIES
 from tasks.vocabulary import Metric, Pooling
 
 ROWS = (4_000, 500)

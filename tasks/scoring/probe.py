@@ -14,12 +14,12 @@ from storage.errors import UserError
 from tasks.numerics.matrix_rows import as_labels, as_rows, blocks_of, check_finite
 from tasks.numerics.softmax_regression import Fit, fit_path
 from tasks.scoring.features import Features
+from tasks.scoring.folds import FOLDS, Folds, folds_of
 from tasks.vocabulary import ProbeProtocol
 
 PENALTIES = tuple(10.0 ** (-step / 2) for step in range(11))
 """λ from 1 to 0.00001, strongest first; on 4,000 rows they are scikit-learn's C from 0.00025 to 25. Each is fitted from
 the optimum of the last, until the held-out loss rises: weak ones take longest, and few layers ask for them."""
-FOLDS = 5
 # Held-out losses differ by far more than this share of the objective leaves open.
 CHOOSING_TOLERANCE = 1e-4
 # Logits (fits × classes × rows) that are worked on at a time: folds of few rows go together.
@@ -148,7 +148,7 @@ def fit_probe_on(
         chosen = _HeldOut(0.0)
     else:
         along = train.principal
-        folds = _folds(codes, seed) if train.groups is None else _folds_of_groups(codes, train.groups, seed)
+        folds = folds_of(codes, train.groups, seed)
         chosen = _choose_penalty(along.coordinates, codes, k, penalties, folds, train.weights)
         fit = fit_path(
             along.coordinates, train.codes, k, (chosen.penalty,), weights=train.weights, start=chosen.middle()
@@ -196,7 +196,7 @@ def _choose_penalty(
     codes: np.ndarray,
     k: int,
     penalties: Sequence[float] | None,
-    folds: "_Folds",
+    folds: Folds,
     weights: torch.Tensor | None,
 ) -> _HeldOut:
     """The penalty with the lowest held-out log-loss, on train rows only."""
@@ -214,7 +214,7 @@ def _choose_penalty(
 def _hold_out(
     Z: torch.Tensor,
     labels: torch.Tensor,
-    held: "_Folds",
+    held: Folds,
     k: int,
     penalty: float,
     start: tuple[Fit, ...] | None,
@@ -261,36 +261,6 @@ def _hold_out(
 def _logits(rows: torch.Tensor, fit: Fit) -> torch.Tensor:
     """float64 [n, K] of rows as the fit has seen them."""
     return rows.double() @ fit.weights.T + fit.intercepts
-
-
-@dataclass(frozen=True)
-class _Folds:
-    """Of N rows."""
-
-    fold: np.ndarray
-    """int [N]: with which rows each is held out; −1 never."""
-    predicted: np.ndarray
-    """bool [N]: whether it is predicted then. Of a class that would be missing from the others nothing is learnt."""
-
-
-def _folds(codes: np.ndarray, seed: int) -> _Folds:
-    """Every class spread evenly; those under FOLDS rows are never held out."""
-    draw = np.random.default_rng(seed)
-    fold = np.full(len(codes), -1)
-    for c in range(codes.max() + 1):
-        members = draw.permutation(np.flatnonzero(codes == c))
-        if len(members) >= FOLDS:
-            fold[members] = (np.arange(len(members)) + c) % FOLDS
-    return _Folds(fold, np.ones(len(codes), dtype=bool))
-
-
-def _folds_of_groups(codes: np.ndarray, groups: np.ndarray, seed: int) -> _Folds:
-    """All rows of a group are held out together; rows of classes in under FOLDS groups, or not in all of
-    fewer, are not predicted then."""
-    numbers, of_row = np.unique(groups, return_inverse=True)
-    fold = (np.random.default_rng(seed).permutation(len(numbers)) % FOLDS)[of_row]
-    pairs = np.unique(np.stack([codes, of_row]), axis=1)
-    return _Folds(fold, np.bincount(pairs[0])[codes] >= min(FOLDS, len(numbers)))
 
 
 def _fit_by_sgd(Z: torch.Tensor, codes: torch.Tensor, k: int, seed: int, counted: torch.Tensor | None) -> Fit:

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from tasks.scoring.features import Features
-from tasks.scoring.probe import FOLDS, _folds_of_groups, fit_probe_on
+from tasks.scoring.folds import FOLDS, folds_of
+from tasks.scoring.probe import fit_probe_on
 from tasks.scoring.ridge import RIDGE_PENALTIES, ridge_leave_one_out
 from tasks.scoring.target import Target
 from tasks.vocabulary import Task
@@ -92,7 +93,7 @@ def test_what_is_the_same_in_all_words_of_a_text_is_no_evidence() -> None:
 def test_folds_keep_texts_whole() -> None:
     _, y, text = some_words(seed=1, texts=60)
     y[:] = np.where(np.arange(len(y)) < 3, 2, np.minimum(y, 1))  # the third tag is rare
-    folds = _folds_of_groups(y, text, seed=0)
+    folds = folds_of(y, text, seed=0)
     assert {len(set(folds.fold[text == each])) for each in range(60)} == {1}
     assert set(folds.fold) == set(range(FOLDS))
     np.testing.assert_array_equal(folds.predicted, y != 2)

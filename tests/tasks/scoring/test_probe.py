@@ -11,6 +11,7 @@ from tasks.numerics.principal_axes import PrincipalAxes, decompose
 from tasks.numerics.softmax_regression import fit_path
 from tasks.scoring import probe
 from tasks.scoring.features import Features
+from tasks.scoring.folds import FOLDS, folds_of
 from tasks.scoring.probe import fit_probe, fit_probe_on, wilson_interval
 from tasks.vocabulary import ProbeProtocol
 
@@ -172,9 +173,9 @@ def test_held_out_measures_are_those_of_fits_without_each_fold(monkeypatch):
     X, y = clouds(300, 10, 4, spread=0.3)
     got = fit_probe(X[:200], y[:200], X[200:], y[200:])
     Z, codes = StandardScaler().fit_transform(X[:200].astype(np.float64)), y[:200]
-    fold = probe._folds(codes, 0).fold
+    fold = folds_of(codes, None, 0).fold
     p = np.zeros((200, 4))
-    for i in range(probe.FOLDS):
+    for i in range(FOLDS):
         held_out = fold == i
         C = 1 / (got.penalty * (~held_out).sum())
         peer = LogisticRegression(C=C, tol=1e-9, max_iter=5_000).fit(Z[~held_out], codes[~held_out])
