@@ -61,8 +61,6 @@ def _check_groups(parameters: SweepParameters, dataset: Dataset) -> None:
 
 def _check_words(parameters: SweepParameters, dataset: Dataset) -> None:
     told = f"and labels of {dataset.id} are a tag of each word"
-    if dataset.weight_column is not None:
-        raise UserError(f"--weight-column {dataset.weight_column} is of whole texts, {told}. Leave it out.")
     if parameters.prompt != NO_PROMPT:
         raise UserError(
             f"--prompt {parameters.prompt} stands around a whole text and asks for one embedding of it, {told}. Leave "

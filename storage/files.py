@@ -30,8 +30,7 @@ def filesystem(uri: str) -> tuple[fs.FileSystem, str]:
     if "://" in uri:
         try:
             return fs.FileSystem.from_uri(_bounded(uri))
-        # A scheme that pyarrow does not know, and one that it was built without.
-        except (ValueError, NotImplementedError) as error:
+        except (ValueError, NotImplementedError) as error:  # a scheme it does not know, or was built without
             raise _no_place(uri, error) from error
         except OSError as error:
             # S3 asks the network already here, and may answer later; HDFS only looks for its libraries.

@@ -31,6 +31,7 @@ from tasks.data.stored_table import fingerprint_table, read_table, store_table
 from tasks.data.tagged_words import (
     WORD_KEYS,
     as_words,
+    check_of_words,
     clean_words,
     fingerprint_lists,
     word_columns,
@@ -231,7 +232,7 @@ def read_dataset(
     wanted = [label_column] if isinstance(label_column, str) else [*(label_column or ())]
     tagged = word_columns(read.splits["train"], columns, text, wanted, task, spec)
     if tagged is not None:
-        _check_tagged(spec, text_pairs, of_saved_states=of_saved_states)
+        check_of_words(spec, text_pairs, weight_column, of_saved_states=of_saved_states)
         text, wanted = [tagged[0]], [tagged[1]]
     elif text or not of_saved_states or {each.lower() for each in columns} & {*TEXT_COLUMNS}:
         named = [find_column("text", each, TEXT_COLUMNS, columns, spec) for each in text]
@@ -344,20 +345,6 @@ def read_dataset(
         weight_column=weight_column,
     )
     return found, table
-
-
-def _check_tagged(spec: str, text_pairs: TextPairs, *, of_saved_states: bool) -> None:
-    """`UserError` where what is asked for is of whole texts, and words have tags."""
-    if of_saved_states:
-        raise UserError(
-            f"{spec} has a tag for each word, and states that somebody saved are of whole texts. Sweep the model that "
-            "they were taken from (--model), or say --task."
-        )
-    if text_pairs == "features":
-        raise UserError(
-            f"{spec} has a tag for each word, and --text-pairs features are of whole texts. Leave that out, or say "
-            "--task."
-        )
 
 
 def read_places(dataset: Dataset, start: int = 0, stop: int | None = None) -> NDArray[np.int64]:

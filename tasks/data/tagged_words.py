@@ -5,6 +5,7 @@ A text stays what is split, sampled and read by a model; its words are the rows 
 
 import hashlib
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -12,7 +13,7 @@ import polars as pl
 from storage.errors import UserError
 from tasks.data.columns import LABEL_COLUMNS, TEXT_COLUMNS, find_column, reject_rows
 from tasks.data.labels import in_each_list, label_values
-from tasks.vocabulary import AskedTask, Task
+from tasks.vocabulary import AskedTask, Task, TextPairs
 
 # Tried in this order when no column is named.
 WORD_COLUMNS = ("tokens", "words")
@@ -64,6 +65,27 @@ def word_columns(
     )
 
 
+def check_of_words(
+    spec: str, text_pairs: TextPairs, weight_column: str | None, *, of_saved_states: bool
+) -> None:
+    """`UserError` where what is asked for is of whole texts, and words have tags."""
+    if of_saved_states:
+        raise UserError(
+            f"{spec} has a tag for each word, and states that somebody saved are of whole texts. Sweep the model that "
+            "they were taken from (--model), or say --task."
+        )
+    if text_pairs == "features":
+        raise UserError(
+            f"{spec} has a tag for each word, and --text-pairs features are of whole texts. Leave that out, or say "
+            "--task."
+        )
+    if weight_column is not None:
+        raise UserError(
+            f"{spec} has a tag for each word, and --weight-column {weight_column} weighs whole texts. Leave that out, "
+            "or say --task."
+        )
+
+
 def clean_words(frame: pl.DataFrame, words: str, tags: str, where: str) -> pl.DataFrame:
     """The columns `words` and `tags`, List(String) of one length a row, and `value`, null where a row has no tags.
 
@@ -77,7 +99,7 @@ def clean_words(frame: pl.DataFrame, words: str, tags: str, where: str) -> pl.Da
                 f"Column {column!r} in {where} is {_kind(frame[column])}, and words and their tags are lists, one of "
                 f"each a text. Name another --{what}-column, or another --task."
             )
-    if (of_words := frame.schema[words].inner) not in (pl.String, pl.Null):  # type: ignore[attr-defined]
+    if (of_words := _inner(frame, words)) not in (pl.String, pl.Null):
         raise UserError(
             f"Column {words!r} in {where} holds lists of {of_words}, and words are strings. Name another --text-column."
         )
@@ -85,7 +107,7 @@ def clean_words(frame: pl.DataFrame, words: str, tags: str, where: str) -> pl.Da
         {
             "words": frame[words].cast(pl.List(pl.String)),
             "tags": in_each_list(
-                frame[tags].cast(pl.List(frame.schema[tags].inner)),  # type: ignore[attr-defined]
+                frame[tags].cast(pl.List(_inner(frame, tags))),
                 lambda each: label_values(each.alias(tags), where),
             ),
         }
@@ -162,6 +184,13 @@ def fingerprint_lists(texts: pl.DataFrame) -> str:
 
 def _is_lists(frame: pl.DataFrame, column: str) -> bool:
     return column in frame.columns and isinstance(frame.schema[column], pl.List | pl.Array)
+
+
+def _inner(frame: pl.DataFrame, column: str) -> Any:
+    """The type of what the lists of a column hold, which Polars has no public name for."""
+    kind = frame.schema[column]
+    assert isinstance(kind, pl.List | pl.Array)
+    return kind.inner
 
 
 def _list_column(frame: pl.DataFrame, columns: Sequence[str], known: Sequence[str]) -> str | None:

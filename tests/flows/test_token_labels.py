@@ -209,6 +209,14 @@ def test_what_is_of_whole_texts_is_refused(planted: Path, tmp_path: Path, more: 
         unrecorded_sweep(parameters)
 
 
+def test_words_have_no_weights_of_their_own(planted: Path, tmp_path: Path) -> None:
+    rows = pl.read_parquet(planted / "data" / "train.parquet").with_columns(w=pl.lit(2.0))
+    rows.write_parquet(tmp_path / "rows.parquet")
+    weighted = {"dataset": f"path:{tmp_path / 'rows.parquet'}", "weight_column": "w"}
+    with pytest.raises(UserError, match="a tag for each word, and --weight-column w weighs whole texts"):
+        unrecorded_sweep(SweepParameters(storage=str(tmp_path / "out"), **asked(planted, **weighted)))
+
+
 def test_inspect_and_plan_tell_words_and_texts(
     planted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
