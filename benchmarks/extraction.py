@@ -1,7 +1,7 @@
 """Extraction against its peers: `run()` measures every bar of this part, one object a bar.
 
 Texts are rows of Emotion and AG News, from `LAYERSCOUT_BENCH_DATA` (a folder with emotion/ and ag_news/) or
-`../shared/data`. The model is SmolLM2-135M in bfloat16. Ours makes all layers × mean and last; a peer makes its one
+`../shared/data`. The model is SmolLM2-135M, in the dtype that `auto` chooses here, for all. Ours makes all layers × mean and last; a peer makes its one
 layer. Every ratio comes from runs that alternate in one process, and takes the best of each side's repeats: what
 else runs on the machine only ever makes a run slower.
 """
@@ -30,13 +30,15 @@ from benchmarks.bars import Bar, bar
 from storage.embeddings import read_layer, write_shard
 from tasks.embedding import embed
 from tasks.embedding.calibration import calibrate
-from tasks.embedding.embed import EmbeddedTexts, embed_texts
+from tasks.embedding.embed import EmbeddedTexts, choose_dtype, embed_texts
 from tasks.embedding.model import load_model, resolve_model
 from tasks.embedding.prompts import with_prompt
 from tasks.embedding.tokens import tokenise
 from tasks.vocabulary import NormState, Pooling
 
 MODEL = "wheel:smollm2-135m"
+DTYPE = choose_dtype(torch.device("cpu"))
+DTYPE_NAME = str(DTYPE).removeprefix("torch.")
 ROWS = {"emotion": 1000, "ag_news": 400}
 OVER_SENTENCE_TRANSFORMERS = {"emotion": 2.7, "ag_news": 2.05}
 OF_THE_PEAK = 0.85
@@ -78,7 +80,7 @@ class _Ours:
     """Our engine with the model loaded and the budget calibrated, as a sweep has it."""
 
     def __init__(self, folder: str, texts: Sequence[str]) -> None:
-        loaded = load_model(folder, "bfloat16", "cpu")
+        loaded = load_model(folder, DTYPE_NAME, "cpu")
         self.tokenizer, self.backbone = loaded.tokenizer, loaded.backbone
         # The engine lays its weights out anew: shapes are those of a model as it comes.
         with torch.device("meta"):
@@ -136,6 +138,7 @@ def _speed(folder: str, name: str) -> list[Bar]:
         "token_budget": ours.budget,
         "sentence_transformers_batch": sentences.batch,
         "threads": torch.get_num_threads(),
+        "dtype": DTYPE_NAME,
         "load_average": os.getloadavg(),
     }
     bars = []
@@ -193,7 +196,7 @@ class _SentenceTransformers:
         from sentence_transformers.sentence_transformer.modules import Pooling as MeanOfTokens
         from sentence_transformers.sentence_transformer.modules import Transformer
 
-        transformer = Transformer(folder, max_seq_length=MAX_LENGTH, model_kwargs={"dtype": torch.bfloat16})
+        transformer = Transformer(folder, max_seq_length=MAX_LENGTH, model_kwargs={"dtype": DTYPE})
         mean = MeanOfTokens(transformer.get_embedding_dimension(), pooling_mode="mean")
         self.model = SentenceTransformer(modules=[transformer, mean], device="cpu")
         self.batch = PEER_BATCHES[0]
@@ -214,7 +217,7 @@ class _Plain:
 
     def __init__(self, folder: str, all_layers: bool) -> None:
         self.tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="right")
-        self.model = AutoModel.from_pretrained(folder, dtype=torch.bfloat16).eval()
+        self.model = AutoModel.from_pretrained(folder, dtype=DTYPE).eval()
         self.all_layers = all_layers
 
     @torch.inference_mode()
@@ -257,10 +260,10 @@ class Peak:
         return total / sum(flop / self._best(*shape) for shape, flop in self.flop_of_shape.items())
 
     def _best(self, rows: int, columns: int) -> float:
-        weight = torch.randn(rows, columns).bfloat16()
+        weight = torch.randn(rows, columns, dtype=DTYPE)
         rates = []
         for m in PEAK_ROWS:
-            inputs = torch.randn(m, columns).bfloat16()
+            inputs = torch.randn(m, columns, dtype=DTYPE)
             repeats = max(int(4e9 / (m * rows * columns)), 1)
 
             @torch.inference_mode()

@@ -21,6 +21,7 @@ from sklearn.metrics import silhouette_score
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from benchmarks.bars import Bar, bar
+from benchmarks.extraction import DTYPE_NAME
 from tasks.embedding.embed import embed_texts
 from tasks.embedding.model import load_model, resolve_model
 from tasks.numerics.matrix_products import product
@@ -85,7 +86,7 @@ def emotion_layers() -> tuple[dict[int, Floats], Ints, dict[int, Floats], Ints]:
 
 def embed(texts: list[str], layers: Sequence[int]) -> dict[int, Floats]:
     """Mean-pooled float32 [N, 576] of some layers."""
-    model = load_model(str(resolve_model(MODEL).folder), "bfloat16", "cpu")
+    model = load_model(str(resolve_model(MODEL).folder), DTYPE_NAME, "cpu")
     found = embed_texts(
         model.backbone,
         model.tokenizer,
