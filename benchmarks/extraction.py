@@ -1,9 +1,9 @@
 """Extraction against its peers: `run()` measures every bar of this part, one object a bar.
 
 Texts are rows of Emotion and AG News, from `LAYERSCOUT_BENCH_DATA` (a folder with emotion/ and ag_news/) or
-`../shared/data`. The model is SmolLM2-135M, in the dtype that `auto` chooses here, for all. Ours makes all layers × mean and last; a peer makes its one
-layer. Every ratio comes from runs that alternate in one process, and takes the best of each side's repeats: what
-else runs on the machine only ever makes a run slower.
+`../shared/data`. The model is SmolLM2-135M, for all in the dtype that `auto` chooses here. Ours makes all layers × mean
+and last; a peer makes its one layer. Every ratio comes from runs that alternate in one process, and takes the best of
+each side's repeats: what else runs on the machine only ever makes a run slower.
 """
 
 import argparse
