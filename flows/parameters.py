@@ -218,7 +218,8 @@ class AskedOfAll(BaseModel):
         ge=2,
         le=LARGEST_BIGINT,
         title="Most test rows",
-        description="A stratified part of the test rows; all when left out.",
+        description="A stratified part of the test rows; when left out all, or with until_confident as many as the "
+        "intervals take.",
     )
     until_confident: float | None = Field(
         None,

@@ -12,7 +12,7 @@ from flows.settled import settle_settings
 from storage.errors import UserError
 from storage.layout import Layout
 from storage.sources.states import are_saved_states
-from tasks.choosing.race import Contender, Course, Step, judge_step, step_sizes
+from tasks.choosing.race import Contender, Course, EndedBy, Step, first_rows, judge_step, step_sizes
 from tasks.data.dataset import Dataset
 from tasks.embedding.embedding_set import embed_shard, using_embeddings
 from tasks.embedding.model import ModelFolder
@@ -90,6 +90,7 @@ def race(
     of_winner = {
         "prompt": winner,
         "max_train_rows": course.steps[-1].rows,
+        "max_test_rows": asked.max_test_rows or (None if course.judged_by_all else course.test_rows),
         "row_order": "sampled",
         "max_length": entries[winner].settings.max_length,
         "until_confident": None,
@@ -122,6 +123,14 @@ def _run(
         for state in asked.norm_state
     ]
     steps: list[Step] = []
+
+    def ended(by: EndedBy) -> Course:
+        test_rows = dataset.test_rows
+        if asked.max_test_rows is None:
+            test_rows = min(test_rows, max(first_rows(len(dataset.classes)), steps[-1].audit_rows))
+        tell(f"Its audit reads {test_rows:,} of {dataset.test_rows:,} test rows")
+        return Course(tuple(steps), dataset.train_rows, test_rows, dataset.test_rows, by)
+
     for number, rows in enumerate(sizes):
         seen = {
             each: [
@@ -145,11 +154,11 @@ def _run(
         )
         # One step shows no trend: what gains from rows may lag among the first.
         if leader.chance >= until and (steps[1:] or rows == dataset.train_rows):
-            return Course(tuple(steps), dataset.train_rows, "confidence")
+            return ended("confidence")
         if asked.budget is not None and time.monotonic() - started >= 60 * asked.budget:
-            return Course(tuple(steps), dataset.train_rows, "budget")
+            return ended("budget")
         staying = [each.contender for each in step.standings if each.stays] or [leader.contender]
-    return Course(tuple(steps), dataset.train_rows, "rows")
+    return ended("rows")
 
 
 def tell_of_races(parameters: SweepParameters, dataset: Dataset) -> None:

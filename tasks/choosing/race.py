@@ -15,6 +15,7 @@ import numpy.typing as npt
 import polars as pl
 from prefect import get_run_logger, task
 from prefect.artifacts import create_table_artifact
+from scipy.stats import norm
 
 from storage.layout import Layout
 from storage.staged import is_staged, rows_of, stage
@@ -25,12 +26,16 @@ from tasks.scoring.left_out import FirstRows, read_left_out
 from tasks.vocabulary import NormState, Pooling
 
 TABLE = "race_step"
+OF_ENDING = ("test_rows", "test_rows_in_all", "ended_by")
+"""Its columns that the last step alone has."""
 EndedBy = Literal["confidence", "rows", "budget"]
 
 FIRST_ROWS = 500
 """Train rows of the first step; every further one has twice as many as the one before."""
 LEAST_A_CLASS = 8
-"""The first step has at least so many rows a class on average."""
+"""The first step has at least so many rows a class on average; an audit too."""
+GAIN_WITHIN, ACCURACY_WITHIN = 0.01, 0.02
+"""Half of the 95 % intervals that an audit is to have: of the gain over the last layer, and of the accuracy."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +82,8 @@ class Step:
     rows: int
     """Train rows that have been seen."""
     standings: tuple[Standing, ...]
+    audit_rows: int
+    """Test rows that the leader's audit takes, by `rows_to_audit`."""
 
     @property
     def leader(self) -> Standing:
@@ -91,15 +98,28 @@ class Course:
     steps: tuple[Step, ...]
     train_rows: int
     """That there are."""
+    test_rows: int
+    """That the sweep which follows reads."""
+    test_rows_in_all: int
     ended_by: EndedBy
+
+    @property
+    def judged_by_all(self) -> bool:
+        """Whether no test row is left out that was asked for."""
+        return self.test_rows == self.test_rows_in_all
 
 
 def step_sizes(train_rows: int, classes: int) -> list[int]:
     """The train rows of each step, doubling, all of them in the last."""
-    sizes = [max(FIRST_ROWS, LEAST_A_CLASS * classes)]
+    sizes = [first_rows(classes)]
     while sizes[-1] * 2 < train_rows:
         sizes.append(sizes[-1] * 2)
     return [size for size in sizes if size < train_rows] + [train_rows]
+
+
+def first_rows(classes: int) -> int:
+    """The train rows of the first step, and the least test rows of an audit."""
+    return max(FIRST_ROWS, LEAST_A_CLASS * classes)
 
 
 def judge(
@@ -121,7 +141,20 @@ def judge(
         standings.append(Standing(contender, layer, accuracy, chance, chance >= 1 - until))
         first += layers
     standings.sort(key=lambda each: -each.expected_accuracy)
-    return Step(losses.shape[1], tuple(standings))
+    leader = standings[0]
+    right = seen[leader.contender].correct
+    return Step(losses.shape[1], tuple(standings), rows_to_audit(right[leader.layer], right[-1]))
+
+
+def rows_to_audit(chosen: npt.NDArray[np.bool_], last: npt.NDArray[np.bool_]) -> int:
+    """So many test rows that the 95 % intervals are no wider than ± GAIN_WITHIN and ± ACCURACY_WITHIN, as expected.
+
+    chosen and last: [n], which left-out train rows two layers told right. Since these are train rows, no test row has a
+    say in how many are read, and the intervals of the audit are what they say they are.
+    """
+    right = chosen.astype(np.float64)
+    gain, accuracy = (right - last).var() / GAIN_WITHIN**2, right.var() / ACCURACY_WITHIN**2
+    return int(np.ceil(norm.ppf(0.975) ** 2 * max(gain, accuracy)))
 
 
 def extrapolated(seen: LeftOut, train_rows: int) -> FloatArray:
@@ -167,13 +200,14 @@ def stage_race(layout: Layout, run_id: str, course: Course | None) -> None:
     """
     if course is None and is_staged(layout, run_id, TABLE, TABLE):
         return
+    ending = {} if course is None else {name: getattr(course, name) for name in OF_ENDING}
     rows = [
         {
             "step": number,
             "train_rows": step.rows,
             "train_rows_in_all": course.train_rows,
             "is_leader": each is step.leader,
-            "ended_by": course.ended_by if step is course.steps[-1] else None,
+            **(ending if step is course.steps[-1] else dict.fromkeys(ending)),
             **shown(each),
         }
         for course in ([] if course is None else [course])

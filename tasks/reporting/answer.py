@@ -70,16 +70,25 @@ def _sure(choice: Row) -> list[str]:
 
 
 def _read(curves: LayerCurves) -> list[str]:
-    """How many train rows the answer took, where a race decided it."""
+    """How many rows the answer took, where a race decided it."""
     if not curves.race:
         return []
     last = curves.race[-1]
     rows, of = f"{last['train_rows']:,}", f"{last['train_rows_in_all']:,}"
     if last["ended_by"] == "confidence" and last["train_rows"] < last["train_rows_in_all"]:
-        return [f"{rows} of {of} train rows were enough to tell."]
-    if last["ended_by"] == "budget":
-        return [f"The budget was spent after {rows} of {of} train rows."]
-    return [f"It took all {of} train rows."]
+        told = f"{rows} of {of} train rows were enough to tell."
+    elif last["ended_by"] == "budget":
+        told = f"The budget was spent after {rows} of {of} train rows."
+    else:
+        told = f"It took all {of} train rows."
+    return [told, *_audited(last)]
+
+
+def _audited(last: Row) -> list[str]:
+    """On how many test rows that answer is judged, where not on all; older versions judged on all."""
+    if last.get("test_rows") is None or last["test_rows"] == last["test_rows_in_all"]:
+        return []
+    return [f"It is judged by {last['test_rows']:,} of {last['test_rows_in_all']:,} test rows."]
 
 
 def _beside(curves: LayerCurves) -> list[str]:

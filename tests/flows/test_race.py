@@ -19,12 +19,13 @@ from flows.terminal.show_search import search_as_json, show_search
 from flows.unrecorded_sweep import unrecorded_sweep
 from storage.layout import Layout
 from storage.results import query
+from tasks.choosing import race as choosing
 from tasks.data.dataset import prepare_dataset
 from tasks.reporting.answer import answer_sentence
 from tests.conftest import labelled_text
 from tests.flows.conftest import ask, sweep_here, tables
 
-TRAIN_ROWS = 2_400
+TRAIN_ROWS, TEST_ROWS = 2_400, 150
 PROMPTS = ("none", "{text} and it was")
 
 
@@ -32,7 +33,7 @@ PROMPTS = ("none", "{text} and it was")
 def many_rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("many-rows")
     labelled_text(TRAIN_ROWS, seed=1).write_csv(folder / "train.csv")
-    labelled_text(150, seed=2).write_csv(folder / "test.csv")
+    labelled_text(TEST_ROWS, seed=2).write_csv(folder / "test.csv")
     return folder
 
 
@@ -80,6 +81,48 @@ def test_it_ends_with_few_rows_and_says_why(raced: SearchOutcome) -> None:
     assert list(raced.failed) == ["model"]
     sentence = answer_sentence(raced.chosen.tables)
     assert "1,000 of 2,400 train rows were enough to tell." in sentence
+    assert "It is judged by" not in sentence
+    assert steps.filter("is_leader")["test_rows"].to_list() == [None, TEST_ROWS]
+
+
+def test_its_answer_is_judged_by_no_more_test_rows_than_the_interval_takes(
+    asked: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which train rows alone have said, and no test row was looked at to know when to stop."""
+    # Wider than a sweep asks for: those of 3,600 rows, and not of 30,000.
+    monkeypatch.setattr(choosing, "GAIN_WITHIN", 0.03)
+    monkeypatch.setattr(choosing, "ACCURACY_WITHIN", 0.04)
+    labelled_text(TRAIN_ROWS, seed=1).write_csv(tmp_path / "train.csv")
+    labelled_text(3_600, seed=2).write_csv(tmp_path / "test.csv")
+    parameters = SweepParameters(
+        **asked | {"dataset": f"path:{tmp_path}"}, until_confident=0.6, storage=f"{tmp_path}/out"
+    )
+    outcome = unrecorded_sweep(parameters)
+    audit = outcome.tables["audit"].filter("is_answer").row(0, named=True)
+    probes = outcome.tables["probe"].filter(pooling=audit["pooling"])
+    probe = probes.filter(layer=audit["chosen_layer"]).row(0, named=True)
+    assert 500 <= probe["n_test"] < 3_600
+    half = (audit["gain_high"] - audit["gain_low"]) / 2
+    of_accuracy = (probe["accuracy_high"] - probe["accuracy_low"]) / 2
+    # One of the two is as wide as was asked for, as nearly as left-out train rows can tell.
+    assert max(half / 0.03, of_accuracy / 0.04) == pytest.approx(1, rel=0.25)
+    last = outcome.tables["race_step"].sort("step").row(-1, named=True)
+    assert (last["test_rows"], last["test_rows_in_all"]) == (probe["n_test"], 3_600)
+    assert f"It is judged by {probe['n_test']:,} of 3,600 test rows." in answer_sentence(outcome.tables)
+    # Its rows are those of the sweep that anybody may ask for.
+    assert outcome.raced is not None
+    by_hand = outcome.raced.parameters
+    assert by_hand.max_test_rows == probe["n_test"]
+    again = unrecorded_sweep(by_hand.model_copy(update={"storage": f"{tmp_path}/again"}))
+    assert again.run_id == outcome.run_id
+    assert again.tables["audit"].equals(outcome.tables["audit"])
+
+
+def test_whoever_asks_for_so_many_test_rows_gets_them(asked: dict[str, Any], tmp_path: Path) -> None:
+    few = SweepParameters(**asked, until_confident=0.6, max_test_rows=90, storage=str(tmp_path))
+    outcome = unrecorded_sweep(few)
+    assert outcome.tables["dataset"]["test_rows"].item() == 90
+    assert "It is judged by" not in answer_sentence(outcome.tables)
 
 
 def test_no_row_is_embedded_that_it_did_not_take_and_none_twice(raced: SearchOutcome) -> None:
@@ -91,7 +134,7 @@ def test_no_row_is_embedded_that_it_did_not_take_and_none_twice(raced: SearchOut
         assert rows.pop(planned.id) == taken
     # The sweep's own set: the train rows are copies, the test rows are its own.
     ((swept, of_swept),) = rows.items()
-    assert of_swept == 1_000 + 150
+    assert of_swept == 1_000 + TEST_ROWS
     begun = Path(layout.shard(raced.chosen.raced.begun.id, 0))
     assert Path(layout.shard(swept, 0)).read_bytes() == begun.read_bytes()
 

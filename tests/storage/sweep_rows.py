@@ -188,6 +188,7 @@ def sweep_rows(
             | {"prompt": prompt, "pooling": "mean", "norm_state": "as_returned", "layer": 2, "chance": 0.9}
             | {"expected_accuracy": 0.8, "stays": True, "is_leader": prompt == "none"}
             | {"ended_by": "confidence" if step == 2 else None}
+            | {"test_rows": 60 if step == 2 else None, "test_rows_in_all": 90 if step == 2 else None}
             for step in (1, 2)
             for prompt in ("none", "one-word")
         ],

@@ -8,12 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.choosing.race import (
+    ACCURACY_WITHIN,
     FIRST_ROWS,
+    GAIN_WITHIN,
     LEAST_A_CLASS,
     Contender,
     LeftOut,
     extrapolated,
     judge,
+    rows_to_audit,
     step_sizes,
 )
 from tasks.vocabulary import NormState, Pooling
@@ -92,3 +95,32 @@ def test_who_has_no_chance_is_left_behind_and_who_is_level_stays() -> None:
     # The wider the reach, the surer.
     wide = judge({MEAN: good, LAST: level, other: bad}, 1_000, until=0.85, within=0.2)
     assert wide.leader.chance >= step.leader.chance
+
+
+@given(
+    accuracy=st.floats(0.05, 0.95),
+    differ=st.floats(0.0, 0.4),
+    rows=st.integers(200, 3_000),
+    seed=st.integers(0, 99),
+)
+def test_an_audit_reads_what_its_intervals_take(accuracy: float, differ: float, rows: int, seed: int) -> None:
+    """The standard error of either mean over so many rows of that spread, times 1.96, is as wide as was asked for."""
+    draw = np.random.default_rng(seed)
+    chosen = draw.random(rows) < accuracy
+    last = np.where(draw.random(rows) < differ, ~chosen, chosen)
+    audited = rows_to_audit(chosen, last)
+    spread = {GAIN_WITHIN: np.std(chosen.astype(int) - last.astype(int)), ACCURACY_WITHIN: np.std(chosen)}
+    halves = [1.959964 * each / np.sqrt(max(audited, 1)) / half for half, each in spread.items()]
+    assert max(halves) <= 1 + 1e-6
+    if audited > 1:  # and one row fewer would be too few
+        assert max(halves) * np.sqrt(audited / (audited - 1)) >= 1 - 1e-6
+
+
+def test_of_the_same_layer_the_accuracy_alone_says_how_many() -> None:
+    right = np.arange(1_000) % 5 > 0  # four of five
+    assert rows_to_audit(right, right) == int(np.ceil(1.959964**2 * 0.8 * 0.2 / ACCURACY_WITHIN**2))
+    assert rows_to_audit(np.ones(9, bool), np.ones(9, bool)) == 0
+    # At judging, the leader's best layer is compared with its last one.
+    step = judge({MEAN: rows_of([0.3, 0.9], 1_000)}, 1_000, until=0.85, within=0.005)
+    seen = rows_of([0.3, 0.9], 1_000).correct
+    assert step.audit_rows == rows_to_audit(seen[0], seen[1]) > rows_to_audit(seen[0], seen[0])
