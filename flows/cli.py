@@ -347,6 +347,9 @@ def inspect_dataset(
     time_column: Annotated[
         str | None, Parameter(help=SweepParameters.model_fields["time_column"].description)
     ] = None,
+    weight_column: Annotated[
+        str | None, Parameter(help=SweepParameters.model_fields["weight_column"].description)
+    ] = None,
     encoding: Annotated[
         str | None, Parameter(help=SweepParameters.model_fields["encoding"].description)
     ] = None,
@@ -377,6 +380,7 @@ def inspect_dataset(
         split_column=split_column,
         group_column=group_column,
         time_column=time_column,
+        weight_column=weight_column,
         encoding=encoding,
         model=model,
         max_length=max_length,

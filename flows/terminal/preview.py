@@ -51,6 +51,7 @@ def show_inspection(
     split_column: str | None = None,
     group_column: str | None = None,
     time_column: str | None = None,
+    weight_column: str | None = None,
     encoding: str | None,
     model: str | None,
     max_length: int | None,
@@ -84,6 +85,7 @@ def show_inspection(
             split_column=split_column,
             group_column=group_column,
             time_column=time_column,
+            weight_column=weight_column,
             encoding=encoding,
             of_saved_states=saved,
         )
@@ -179,11 +181,14 @@ def _steps(parameters: SweepParameters, dataset: Dataset) -> list[tuple[str, str
     """How far a race may go; the rest of the plan is that of its last step."""
     if parameters.until_confident is None:
         return []
+    audited = (
+        "" if parameters.max_test_rows is not None else ", judged by as many test rows as the interval takes"
+    )
     sizes = ", ".join(f"{size:,}" for size in step_sizes(dataset.train_rows, len(dataset.classes)))
     return [
         (
             "at most",
-            f"all of that: in steps of {sizes} train rows, until {parameters.until_confident:.0%} sure",
+            f"all of that: in steps of {sizes} train rows, until {parameters.until_confident:.0%} sure{audited}",
         )
     ]
 

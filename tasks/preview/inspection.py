@@ -14,6 +14,8 @@ FEW_ROWS = 5
 """A class with fewer train rows is never held out when the probe's penalty is chosen."""
 FEW_TEST_ROWS = 100
 LOPSIDED = 0.8
+FEW_COUNT = 0.5
+"""Of the train rows, by their weights."""
 MUCH_CUT = 0.1
 
 
@@ -45,6 +47,8 @@ class Inspection:
     """Train rows whose text also has another label in train."""
     leaked: int
     """Test rows whose text stands in train."""
+    counting_rows: float
+    """So many train rows of equal weight have a mean as sure as theirs: (Σw)² / Σw² (Kish 1965)."""
 
 
 def inspect_table(
@@ -71,6 +75,7 @@ def inspect_table(
         table = text_rows(table)
     rows = table.select("label", "split", words=_words() if has_texts else pl.int_range(pl.len()))
     train, test = (rows.filter(split=split) for split in ("train", "test"))
+    weights = table.filter(split="train")["weight"].to_numpy() if "weight" in table.columns else None
     labels_of = train.group_by("words").agg(pl.col("label").n_unique().alias("labels"), pl.len())
     return Inspection(
         classes=by_class,
@@ -80,6 +85,7 @@ def inspect_table(
         repeated=train.height - labels_of.height,
         contradicted=int(labels_of.filter(pl.col("labels") > 1)["len"].sum()),
         leaked=test.join(train.select("words").unique(), on="words", how="semi").height,
+        counting_rows=train.height if weights is None else weights.sum() ** 2 / (weights**2).sum(),
     )
 
 
@@ -117,6 +123,11 @@ def warnings_of(found: Inspection, *, test_is_made: bool, time_column: str | Non
         said.append(
             f"{found.test_rows:,} test rows are few: an accuracy near 50 % is known to ± {half:.0f} points only, so "
             "most layers will be level within noise."
+        )
+    if found.counting_rows < FEW_COUNT * found.train_rows:
+        said.append(
+            f"Weights differ so much that {found.train_rows:,} train rows tell no more than {found.counting_rows:,.0f} "
+            "of equal weight would: look for single rows of great weight."
         )
     largest = found.classes.sort("train", descending=True).row(0, named=True)
     if largest["share"] > LOPSIDED:

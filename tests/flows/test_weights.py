@@ -1,5 +1,6 @@
 """Rows with weights, from a column to the answer and the exported model."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 import layerscout
 from flows.parameters import SweepParameters
+from flows.terminal.preview import show_inspection
 from flows.unrecorded_sweep import unrecorded_sweep
 from storage.errors import UserError
 from storage.results import query
@@ -98,3 +100,22 @@ def test_rows_without_a_weight_are_named(tiny_model: Path, weighted: Path, tmp_p
     table.write_csv(tmp_path / "rows.csv")
     with pytest.raises(UserError, match=r"Row 5 in train of .* has the weight .*1 of 240 rows"):
         unrecorded_sweep(asked(tiny_model, tmp_path / "rows.csv", tmp_path / "out"))
+
+
+def test_inspect_reads_the_weights(
+    weighted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = pl.read_csv(weighted / "train.csv")
+    heavy = table.with_columns(w=pl.when(pl.int_range(pl.len()) < 3).then(5_000).otherwise(pl.col("w")))
+    heavy.write_csv(tmp_path / "heavy.csv")
+    table.with_columns(w=pl.when(pl.int_range(pl.len()) == 7).then(0).otherwise(pl.col("w"))).write_csv(
+        tmp_path / "none.csv"
+    )
+    asked = {"text_column": (), "joined_by": " ", "label_column": (), "weight_column": "w"}
+    nothing = {"encoding": None, "model": None, "max_length": None}
+    show_inspection(f"path:{tmp_path / 'heavy.csv'}", **asked, **nothing)
+    shown = " ".join(capsys.readouterr().out.split())
+    # Which of the three heavy rows are drawn for test, the seed decides.
+    assert re.search(r"\d+ train rows tell no more than [1-3] of equal weight would", shown)
+    with pytest.raises(UserError, match=r"Row 8 in .* has the weight 0"):
+        show_inspection(f"path:{tmp_path / 'none.csv'}", **asked, **nothing)

@@ -83,3 +83,22 @@ def test_every_warning_says_what_to_do() -> None:
         strict=True,
     ):
         assert part in sentence
+
+
+def test_weights_that_differ_much_are_told_of() -> None:
+    rows = table_of([(f"text {i}", i % 2, "train" if i < 200 else "test") for i in range(400)])
+
+    def weighted(weights: np.ndarray) -> Inspection:
+        return inspect_table(rows.with_columns(weight=weights), ["x", "y"])
+
+    assert inspect_table(rows, ["x", "y"]).counting_rows == 200
+    assert weighted(np.full(400, 3.0)).counting_rows == 200
+    draw = np.random.default_rng(0).uniform(0.1, 2.0, 400)
+    of_train = draw[:200] / draw[:200].sum()
+    assert np.isclose(weighted(draw).counting_rows, 1 / sum(share * share for share in of_train))
+    assert warnings_of(weighted(draw), test_is_made=False) == []
+    heavy = np.where(np.arange(400) < 5, 1_000.0, 1.0)
+    (said,) = warnings_of(weighted(heavy), test_is_made=False)
+    assert said.startswith(
+        "Weights differ so much that 200 train rows tell no more than 5 of equal weight would"
+    )
