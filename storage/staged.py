@@ -76,10 +76,13 @@ def read_sealed(uri: str) -> pl.DataFrame | None:
         return None
 
 
-def read_staged(layout: Layout, run_id: str, table: str, prefix: str = "") -> pl.DataFrame:
+def read_staged(
+    layout: Layout, run_id: str, table: str, prefix: str = "", *, without: Sequence[str] = ()
+) -> pl.DataFrame:
     """The rows of every part of a table whose name begins with `prefix`, in the order of the names.
 
-    A column that some parts lack, since an older version staged them, is null there.
+    A column that some parts lack, since an older version staged them, is null there. without: columns that are not
+    read, such as keys that all of these rows share.
 
     Raises:
         FileNotFoundError: nothing is staged there.
@@ -92,7 +95,7 @@ def read_staged(layout: Layout, run_id: str, table: str, prefix: str = "") -> pl
     # Collected as one: Polars starts a query a part otherwise.
     scanned = [pl.scan_parquet(BytesIO(_read(part))) for part in parts]
     try:
-        return pl.concat(scanned, how="diagonal").collect()
+        return pl.concat(scanned, how="diagonal").drop(without, strict=False).collect()
     except pl.exceptions.PolarsError as error:
         reason = str(error).splitlines()[0]
         raise DamagedPartError(

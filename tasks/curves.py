@@ -79,8 +79,8 @@ class CurveOfRun:
         )
 
     def read(self, table: str) -> pl.DataFrame:
-        """The staged rows of all its layers."""
-        return read_staged(self.layout, self.run_id, table, f"{self.part}-")
+        """The staged rows of all its layers, without the key that they share: it is most of a row."""
+        return read_staged(self.layout, self.run_id, table, f"{self.part}-", without=self.key().columns)
 
     def independent(self, values: npt.NDArray[Any], row_id: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
         """Values [..., N] of these rows as those of independent units, `Units.of`."""
