@@ -86,7 +86,7 @@ def cost() -> list[Bar]:
         metrics = {"": parameters.metric, ", no Euclidean silhouette": (Metric.COSINE,)}
         # Whether one BLAS thread or all of them are faster depends on the machine: a layer tells.
         threads = {
-            name: min((1, None), key=lambda count, chosen=chosen: _probing(layers[-1:], chosen, count))
+            name: min((1, None), key=partial(_probing, layers[-1:], chosen))
             for name, chosen in PROBES.items()
         }
         ours: dict[str, list[float]] = {what: [] for what in metrics}
@@ -127,7 +127,7 @@ def _extracted(
     def run_with(metrics: tuple[Metric, ...]) -> tuple[list[LayerOfRun], CurveOfRun]:
         run = parameters.model_copy(update={"metric": metrics})
         (curve,) = curves_of(
-            layout, describe_run(run, planned.id).id, planned, run.pooling, run.norm_state, run.seed
+            layout, describe_run(run, planned.id).id, planned, run.pooling, run.norm_state, run.seed, dataset
         )
         shutil.rmtree(layout.staged_runs, ignore_errors=True)
         return layers_of([curve], planned, dataset, range(model.layers + 1)), curve

@@ -87,7 +87,9 @@ class _Ours:
             plain = AutoModel.from_config(AutoConfig.from_pretrained(folder))
         products = [part for part in plain.layers.modules() if isinstance(part, nn.Linear)]
         self.products = [(part.out_features, part.in_features) for part in products]
-        self.budget = calibrate(self.backbone, self.tokenizer, texts, MAX_LENGTH).token_budget
+        calibrated = calibrate(self.backbone, self.tokenizer, texts, MAX_LENGTH)
+        assert calibrated is not None  # whatever it costs
+        self.budget = calibrated.token_budget
 
     def embed(self, texts: Sequence[str]) -> EmbeddedTexts:
         return embed_texts(
@@ -166,8 +168,9 @@ def _shared_prefix(folder: str) -> Bar:
     ours = _Ours(folder, texts)
     ours.tokenizer = with_prompt(ours.tokenizer, CHAT)
     tokens = tokenise(ours.tokenizer, sorted(set(texts)), MAX_LENGTH)
-    whole = int(tokens.counts.sum())
-    ideal = whole / (whole - len(tokens.ids) * tokens.around[0])
+    assert tokens.around is not None
+    whole, prefix = int(tokens.counts.sum()), tokens.around[0]
+    ideal = whole / (whole - len(tokens.ids) * prefix)
     ours.embed(texts[:50])
     shared: list[float] = []
     plain: list[float] = []
@@ -176,7 +179,7 @@ def _shared_prefix(folder: str) -> Bar:
         with patch.object(embed, "prefix_of", return_value=None):
             plain.append(_seconds(lambda: ours.embed(texts)))
     faster = min(plain) / min(shared)
-    raw = {"shared": shared, "plain": plain, "tokens": whole, "prefix": tokens.around[0], "ideal": ideal}
+    raw = {"shared": shared, "plain": plain, "tokens": whole, "prefix": prefix, "ideal": ideal}
     return bar(
         "extraction emotion in a chat: times as fast by sharing the prompt's beginning, of what its tokens allow",
         faster,

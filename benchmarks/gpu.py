@@ -90,7 +90,9 @@ def run(shape: str, texts: int, device: torch.device) -> dict[str, Any]:
     rows = made_up_texts(texts, SHAPES[shape]["vocab_size"])
     backbone = find_backbone(model)
     deviation = deviation_from_float32(backbone, find_backbone(exact), rows[:64])
-    budget = calibrate(backbone, read_ids, rows, MAX_LENGTH).token_budget
+    calibrated = calibrate(backbone, read_ids, rows, MAX_LENGTH)
+    assert calibrated is not None  # whatever it costs
+    budget = calibrated.token_budget
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
 

@@ -170,4 +170,4 @@ def _mixed(start: str, end: str, share: float) -> str:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:2])
+    main(sys.argv[1] if len(sys.argv) > 1 else None)

@@ -93,7 +93,7 @@ def _of_run(storage: str, folder: Path) -> Iterator[Curve]:
             yield _curve(run, classes, pooling, norm_state, dict(arrays))
 
 
-def _read(layout: Layout, run_id: str, part: str) -> dict[str, NDArray[Any]]:
+def _read(layout: Layout, run_id: str, part: str) -> dict[str, Any]:
     means, influences, criteria, left_out, probe, predicted = (
         read_staged(layout, run_id, table, f"{part}-")
         for table in ("silhouette", "silhouette_row", "criterion", "ridge_row", "probe", "prediction")

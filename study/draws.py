@@ -76,7 +76,7 @@ def _kept(storage: str, run_id: str, pooling: str) -> Path:
     return Path(storage, "draws", f"{run_id}-{pooling}.npz")
 
 
-def _score(layout: Layout, run_id: str, pooling: str) -> dict[str, NDArray[Any]]:
+def _score(layout: Layout, run_id: str, pooling: str) -> dict[str, Any]:
     run = read_staged(layout, run_id, "run").row(0, named=True)
     shards = read_staged(layout, run_id, "embedding_set")["shards"].item()
     uris = [layout.shard(run["embedding_set_id"], index) for index in range(shards)]

@@ -84,7 +84,7 @@ class Candidates:
 
 def main(storage: str) -> None:
     """Run the races of every finished run, write the table, and tell the means over sets."""
-    rows = []
+    rows: list[dict[str, Any]] = []
     for folder in sorted(Path(storage, "staged").iterdir()):
         if (folder / "execution").is_dir():
             rows += _races(_candidates(storage, folder.name))
@@ -94,12 +94,13 @@ def main(storage: str) -> None:
         by_set = part.group_by("dataset").agg(
             pl.col("share", "above_all_rows", "chance").mean(), pl.col("near").mean()
         )
+        means = {name: float(by_set[name].to_numpy().mean()) for name in ("share", "chance", "near")}
         mean, low, high = mean_of_sets(by_set["above_all_rows"].to_list())
         print(
-            f"{model}, until {until}, {len(by_set)} sets: {by_set['share'].mean():.1%} of the rows, split regret above "
+            f"{model!s}, until {until!s}, {len(by_set)} sets: {means['share']:.1%} of the rows, split regret above "
             f"that of all rows {100 * mean:+.2f} points ({100 * low:+.2f} to {100 * high:+.2f}), worst "
-            f"{100 * part['above_all_rows'].max():+.2f}; told {by_set['chance'].mean():.2f}, near "
-            f"{by_set['near'].mean():.2f}"
+            f"{100 * part['above_all_rows'].to_numpy().max():+.2f}; told {means['chance']:.2f}, near "
+            f"{means['near']:.2f}"
         )
 
 
@@ -133,7 +134,8 @@ def _candidates(storage: str, run_id: str) -> Candidates:
     predicted = read_staged(layout, run_id, "prediction").with_columns(
         correct=pl.col("label") == pl.col("predicted")
     )
-    correct, contenders = [], {}
+    correct: list[NDArray[np.bool_]] = []
+    contenders: dict[Contender, slice] = {}
     for pooling in (Pooling.MEAN, Pooling.LAST):
         own = by_layer(predicted.filter(pooling=pooling.value), "correct")
         start = sum(len(each) for each in correct)
@@ -148,8 +150,8 @@ def _candidates(storage: str, run_id: str) -> Candidates:
         print(kept.name, flush=True)
     with np.load(kept) as arrays:
         left_out = dict(arrays)
-    names = (parse_source(run[each]).short_name for each in ("model_id", "dataset_id"))
-    return Candidates(*names, sizes, contenders, left_out, np.concatenate(correct))
+    model, dataset_name = (parse_source(run[each]).short_name for each in ("model_id", "dataset_id"))
+    return Candidates(model, dataset_name, sizes, contenders, left_out, np.concatenate(correct))
 
 
 def _leave_out(
@@ -158,7 +160,7 @@ def _leave_out(
     run_id: str,
     contenders: dict[Contender, slice],
     sizes: list[int],
-) -> dict[str, NDArray[Any]]:
+) -> dict[str, Any]:
     shards = read_staged(layout, run_id, "embedding_set")["shards"].item()
     uris = [layout.shard(run["embedding_set_id"], index) for index in range(shards)]
     rows = read_layer(uris, layer=0, norm_state="as_returned", pooling="mean")

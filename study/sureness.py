@@ -74,10 +74,10 @@ def fit(cases: Cases) -> tuple[float, float, float]:
     return float(a), float(b), float(c)
 
 
-def predict(cases: Cases, numbers: Sequence[float]) -> NDArray[np.float64]:
+def predict(cases: Cases, numbers: Sequence[float] | NDArray[np.float64]) -> NDArray[np.float64]:
     """The sureness of every case."""
     a, b, c = numbers
-    return sureness(cases.chance, cases.regret, (a, b, c))
+    return np.asarray(sureness(cases.chance, cases.regret, (a, b, c)), np.float64)
 
 
 def left_out(cases: Cases, by: NDArray[np.str_]) -> NDArray[np.float64]:

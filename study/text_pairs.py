@@ -27,7 +27,8 @@ def drawn(rows: pl.DataFrame, pairs: int, seed: int) -> tuple[list[tuple[str, st
     rng = np.random.default_rng(seed)
     texts, labels = rows["text"].to_list(), rows["label"].to_numpy()
     counts = np.bincount(labels)
-    found, told = [], []
+    found: list[tuple[str, str]] = []
+    told: list[str] = []
     while len(found) < pairs:
         one = int(rng.integers(len(texts)))
         same = len(found) % 2 == 0

@@ -47,7 +47,8 @@ def main(storage: str) -> None:
     _tell(table)
 
 
-def _find(layout: Layout, run_id: str, curves: list[Curve]) -> list[dict[str, object]]:
+def candidates_of(layout: Layout, run_id: str, curves: list[Curve]) -> list[LayerOfRun]:
+    """Every layer of some curves of a run whose embeddings were kept, curve by curve."""
     run = read_staged(layout, run_id, "run").row(0, named=True)
     described = read_staged(layout, run_id, "dataset").row(0, named=True)
     described["classes"] = tuple(described["classes"])
@@ -57,7 +58,7 @@ def _find(layout: Layout, run_id: str, curves: list[Curve]) -> list[dict[str, ob
     )
     folder = Path(layout.root, "embeddings", run["embedding_set_id"])
     shards = tuple(str(each) for each in sorted(folder.glob("*.parquet")))
-    candidates = [
+    return [
         LayerOfRun(
             layout,
             run_id,
@@ -71,6 +72,10 @@ def _find(layout: Layout, run_id: str, curves: list[Curve]) -> list[dict[str, ob
         for curve in curves
         for layer in range(curve.last + 1)
     ]
+
+
+def _find(layout: Layout, run_id: str, curves: list[Curve]) -> list[dict[str, object]]:
+    candidates = candidates_of(layout, run_id, curves)
     losses = np.concatenate([curve.scores["log_loss"] for curve in curves])
     first = candidates[int(losses.argmin())]
     own = next(

@@ -1,0 +1,169 @@
+"""`python -m study.peers STORAGE`: LOES beside our own search at one, two and three layers, on the same embeddings.
+
+Layerwise Optimal Embedding Selection (Batra et al. 2026, arXiv 2605.23033) in our reading, with the weights it comes
+with. Both choose by train rows among the layers of one pooling, `mean` as returned, and the same probe judges both on
+test rows. Read from the embeddings that a grid kept (`keep_embeddings: true`). What was found is kept beside the runs,
+and `results/peers.csv` has a row a run and number of layers.
+"""
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from storage.layout import Layout
+from study.curves import Curve, read_curves
+from study.measures import mean_of_sets
+from study.together import candidates_of
+from tasks.choosing.comparison import compare
+from tasks.choosing.together import MOST_TOGETHER, Rows, grow, left_out_losses
+from tasks.curves import LayerOfRun
+from tasks.machine import CORES
+from tasks.numerics.cores import own_threads
+from tasks.scoring.layer_scores import read_rows
+from tasks.scoring.probe import fit_probe
+
+RESULTS = Path(__file__).parent / "results" / "peers.csv"
+RIDGE, ISOTROPY, REDUNDANCY, TRIANGLES = 1e-3, 1.0, 0.5, 0.1
+"""LOES's weights: of ridge regression, and of what is added to its error."""
+DRAWN_TRIANGLES = 200
+
+Matrix = NDArray[np.float64]
+
+
+def main(storage: str) -> None:
+    """Choose with both on every run that has nothing kept yet, then write the table and tell the means over sets."""
+    rows = []
+    for curve in read_curves(storage):
+        if (curve.pooling, curve.norm_state) != ("mean", "as_returned"):
+            continue
+        kept = Path(storage, "peers", f"{curve.run_id}.json")
+        if not kept.exists():
+            kept.parent.mkdir(exist_ok=True)
+            kept.write_text(json.dumps(_beside(Layout(storage), curve)))
+            print(curve.model, curve.dataset, flush=True)
+        rows += json.loads(kept.read_text())
+    table = pl.DataFrame(rows).sort("model", "dataset", "size")
+    table.write_csv(RESULTS, float_precision=5)
+    for name, own in [("all", table), *((str(model), part) for (model,), part in table.group_by("model"))]:
+        for (size,), part in own.group_by("size", maintain_order=True):
+            # A set that two models have seen counts once.
+            by_set = part.group_by("dataset").agg(pl.col("ours", "loes", "above_loes").mean())
+            ours, loes = (float(by_set[each].to_numpy().mean()) for each in ("ours", "loes"))
+            mean, low, high = mean_of_sets(by_set["above_loes"].to_list())
+            worse = part.filter(pl.col("above_loes") < 0, pl.col("p_value") < 0.05)
+            print(
+                f"{name}, {len(by_set)} sets, {size} layers: ours {ours:.1%}, LOES {loes:.1%}, {100 * mean:+.2f} points "
+                f"({100 * low:+.2f} to {100 * high:+.2f}), worst {100 * part['above_loes'].to_numpy().min():+.2f}, "
+                f"significantly worse on {len(worse)} of {len(part)}"
+            )
+
+
+def _beside(layout: Layout, curve: Curve) -> list[dict[str, object]]:
+    candidates = candidates_of(layout, curve.run_id, [curve])
+    train, test = zip(*(read_rows(each) for each in candidates), strict=True)
+    own_threads(CORES)
+    labels, truth = train[0].y, test[0].y
+
+    def read(layer: LayerOfRun) -> Rows:
+        return train[layer.layer].X
+
+    first = candidates[int(curve.scores["log_loss"].argmin())]
+    alone = left_out_losses([read(first)], labels)
+    grown = grow(first, alone, candidates, read, labels, most=MOST_TOGETHER, sure_gain=-np.inf)
+    ours = [each.layer for each in grown[-1].layers]
+    theirs = loes_layers([each.X for each in train], labels, MOST_TOGETHER)
+
+    def right(layers: Sequence[int]) -> NDArray[np.bool_]:
+        X, T = (np.concatenate([split[layer].X for layer in layers], axis=1) for split in (train, test))
+        found: NDArray[np.bool_] = fit_probe(X, labels, T, truth).predictions == truth
+        return found
+
+    rows: list[dict[str, object]] = []
+    for size in range(1, MOST_TOGETHER + 1):
+        a, b = right(ours[:size]), right(theirs[:size])
+        found = compare(a, b)
+        rows.append(
+            {
+                "model": curve.model,
+                "dataset": curve.dataset,
+                "size": size,
+                "our_layers": " ".join(map(str, ours[:size])),
+                "loes_layers": " ".join(map(str, theirs[:size])),
+                "ours": float(a.mean()),
+                "loes": float(b.mean()),
+                "above_loes": found.difference,
+                "p_value": found.p_value,
+            }
+        )
+    return rows
+
+
+def loes_layers(layers: Sequence[NDArray[np.floating]], labels: NDArray[np.integer], most: int) -> list[int]:
+    """The layers that LOES takes, in its order.
+
+    layers: float [N, D] each. labels: int [N]. The next layer has the least sum of: the squared error of ridge
+    regression, on the train rows themselves, from what the layers taken leave of it to what they leave unexplained; 1 −
+    isotropy, the mean of its covariance's eigenvalues over their deviation; half its largest likeness to a layer taken,
+    ‖XᵀS‖ / ‖X‖‖S‖; less a tenth of the mean area of triangles between class means, of which it draws some.
+    """
+    wide = [each.astype(np.float64) for each in layers]
+    isotropies = [_isotropy(each) for each in wide]
+    classes, codes = np.unique(labels, return_inverse=True)
+    left = np.eye(len(classes))[codes]
+    left -= left.mean(0)
+    taken: list[int] = []
+    while len(taken) < min(most, len(layers)):
+        found: dict[int, tuple[float, Matrix]] = {}
+        beside = np.concatenate([wide[each] for each in taken], axis=1) if taken else None
+        for layer in set(range(len(wide))) - set(taken):
+            own = wide[layer] - wide[layer].mean(0)
+            if beside is not None:
+                own -= _fitted(beside - beside.mean(0), own, ridge=1e-6)
+            unexplained = left - _fitted(own, left, ridge=RIDGE)
+            score = float(np.square(unexplained).mean()) + ISOTROPY * (1 - isotropies[layer])
+            if taken:
+                score += REDUNDANCY * max(_likeness(wide[layer], wide[each]) for each in taken)
+                score -= TRIANGLES * _triangles(own + wide[layer].mean(0), codes)
+            found[layer] = score, unexplained
+        best = min(found, key=lambda each: (found[each][0], each))
+        taken.append(best)
+        left = found[best][1]
+    return taken
+
+
+def _fitted(X: Matrix, Y: Matrix, ridge: float) -> Matrix:
+    """What ridge regression on centred X says of centred Y."""
+    gram = X.T @ X
+    gram[np.diag_indices_from(gram)] += ridge
+    fitted: Matrix = X @ np.linalg.solve(gram, X.T @ Y)
+    return fitted
+
+
+def _isotropy(X: Matrix) -> float:
+    values = np.linalg.eigvalsh(np.cov(X.T, bias=True)).clip(1e-6)
+    return float(values.mean() / (values.std() + 1e-6))
+
+
+def _likeness(X: Matrix, S: Matrix) -> float:
+    return float(np.linalg.norm(X.T @ S) / (np.linalg.norm(X) * np.linalg.norm(S)))
+
+
+def _triangles(X: Matrix, codes: NDArray[np.integer]) -> float:
+    """Mean area of triangles between the means of three classes drawn with replacement; 0 of two classes."""
+    count = int(codes.max()) + 1
+    if count < 3:
+        return 0.0
+    means = np.stack([X[codes == each].mean(0) for each in range(count)])
+    drawn = np.random.default_rng(0).integers(0, count, (min(DRAWN_TRIANGLES, 3 * count), 3))
+    a, b = means[drawn[:, 0]] - means[drawn[:, 1]], means[drawn[:, 0]] - means[drawn[:, 2]]
+    square = (a**2).sum(1) * (b**2).sum(1) - (a * b).sum(1) ** 2
+    return float(0.5 * np.sqrt(square.clip(0)).mean())
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
