@@ -57,8 +57,8 @@ def main(storage: str) -> None:
             mean, low, high = mean_of_sets(by_set["above_loes"].to_list())
             worse = part.filter(pl.col("above_loes") < 0, pl.col("p_value") < 0.05)
             print(
-                f"{name}, {len(by_set)} sets, {size} layers: ours {ours:.1%}, LOES {loes:.1%}, {100 * mean:+.2f} points "
-                f"({100 * low:+.2f} to {100 * high:+.2f}), worst {100 * part['above_loes'].to_numpy().min():+.2f}, "
+                f"{name}, {len(by_set)} sets, {size} layers: ours {ours:.1%}, LOES {loes:.1%}, {100 * mean:+.2f} "
+                f"points ({100 * low:+.2f} to {100 * high:+.2f}), worst {100 * part['above_loes'].to_numpy().min():+.2f}, "
                 f"significantly worse on {len(worse)} of {len(part)}"
             )
 
