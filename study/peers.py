@@ -56,10 +56,11 @@ def main(storage: str) -> None:
             ours, loes = (float(by_set[each].to_numpy().mean()) for each in ("ours", "loes"))
             mean, low, high = mean_of_sets(by_set["above_loes"].to_list())
             worse = part.filter(pl.col("above_loes") < 0, pl.col("p_value") < 0.05)
+            worst = 100 * part["above_loes"].to_numpy().min()
             print(
                 f"{name}, {len(by_set)} sets, {size} layers: ours {ours:.1%}, LOES {loes:.1%}, {100 * mean:+.2f} "
-                f"points ({100 * low:+.2f} to {100 * high:+.2f}), worst {100 * part['above_loes'].to_numpy().min():+.2f}, "
-                f"significantly worse on {len(worse)} of {len(part)}"
+                f"points ({100 * low:+.2f} to {100 * high:+.2f}), worst {worst:+.2f}, significantly worse on "
+                f"{len(worse)} of {len(part)}"
             )
 
 
