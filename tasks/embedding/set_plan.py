@@ -64,10 +64,11 @@ def plan_embedding_set(
     Token budget and shards are found by a short calibration on this machine, once: every worker and every resume
     reads them from the manifest, so that the same rows meet in the same batches.
 
-    cuts: rows before which a shard ends. begun: a set of the same model and settings that begins with the same train
-    rows, of which the last ends a shard; the new one has its token budget and its shards of them.
+    cuts: rows before which a shard ends; the set is another one then. begun: a set of the same model and settings that
+    begins with the same train rows, of which the last ends a shard; the new one has its token budget and its shards of
+    them.
     """
-    set_id = embedding_set_id(dataset, model, settings)
+    set_id = embedding_set_id(dataset, model, settings, cuts)
     with machine_lock(f"plan-{set_id}"), on_slot(settings.device) as device:
         if plan := kept_plan(layout, set_id, dataset.train_rows + dataset.test_rows):
             return plan

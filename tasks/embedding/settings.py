@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -77,12 +78,19 @@ def resolve_settings(asked: Settings, model: ModelFolder | None = None) -> Setti
     return replace(asked, device=device, dtype=dtype)
 
 
-def embedding_set_id(dataset: Dataset, model: ModelFolder, settings: Settings) -> str:
-    """32 hex digits of a SHA-256 over everything that changes a number."""
+def embedding_set_id(
+    dataset: Dataset, model: ModelFolder, settings: Settings, cuts: Sequence[int] = ()
+) -> str:
+    """32 hex digits of a SHA-256 over everything that changes a number.
+
+    cuts: rows before which a shard has to end. A set with them is another one: what reads it relies on its shards.
+    """
     if model.is_saved_states:
         made_of = _made_of_states(dataset, model, settings)
     else:
         made_of = _made_by_model(dataset, model, settings)
+    if cuts:
+        made_of["cuts"] = list(cuts)
     return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:32]
 
 

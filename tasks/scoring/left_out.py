@@ -33,11 +33,13 @@ class FirstRows:
 
     @property
     def shard_uris(self) -> list[str]:
-        """Of the shards that hold these rows and no other."""
-        of_set = self.planned.id
-        return [
-            self.layout.shard(of_set, each.index) for each in self.planned.shards if each.stop <= self.rows
-        ]
+        """Of the shards that hold these rows and no other; ValueError where one holds others too."""
+        held = [each for each in self.planned.shards if each.stop <= self.rows]
+        if not held or held[-1].stop != self.rows:
+            raise ValueError(
+                f"no shard of embedding set {self.planned.id} ends with its first {self.rows} rows"
+            )
+        return [self.layout.shard(self.planned.id, each.index) for each in held]
 
     def uri(self, layer: int) -> str:
         """Where what is told of a layer is kept."""

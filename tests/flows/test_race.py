@@ -21,7 +21,11 @@ from storage.layout import Layout
 from storage.results import query
 from tasks.choosing import race as choosing
 from tasks.data.dataset import prepare_dataset
+from tasks.embedding.set_records import EmbeddingSet
+from tasks.embedding.shards import Shard
 from tasks.reporting.answer import answer_sentence
+from tasks.scoring.left_out import FirstRows
+from tasks.vocabulary import NormState, Pooling
 from tests.conftest import labelled_text
 from tests.flows.conftest import ask, sweep_here, tables
 
@@ -213,14 +217,40 @@ def test_a_budget_ends_it(asked: dict[str, Any], tmp_path: Path) -> None:
     assert "The budget was spent after 500 of 2,400 train rows." in answer_sentence(outcome.tables)
 
 
+def test_a_race_reads_the_rows_that_it_says_where_a_sweep_was_before(
+    asked: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whose shards end where they please; and a sweep after a race finds its own."""
+    monkeypatch.setattr(racing, "step_sizes", lambda *_: [300, 700, TRAIN_ROWS])
+    asked = asked | {"pooling": ("mean",), "together": 1}
+    before = unrecorded_sweep(SweepParameters(**asked, row_order="sampled", storage=f"{tmp_path}/both"))
+    parameters = SweepParameters(**asked, until_confident=0.85)
+    apart = unrecorded_sweep(parameters.model_copy(update={"storage": f"{tmp_path}/apart"}))
+    found = unrecorded_sweep(parameters.model_copy(update={"storage": f"{tmp_path}/both"}))
+    assert found.run_id == apart.run_id != before.run_id
+    assert found.tables["race_step"].equals(apart.tables["race_step"])
+    assert found.tables["race_step"]["train_rows"].to_list() == [300, 700]
+
+
+def test_rows_that_no_shard_ends_with_are_an_error(tmp_path: Path) -> None:
+    """In the place of fewer rows than were asked for."""
+    shards = (Shard(0, 0, 400, 4_000), Shard(1, 400, 900, 5_000))
+    planned = EmbeddingSet("set", 1_024, 900, 9_000, 0.0, False, shards)
+    first = FirstRows(Layout(str(tmp_path)), planned, Pooling.MEAN, NormState.AS_RETURNED, (0,), 400)
+    assert len(first.shard_uris) == 1
+    for rows in (300, 500, 1_000):
+        with pytest.raises(
+            ValueError, match=f"no shard of embedding set set ends with its first {rows} rows"
+        ):
+            _ = replace(first, rows=rows).shard_uris
+
+
 def test_few_rows_are_all_read_at_once_and_deleted_once(
     tiny_model: Path, tiny_dataset: Path, tmp_path: Path, prefect_server: str
 ) -> None:
     asked = {"model": f"path:{tiny_model}", "dataset": f"path:{tiny_dataset}", "keep_embeddings": False}
     outcome = sweep_here(prefect_server, tmp_path, **asked, until_confident=0.6)
-    # The race and the sweep have the same embedding set.
     assert outcome.raced is not None
-    assert outcome.raced.begun.id == outcome.tables["run"]["embedding_set_id"].item()
     assert not list(Path(tmp_path, "embeddings").rglob("shard_*.parquet"))
     assert outcome.raced is not None
     assert [step.rows for step in outcome.raced.course.steps] == [240]
