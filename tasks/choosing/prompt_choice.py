@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 import polars as pl
 from prefect import get_run_logger, task
@@ -14,6 +13,7 @@ from prefect.cache_policies import NO_CACHE
 from storage.layout import Layout
 from tasks.choosing.comparison import Comparison, compare
 from tasks.choosing.curve_choice import right_on_test
+from tasks.data.units import stored_units
 from tasks.retries import RETRIED, SHORT_S
 from tasks.vocabulary import NO_PROMPT
 
@@ -50,7 +50,7 @@ def compare_prompts(
         for prompt, tables in swept.items()
     }
     best = max(answers, key=lambda prompt: answers[prompt]["score"])
-    right = {prompt: _right(layout, answer) for prompt, answer in answers.items()}
+    right = {prompt: _right(layout, swept[prompt], answer) for prompt, answer in answers.items()}
     return [
         PromptAnswer(
             prompt=prompt,
@@ -69,9 +69,12 @@ def compare_prompts(
     ]
 
 
-def _right(layout: Layout, answer: Mapping[str, Any]) -> npt.NDArray[np.bool_]:
+def _right(layout: Layout, tables: Mapping[str, pl.DataFrame], answer: Mapping[str, Any]) -> npt.NDArray[Any]:
+    """As `right_on_test`, of units that are independent."""
     part = Layout.part(answer["pooling"], answer["norm_state"], answer["layer"])
-    return right_on_test(layout, answer["run_id"], part)
+    dataset = tables["dataset"].row(0, named=True)
+    units = stored_units(layout.dataset(dataset["fingerprint"]))[dataset["train_rows"] :]
+    return units.of(right_on_test(layout, answer["run_id"], part))
 
 
 # Hashing the tables for a cache of results, which nobody reads, would cost more than passing them.

@@ -44,11 +44,20 @@ ROWS = Units()
 
 def read_units(dataset: Dataset) -> Units:
     """Of all rows of the data set."""
-    columns = [each for each in (dataset.group_key, dataset.weight_key) if each is not None]
+    return _read(dataset.uri, dataset.group_key, dataset.weight_key)
+
+
+def stored_units(uri: str) -> Units:
+    """Of all rows of the data set whose table lies there, by the columns that it has."""
+    there = read_table(uri, range(0)).columns
+    groups = next((key for key in ("group_id", "text_id") if key in there), None)
+    return _read(uri, groups, "weight" if "weight" in there else None)
+
+
+def _read(uri: str, group_key: str | None, weight_key: str | None) -> Units:
+    columns = [each for each in (group_key, weight_key) if each is not None]
     if not columns:
         return ROWS
-    table = read_table(dataset.uri, columns=columns)
-    groups, weights = (
-        None if key is None else table[key].to_numpy() for key in (dataset.group_key, dataset.weight_key)
-    )
+    table = read_table(uri, columns=columns)
+    groups, weights = (None if key is None else table[key].to_numpy() for key in (group_key, weight_key))
     return Units(groups, weights)

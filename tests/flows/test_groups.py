@@ -11,11 +11,13 @@ import layerscout
 from flows.parameters import SweepParameters
 from flows.unrecorded_sweep import unrecorded_sweep
 from storage.errors import UserError
+from tasks.choosing.comparison import compare
 from tasks.numerics.clusters import shares_of_clusters
 from tests.conftest import FILLER, WORDS
 from tests.flows.conftest import sweep_here, tables
 
 AUTHORS, OF_EACH = 60, 6
+PROMPTS = ("none", "{text} and it was")
 _ALL = [*FILLER, *(word for each in WORDS.values() for word in each)]
 
 
@@ -136,3 +138,28 @@ def test_words_of_texts_of_one_group_go_together(tiny_model: Path, tmp_path: Pat
     assert not groups["train"] & groups["test"]
     assert table.group_by("text_id").agg(pl.col("group_id").n_unique())["group_id"].to_list() == [1] * 80
     assert found.tables["probe"]["held_out_rows"].min() > 0
+
+
+def test_prompts_are_compared_by_group(tiny_model: Path, authors: Path, tmp_path: Path) -> None:
+    """As layers are: a row of an author is not drawn anew without his others."""
+    told = {"storage": str(tmp_path), "dtype": "float32", "pooling": "mean", "label_column": ("label",)}
+    answer = layerscout.search(
+        f"path:{tiny_model}", f"path:{authors}", prompt=PROMPTS, group_column="author", together=1, **told
+    )
+    parts = sorted(Path(tmp_path, "staged").glob("*/prediction/*.parquet"))
+    group = np.arange(AUTHORS * OF_EACH // 3) // OF_EACH
+    right = {}
+    for row in answer.prompts.iter_rows(named=True):
+        (part,) = [
+            each
+            for each in parts
+            if row["run_id"] in str(each) and each.stem.endswith(f"-{row['layer']:03d}")
+        ]
+        rows = pl.read_parquet(part).sort("row_id")
+        right[row["prompt"]] = shares_of_clusters((rows["label"] == rows["predicted"]).to_numpy(), group)
+    expected = compare(right[PROMPTS[1]], right[PROMPTS[0]])
+    (found,) = answer.prompts.filter(prompt=PROMPTS[1]).iter_rows(named=True)
+    assert found["accuracy"] == pytest.approx(right[PROMPTS[1]].mean())
+    assert (found["over_no_prompt_low"], found["over_no_prompt_high"], found["over_no_prompt_p_value"]) == (
+        pytest.approx((expected.low, expected.high, expected.p_value))
+    )

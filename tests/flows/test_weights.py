@@ -117,5 +117,18 @@ def test_inspect_reads_the_weights(
     shown = " ".join(capsys.readouterr().out.split())
     # Which of the three heavy rows are drawn for test, the seed decides.
     assert re.search(r"\d+ train rows tell no more than [1-3] of equal weight would", shown)
-    with pytest.raises(UserError, match=r"Row 8 in .* has the weight 0"):
+    with pytest.raises(UserError, match=r"Row 8 in .* has the weight '0.0'"):
         show_inspection(f"path:{tmp_path / 'none.csv'}", **asked, **nothing)
+
+
+def test_prompts_are_compared_by_weight(tiny_model: Path, weighted: Path, tmp_path: Path) -> None:
+    told = {"storage": str(tmp_path), "dtype": "float32", "pooling": "mean", "together": 1}
+    answer = layerscout.search(
+        f"path:{tiny_model}",
+        f"path:{weighted}",
+        prompt=("none", "{text} and it was"),
+        weight_column="w",
+        **told,
+    )
+    (taken,) = answer.prompts.filter("is_answer").iter_rows(named=True)
+    assert taken["accuracy"] == pytest.approx(answer.accuracy)
