@@ -6,6 +6,7 @@ from scipy.stats import ttest_ind, ttest_rel
 
 from tasks.choosing.audit import audit_choice, audit_score, audit_zone
 from tasks.choosing.comparison import compare, same_mean_p_value
+from tasks.numerics.clusters import shares_of_clusters
 
 
 def test_rows_that_are_right_in_part_are_compared_by_a_paired_t_test() -> None:
@@ -47,3 +48,14 @@ def test_an_audit_of_rows_that_are_right_in_part() -> None:
     assert found.gain_over_first == pytest.approx(mean[2] - mean[0])
     assert audit_zone([1], right).advantage == pytest.approx(mean[1] - mean[2])
     assert audit_score(np.array([0.0, 1.0, 2.0]), right).regret == pytest.approx(mean[1] - mean[2])
+
+
+def test_the_interval_of_a_few_heavy_rows_stays_within_what_a_difference_can_be() -> None:
+    """The mean of weighted rows is linearised, and one row of 59 in 60 is drawn several times in some resamples."""
+    weights = np.array([59.0, *[1.0] * 59])
+    right = np.zeros((2, 60))
+    right[1] = 1.0
+    right[0, 1:30] = 1.0
+    found = compare(*shares_of_clusters(right[::-1], weights=weights))
+    assert found.difference == pytest.approx((59 + 30) / 118)
+    assert -1 <= found.low < found.difference < found.high == 1.0
