@@ -18,6 +18,7 @@ from flows.terminal.preview import show_inspection, show_plan
 from flows.unrecorded_sweep import unrecorded_sweep
 from storage.errors import UserError
 from storage.layout import Layout
+from storage.results import query
 from tasks.data.stored_table import read_table
 from tasks.exporting.predict import embed, load_classifier
 from tests.conftest import FILLER, WORDS
@@ -102,6 +103,18 @@ def test_planted_layer_is_found(planted: Path, tmp_path: Path, prefect_server: s
     sweep_here(prefect_server, tmp_path / "recorded", **asked(planted))
     recorded, ours = tables(tmp_path / "recorded"), tables(tmp_path / "out")
     assert [table for table in ours if not recorded[table].equals(ours[table])] == []
+
+
+def test_tokens_are_told_a_text(planted: Path, tmp_path: Path) -> None:
+    """And not a word: each has one here."""
+    told = {"model": f"path:{planted / 'model'}", "dataset": f"path:{planted / 'data'}", "pooling": ("mean",)}
+    found = unrecorded_sweep(SweepParameters(**told, together=1, storage=str(tmp_path)))
+    texts = pl.concat([pl.read_parquet(planted / "data" / f"{split}.parquet") for split in ("train", "test")])
+    (row,) = query(found.layout.results, "SELECT DISTINCT kind, text_tokens FROM atlas").iter_rows(named=True)
+    assert row == {
+        "kind": "tags of words",
+        "text_tokens": pytest.approx(texts["tokens"].list.len().to_numpy().mean()),
+    }
 
 
 @pytest.fixture(scope="module")
