@@ -16,6 +16,11 @@ class Folds:
     predicted: np.ndarray
     """bool [N]: whether it is predicted then. Of a class that would be missing from the others nothing is learnt."""
 
+    def share_told(self, codes: np.ndarray, count: int) -> float:
+        """Of the rows, 0–1, the share whose class has rows that are predicted, if the first `count` folds are."""
+        held = self.predicted & (self.fold >= 0) & (self.fold < count)
+        return float(np.isin(codes, codes[held]).mean())
+
 
 def folds_of(codes: np.ndarray, groups: np.ndarray | None, seed: int) -> Folds:
     """Folds of rows with these class numbers [N]; groups: [N], of rows that depend on each other."""
@@ -34,9 +39,8 @@ def _of_rows(codes: np.ndarray, seed: int) -> Folds:
 
 
 def _of_groups(codes: np.ndarray, groups: np.ndarray, seed: int) -> Folds:
-    """All rows of a group are held out together; rows of classes in under FOLDS groups, or not in all of
-    fewer, are not predicted then."""
+    """All rows of a group are held out together; those of a class that no other fold has are not predicted then."""
     numbers, of_row = np.unique(groups, return_inverse=True)
     fold = (np.random.default_rng(seed).permutation(len(numbers)) % FOLDS)[of_row]
-    pairs = np.unique(np.stack([codes, of_row]), axis=1)
-    return Folds(fold, np.bincount(pairs[0])[codes] >= min(FOLDS, len(numbers)))
+    folds_of_class = np.bincount(np.unique(np.stack([codes, fold]), axis=1)[0])
+    return Folds(fold, folds_of_class[codes] > 1)

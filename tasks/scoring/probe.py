@@ -27,6 +27,8 @@ FITTED_VALUES = 2**21
 # Up to so many train rows, and rows × classes, every fold is held out once; beyond, one fold is enough rows to tell
 # penalties apart, and five would take five times as long.
 CROSS_VALIDATED_ROWS, CROSS_VALIDATED_VALUES = 2_000, 2**16
+# Of the rows, if no group that is held out has their classes: beyond, what is held out is not like test rows.
+UNTOLD = 0.05
 # That a detector may have of rows that are none.
 FALSE_POSITIVES = 0.01
 # Of the protocol `sgd`.
@@ -149,7 +151,12 @@ def fit_probe_on(
     else:
         along = train.principal
         folds = folds_of(codes, train.groups, seed)
+        told = folds.share_told(codes, _folds_held_out(len(codes), k))
+        if told == 0:  # no other group has a row's class: rows choose a penalty all the same
+            folds = folds_of(codes, None, seed)
         chosen = _choose_penalty(along.coordinates, codes, k, penalties, folds, train.weights)
+        if train.groups is not None and told < 1 - UNTOLD:
+            chosen = replace(chosen, rows=0)
         fit = fit_path(
             along.coordinates, train.codes, k, (chosen.penalty,), weights=train.weights, start=chosen.middle()
         )[0]
@@ -211,6 +218,11 @@ def _choose_penalty(
     return min(tried, key=lambda each: each.loss)
 
 
+def _folds_held_out(rows: int, k: int) -> int:
+    few = rows <= CROSS_VALIDATED_ROWS and rows * k <= CROSS_VALIDATED_VALUES
+    return FOLDS if few else 1
+
+
 def _hold_out(
     Z: torch.Tensor,
     labels: torch.Tensor,
@@ -222,8 +234,7 @@ def _hold_out(
 ) -> _HeldOut:
     """Fit without each fold in turn, and predict it."""
     fold = held.fold
-    few = len(fold) <= CROSS_VALIDATED_ROWS and len(fold) * k <= CROSS_VALIDATED_VALUES
-    folds = [i for i in range(FOLDS if few else 1) if (fold == i).any()]
+    folds = [i for i in range(_folds_held_out(len(fold), k)) if (fold == i).any()]
     together = max(1, FITTED_VALUES // (k * len(fold)))
     fits: list[Fit] = []
     rows, counted, hits, loss = 0, 0.0, 0.0, 0.0

@@ -96,7 +96,51 @@ def test_folds_keep_texts_whole() -> None:
     folds = folds_of(y, text, seed=0)
     assert {len(set(folds.fold[text == each])) for each in range(60)} == {1}
     assert set(folds.fold) == set(range(FOLDS))
-    np.testing.assert_array_equal(folds.predicted, y != 2)
+    # A row is predicted where a text of another fold has its tag.
+    told = [bool((folds.fold[y == tag] != fold).any()) for tag, fold in zip(y, folds.fold, strict=True)]
+    np.testing.assert_array_equal(folds.predicted, told)
+    assert set(y[~folds.predicted]) == {2}
+
+
+def some_groups(of_class: dict[int, int], rows: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """So many groups of each class, of so many rows each: X [N, 8], y [N], group [N]."""
+    rng = np.random.default_rng(seed)
+    y = np.repeat([label for label, groups in of_class.items() for _ in range(groups)], rows)
+    X = (rng.standard_normal((len(y), 8)) + 1.5 * np.eye(8)[y]).astype(np.float32)
+    return X, y, np.arange(len(y)) // rows
+
+
+def test_classes_of_few_groups_choose_a_penalty_all_the_same() -> None:
+    X, y, group = some_groups(dict.fromkeys(range(8), 4), 20, seed=0)
+    T, truth, _ = some_groups(dict.fromkeys(range(8), 4), 20, seed=1)
+    by_group, by_row = (
+        fit_probe_on(each, T, truth) for each in (Features(X, y, groups=group), Features(X, y))
+    )
+    assert by_group.held_out_rows > 0.9 * len(y)
+    assert by_group.penalty < 1.0
+    assert by_group.log_loss == pytest.approx(by_row.log_loss, rel=0.2)
+
+
+def test_where_no_other_group_has_a_class_rows_choose_and_nothing_is_told() -> None:
+    X, y, group = some_groups(dict.fromkeys(range(8), 1), 60, seed=0)
+    T, truth, _ = some_groups(dict.fromkeys(range(8), 1), 60, seed=1)
+    by_group, by_row = (
+        fit_probe_on(each, T, truth) for each in (Features(X, y, groups=group), Features(X, y))
+    )
+    assert (by_group.held_out_rows, by_group.held_out_accuracy, by_group.held_out_log_loss) == (0, None, None)
+    assert by_group.penalty == by_row.penalty < 1.0
+    np.testing.assert_array_equal(by_group.predictions, by_row.predictions)
+
+
+def test_what_is_held_out_is_of_all_classes_or_nothing_is_told() -> None:
+    """Half of the rows are of one group, whose class no other has: the other half would stand for test rows."""
+    X, y, group = some_groups({0: 10, 1: 10}, 20, seed=0)
+    y, group = np.concatenate((y, np.full(400, 2))), np.concatenate((group, np.full(400, 99)))
+    rng = np.random.default_rng(3)
+    X = np.concatenate((X, (rng.standard_normal((400, 8)) + np.eye(8)[2]).astype(np.float32)))
+    found = fit_probe_on(Features(X, y, groups=group), X, y)
+    assert (found.held_out_rows, found.held_out_accuracy) == (0, None)
+    assert fit_probe_on(Features(X, y), X, y).held_out_rows == len(y)
 
 
 def test_rare_tags_leave_the_probe_finite() -> None:
