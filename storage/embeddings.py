@@ -141,19 +141,36 @@ def _footer_hash(source: pa.NativeFile) -> str:
     return hashlib.sha256(source.read()).hexdigest()
 
 
-def read_layer(uris: Sequence[str], *, layer: int, norm_state: str, pooling: str) -> Layer:
+def read_layer(
+    uris: Sequence[str], *, layer: int, norm_state: str, pooling: str, most_rows: int | None = None
+) -> Layer:
     """One layer of all rows of some shards, in the order of `uris`, reading only the bytes of that layer.
+
+    most_rows: that the shards have together, where it is known: no row is held twice then.
 
     `UserError` names the shard that has no such layer, norm state or pooling.
     """
-    parts = [_read_layer_of(uri, layer, norm_state, pooling) for uri in uris]
-    if len(parts) == 1:
-        return parts[0]
-    return Layer(
-        np.concatenate([part.embeddings for part in parts]),
-        np.concatenate([part.row_id for part in parts]),
-        np.concatenate([part.label for part in parts]),
-    )
+    if len(uris) == 1:
+        return _read_layer_of(uris[0], layer, norm_state, pooling)
+    ids, labels, embeddings, read = [], [], [], 0
+    for uri in uris:
+        part = _read_layer_of(uri, layer, norm_state, pooling)
+        ids.append(part.row_id)
+        labels.append(part.label)
+        if most_rows is None:
+            embeddings.append(part.embeddings)
+            continue
+        if not embeddings:
+            embeddings.append(np.empty((most_rows, part.embeddings.shape[1]), np.float32))
+        embeddings[0][read : read + len(part.row_id)] = part.embeddings
+        read += len(part.row_id)
+    rows = np.concatenate(embeddings) if most_rows is None else embeddings[0][:read]
+    return Layer(rows, np.concatenate(ids), np.concatenate(labels))
+
+
+def hand_back_read_memory() -> None:
+    """Have Arrow give the kernel what it keeps of layers that were read, and that nobody holds any more."""
+    pa.default_memory_pool().release_unused()
 
 
 def _as_stored(

@@ -15,6 +15,7 @@ import numpy.typing as npt
 import torch
 from prefect import get_run_logger, task
 
+from storage.embeddings import hand_back_read_memory
 from storage.layout import Layout
 from storage.staged import is_staged, read_staged, rows_of, stage
 from tasks.choosing.audit import Right
@@ -187,10 +188,11 @@ def choose_together(
     losses = left_out["log_loss"].to_numpy().astype(np.float64)
     if most == 1:
         return [_alone(first, read_units(first.dataset)[: len(losses)].of(losses))]
-    hand_back_freed_memory()  # of scoring: what other threads have freed this one does not find
+    _hand_back()  # of scoring: what other threads have freed this one does not find
     train = read_rows(first)[0]
     labels, target, units = train.y, train.target, train.units
     own_threads(CORES)  # reading a layer asks for one thread
+    del train  # its rows are read again, as many as are drawn
     drawn = stratified_rows(labels, MOST_ROWS, first.seed)
     labels, units = labels[drawn], units[drawn]
     if target is not None:
@@ -295,7 +297,7 @@ def _last_layer(layer: LayerOfRun) -> int:
 
 def _probe(layers: Sequence[LayerOfRun], protocol: ProbeProtocol) -> Right:
     """As `right_on_test`, of a probe on the layers side by side."""
-    hand_back_freed_memory()  # of the search, which was as large
+    _hand_back()  # of the search, which was as large
     train, test = _side_by_side(layers)
     own_threads(CORES)
     if test.target is not None:
@@ -309,6 +311,11 @@ def _probe(layers: Sequence[LayerOfRun], protocol: ProbeProtocol) -> Right:
         features, test.X, test.y, protocol=protocol, test_weights=test.units.weights, seed=layers[0].seed
     )
     return found.predictions == test.y
+
+
+def _hand_back() -> None:
+    hand_back_read_memory()
+    hand_back_freed_memory()
 
 
 def _side_by_side(layers: Sequence[LayerOfRun]) -> tuple[SplitRows, SplitRows]:
@@ -325,6 +332,7 @@ def _side_by_side(layers: Sequence[LayerOfRun]) -> tuple[SplitRows, SplitRows]:
             ]
         for into, split in zip(wide, splits, strict=True):
             into.X[:, place * width : (place + 1) * width] = split.X
+        del splits, split  # before the next ones are read
     train, test = wide
     return train, test
 

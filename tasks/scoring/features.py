@@ -13,7 +13,7 @@ from tasks.numerics.cores import beside, cores
 from tasks.numerics.distances import Points, Tile, over_tiles, prepare
 from tasks.numerics.matrix_products import product
 from tasks.numerics.matrix_rows import as_labels, as_rows, blocks_of, check_finite, deviation_of, mean_of
-from tasks.numerics.principal_axes import PrincipalAxes, decompose_gram, smaller_gram
+from tasks.numerics.principal_axes import PrincipalAxes, decompose, decompose_gram, smaller_gram
 from tasks.scoring.target import Target
 
 _R = TypeVar("_R")
@@ -163,7 +163,8 @@ class Features:
             self.standardised = self._standardise(self.rows)
         _ = self.standardised
         self.rows = self.rows[:0].clone()  # a view would hold them all
-        self.principal = PrincipalAxes.of(self.standardised, *self._eigen, in_place=True)
+        # Not by `_eigen`, which keeps the Gram matrix too.
+        self.principal = PrincipalAxes.of(self.standardised, *decompose(self.standardised), in_place=True)
         del self.standardised
 
     @cached_property

@@ -279,12 +279,16 @@ def read_rows(layer: LayerOfRun) -> tuple[SplitRows, SplitRows]:
     """Train and test rows of the layer; row ids count train rows first."""
     # OpenMP counts threads by calling thread: the workers of a pool share the cores between them.
     use_threads(1)
+    dataset = layer.dataset
     found = read_layer(
-        layer.shard_uris, layer=layer.layer, norm_state=layer.norm_state.value, pooling=layer.pooling.value
+        layer.shard_uris,
+        layer=layer.layer,
+        norm_state=layer.norm_state.value,
+        pooling=layer.pooling.value,
+        most_rows=dataset.train_rows + dataset.test_rows,
     )
     # Shards hold the rows of the data set in its order: parts of the arrays, not copies.
-    train = int(np.searchsorted(found.row_id, layer.dataset.train_rows))
-    dataset = layer.dataset
+    train = int(np.searchsorted(found.row_id, dataset.train_rows))
     targets, words = None, None
     if dataset.task is Task.TOKEN_CLASSIFICATION:
         words = read_table(dataset.uri, columns=[*WORD_KEYS])[found.row_id]

@@ -53,6 +53,13 @@ def test_shards_are_joined_in_order(tmp_path):
     want = np.concatenate([part["as_returned", "last"][1] for part in parts])
     np.testing.assert_array_equal(got.embeddings, want)
     assert got.row_id.tolist() == list(range(7))
+    # The same where it is known how many rows there are at most.
+    for most in (7, 9):
+        into = read_layer(uris, layer=1, norm_state="as_returned", pooling="last", most_rows=most)
+        np.testing.assert_array_equal(into.embeddings, want)
+        np.testing.assert_array_equal(into.label, got.label)
+    with pytest.raises(ValueError, match="broadcast"):
+        read_layer(uris, layer=1, norm_state="as_returned", pooling="last", most_rows=6)
 
 
 def test_other_readers_see_the_same_table(tmp_path):
