@@ -26,7 +26,7 @@ from tasks.data.columns import (
 )
 from tasks.data.labels import alike
 from tasks.data.reading import SPLIT_NAMES, read_source
-from tasks.data.splits import by_split_column, split_rows, stratified_sample
+from tasks.data.splits import by_split_column, check_sides, split_rows, stratified_sample
 from tasks.data.stored_table import fingerprint_table, read_table, store_table
 from tasks.data.tagged_words import (
     WORD_KEYS,
@@ -221,8 +221,8 @@ def read_dataset(
 
     Raises:
         UserError: no such data set or column, a file that cannot be read, an empty text, a missing label, one class
-            only, a class that `test` has and `train` has not, a group that both have, or features of pairs without two
-            columns.
+            only, a class that `test` has and `train` has not, a group that both have, one group or one text of words
+            alone in either, or features of pairs without two columns.
     """
     source = parse_source(spec, "dataset")
     read = read_source(source, encoding)
@@ -292,6 +292,8 @@ def read_dataset(
     train, test = split_rows(cleaned, seed, f"{spec} ({by})")
     train = stratified_sample(train, max_train_rows, seed, in_turn=in_turn)
     test = stratified_sample(test, max_test_rows, seed)
+    if group_column is not None or tagged is not None:
+        check_sides(train, test, group_column or BESIDE.join(text), spec)
     texts = train.height + test.height
     if tagged is not None:
         train, test = as_words(train, test)

@@ -135,3 +135,15 @@ def test_columns_that_are_none_are_refused(tmp_path: Path) -> None:
         )
     with pytest.raises(UserError, match="states that somebody saved are of whole texts"):
         read(write(tmp_path, tokens=WORDS, tags=TAGS), tmp_path, of_saved_states=True)
+
+
+@pytest.mark.parametrize(("train", "test"), [(20, 1), (1, 20), (7, 0)])
+def test_a_split_of_one_text_is_refused(train: int, test: int, tmp_path: Path) -> None:
+    long = [[word for words in each for word in words] for each in (WORDS, TAGS)]
+    for split, count in (("train", train), ("test", test)):
+        rows = {"tokens": WORDS, "tags": TAGS} if count > 1 else {"tokens": long[:1], "tags": long[1:]}
+        if count:
+            pl.DataFrame(rows)[:count].write_parquet(tmp_path / f"{split}.parquet")
+    side = "train" if train == 1 else "test"
+    with pytest.raises(UserError, match=rf"{side} of path:.* has one text.*at least two.*'tokens'"):
+        read(f"path:{tmp_path}", tmp_path)
