@@ -24,6 +24,7 @@ from tasks.data.columns import (
     pair_of,
     shared_columns,
 )
+from tasks.data.groups import group_values, plain_strings
 from tasks.data.labels import alike
 from tasks.data.reading import SPLIT_NAMES, read_source
 from tasks.data.splits import by_split_column, check_sides, split_rows, stratified_sample
@@ -261,19 +262,19 @@ def read_dataset(
     cleaned, source_rows = {}, 0
     for split in SPLIT_NAMES:
         if split in read.splits:
-            frame = read.splits[split]
+            frame, where = read.splits[split], f"{split} of {spec}"
             if tagged is not None:
-                rows = clean_words(frame, *tagged, f"{split} of {spec}")
+                rows = clean_words(frame, *tagged, where)
             else:
-                rows = clean(frame, text, joined_by, of_label, kind, f"{split} of {spec}")
+                rows = clean(frame, text, joined_by, of_label, kind, where)
             if text_pairs == "features":
                 rows = rows.with_columns(pair=pair_of(frame, text))
-            for role, asked in (("split", split_column), ("group", group_column)):
-                if asked is not None:
-                    rows = rows.with_columns(frame[asked].cast(pl.String).alias(role))
+            if split_column is not None:
+                rows = rows.with_columns(split=plain_strings(frame[split_column], "split", where))
+            if group_column is not None:
+                rows = rows.with_columns(group=group_values(frame[group_column], where))
             if weight_column is not None:
-                weights = row_weights(frame[weight_column], f"{split} of {spec}")
-                rows = rows.with_columns(weight=weights)
+                rows = rows.with_columns(weight=row_weights(frame[weight_column], where))
             cleaned[split] = rows.with_columns(place=source_rows + pl.int_range(pl.len()))
             source_rows += rows.height
     if time_column is not None:
