@@ -14,7 +14,7 @@ from tasks.data.dataset import read_dataset
 from tasks.data.groups import group_values
 from tests.tasks.data.test_splits import ROWS
 
-ROLES = ("split", "group", "time")
+ROLES = ("split", "group", "weight", "time")
 
 
 @pytest.mark.parametrize(
