@@ -117,5 +117,5 @@ def test_inspect_reads_the_weights(
     shown = " ".join(capsys.readouterr().out.split())
     # Which of the three heavy rows are drawn for test, the seed decides.
     assert re.search(r"\d+ train rows tell no more than [1-3] of equal weight would", shown)
-    with pytest.raises(UserError, match=r"Row 8 in .* has the weight 0"):
+    with pytest.raises(UserError, match=r"Row 8 in .* has the weight '0.0'"):
         show_inspection(f"path:{tmp_path / 'none.csv'}", **asked, **nothing)
