@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -71,6 +72,45 @@ def test_lists_are_read_as_python_reads_them(rows: list[list[str | None] | None]
 def test_what_cannot_be_read_is_said(columns: list[pl.Series], task: Task, message: str) -> None:
     with pytest.raises(UserError, match=message):
         read_targets(columns, task, "here")
+
+
+ONE_HOT = [[0, 0, 1], [1, 0, 1], [0, 0, 0]]
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        pl.Series("labels", ONE_HOT),
+        pl.Series("labels", [*ONE_HOT, None]),
+        pl.Series("labels", ONE_HOT, dtype=pl.Array(pl.Float64, 3)),
+        pl.Series("labels", [[str(each) for each in row] for row in ONE_HOT]),
+        pl.Series("labels", [[bool(each) for each in row] for row in ONE_HOT]),
+        pl.Series("labels", [[0, 1], [0, 0]]),
+    ],
+    ids=["integers", "a row without", "arrays", "texts", "booleans", "two"],
+)
+def test_lists_that_say_of_each_label_whether_a_row_has_it_are_refused(column: pl.Series) -> None:
+    with pytest.raises(
+        UserError, match=r"'labels' in here holds lists of (2|3), each 0 or 1.*--label-column"
+    ):
+        read_targets([column], Task.MULTI_LABEL, "here")
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [[0, 1], [1, 0]],  # two labels a row, each once
+        [[0, 0, 1], [1, 1]],  # of no one length
+        [[0, 0, 2], [1, 0, 1]],
+        [["a", "a"], ["b", "a"]],
+        [[1], [0]],
+        [[], []],
+        [[None, None], [0, 1]],
+    ],
+)
+def test_other_lists_are_sets_of_labels(rows: list[list[Any]]) -> None:
+    found = read_targets([pl.Series("labels", rows)], Task.MULTI_LABEL, "here")
+    assert [set(row) for row in found] == [{str(each) for each in row if each is not None} for row in rows]
 
 
 def test_few_numbers_are_classes_of_their_own_and_many_are_parts() -> None:
