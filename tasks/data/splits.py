@@ -40,8 +40,8 @@ def split_rows(splits: dict[str, pl.DataFrame], seed: int, where: str) -> tuple[
     no row of test is earlier than one of train, and the part that is cut is the latest rows.
 
     Raises:
-        UserError: a row has no group, the splits share one, or there are too few for LEAST_GROUPS on both sides; a row
-            of test is earlier than one of train, or all are of one time.
+        UserError: a row has no group, the splits share one, or there are too few for LEAST_GROUPS on both sides, or no
+            class has two rows; a row of test is earlier than one of train, or all are of one time.
     """
     train = pl.concat([splits[name] for name in ("train", "validation") if name in splits])
     test = splits.get("test")
@@ -52,7 +52,7 @@ def split_rows(splits: dict[str, pl.DataFrame], seed: int, where: str) -> tuple[
     if test is not None:
         return train, test
     if "group" in train.columns:
-        return _by_groups(train, seed)
+        return _by_groups(train, seed, where)
     quantiles = _quantiles(train, seed)
     # A class keeps its first rows for train, so that none of them stands in test alone.
     kept = (pl.col("quantile") < 1 - TEST_SHARE) | (pl.col("rank") < LEAST_ROWS_PER_CLASS)
@@ -120,20 +120,30 @@ def check_sides(train: pl.DataFrame, test: pl.DataFrame, column: str, where: str
             )
 
 
-def _by_groups(rows: pl.DataFrame, seed: int) -> tuple[pl.DataFrame, pl.DataFrame]:
+def _by_groups(rows: pl.DataFrame, seed: int, where: str) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Whole groups of about TEST_SHARE of the rows as test, the classes about as they are in all.
 
-    Few groups make a larger part, for LEAST_GROUPS on both sides.
+    Few groups make a larger part, for LEAST_GROUPS on both sides, and so do classes of fewer rows than there are folds.
     """
     from sklearn.model_selection import StratifiedGroupKFold  # slow to import
 
     value, group = rows["value"].to_numpy(), rows["group"].to_numpy()
-    # A fold is filled before another has a second group, so that of four groups or more three folds are parted well.
-    for folds in range(min(round(1 / TEST_SHARE), rows["group"].n_unique()), 1, -1):
-        for each in StratifiedGroupKFold(folds, shuffle=True, random_state=seed).split(rows, value, group):
-            train, test = (rows[side] for side in each)
-            if min(train["group"].n_unique(), test["group"].n_unique()) >= LEAST_GROUPS:
-                return train, test
+    most = rows["value"].value_counts()["count"].to_numpy().max()
+    if most < LEAST_ROWS_PER_CLASS:
+        raise UserError(
+            f"No class of {where} has two rows, so that none can be in train and in test. Name another --label-column, "
+            "or add rows."
+        )
+    groups = rows["group"].n_unique()
+    # A fold gets a group before another gets its second: three folds of four groups or more are always enough. Classes
+    # too rare for three are parted without a look at them.
+    for strata, most_folds in ((value, min(groups, most)), (np.zeros(len(value)), groups)):
+        for folds in range(min(round(1 / TEST_SHARE), most_folds), 1, -1):
+            parted = StratifiedGroupKFold(folds, shuffle=True, random_state=seed).split(rows, strata, group)
+            for each in parted:
+                train, test = (rows[side] for side in each)
+                if min(train["group"].n_unique(), test["group"].n_unique()) >= LEAST_GROUPS:
+                    return train, test
     raise AssertionError("fewer than four groups")
 
 

@@ -167,6 +167,33 @@ def test_few_groups_have_two_on_either_side(count: int, most: int) -> None:
         assert train.height + test.height == rows.height
 
 
+@pytest.mark.parametrize(("of_each", "share"), [(3, 1 / 3), (4, 1 / 4), (5, 1 / 5), (6, 1 / 5)])
+def test_classes_of_few_rows_make_a_larger_part_of_groups(of_each: int, share: float, tmp_path: Path) -> None:
+    """Of fewer rows than there are folds each fold would have a class less."""
+    rows = ROWS[:0].vstack(pl.concat([ROWS] * 3)[: 4 * of_each])
+    rows = rows.with_columns(
+        label=pl.Series([f"c{i % 4}" for i in range(4 * of_each)]),
+        author=pl.Series([f"a{i}" for i in range(4 * of_each)]),
+    )
+    found = read(rows, tmp_path, group_column="author")
+    assert (found["split"] == "test").mean() == pytest.approx(share, abs=0.1)
+    for split in ("train", "test"):
+        assert found.filter(split=split)["label"].n_unique() == 4
+
+
+def test_classes_of_one_row_are_refused(tmp_path: Path) -> None:
+    rows = ROWS.with_columns(label=pl.col("text"), author=pl.col("text"))
+    with pytest.raises(UserError, match=r"No class of .*--group-column author\) has two rows"):
+        read(rows, tmp_path, group_column="author")
+
+
+def test_two_rows_of_a_class_at_most_that_no_two_folds_part(tmp_path: Path) -> None:
+    rows = pl.DataFrame({"value": [f"c{i // 2}" for i in range(12)], "group": list("aaaaaaaaabcd")})
+    train, test = split_rows({"train": rows}, 0, "x")
+    assert train["group"].n_unique() > 1
+    assert test["group"].n_unique() > 1
+
+
 @given(
     labels=st.lists(st.sampled_from("abc"), min_size=8, max_size=60), seed=st.integers(0, 5), data=st.data()
 )
