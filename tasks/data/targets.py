@@ -180,7 +180,13 @@ def _parts(numbers: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float64], l
     """Upper ends of all classes but the last, each within its class, and the names of the classes."""
     distinct = np.unique(numbers)
     if len(distinct) <= MOST_VALUES:
-        return (distinct[1:] + distinct[:-1]) / 2, [f"{each:g}" for each in distinct]
+        short = [f"{each:g}" for each in distinct]
+        shared = Counter(short)
+        names = [
+            name if shared[name] == 1 else repr(each).removesuffix(".0")
+            for name, each in zip(short, distinct.tolist(), strict=True)
+        ]
+        return (distinct[1:] + distinct[:-1]) / 2, names
     edges = np.unique(np.quantile(numbers, np.arange(1, PARTS) / PARTS))
     edges = edges[edges < distinct[-1]]
     count = len(edges) + 1

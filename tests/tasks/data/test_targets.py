@@ -128,6 +128,23 @@ def test_few_numbers_are_classes_of_their_own_and_many_are_parts() -> None:
     assert counts["target"].is_sorted()
 
 
+@pytest.mark.parametrize(
+    ("numbers", "names"),
+    [
+        ([20200101.0, 20200102.0, 3.0], ["3", "20200101", "20200102"]),
+        ([0.12345678, 0.12345679, 1e6], ["0.12345678", "0.12345679", "1e+06"]),
+        ([1e20, 1e20 + 2**14, 1e-7], ["1e-07", "1e+20", "1.0000000000000002e+20"]),
+        ([1234567.0, 1e-5, 2.50], ["1e-05", "2.5", "1.23457e+06"]),
+    ],
+)
+def test_names_of_few_numbers_differ(numbers: list[float], names: list[str]) -> None:
+    rows = pl.DataFrame({"target": numbers})
+    found = with_classes({"train": rows}, Task.REGRESSION, None, "here")
+    assert found.classes == names
+    in_order = [names[place] for place in np.argsort(np.argsort(numbers))]
+    assert found.splits["train"]["value"].to_list() == in_order
+
+
 def test_rare_sets_of_labels_go_with_their_most_frequent_label() -> None:
     rows = [["a"]] * 12 + [["a", "b"]] * 10 + [["b", "c"]] * 2 + [[]]
     train = pl.DataFrame({"target": rows})
