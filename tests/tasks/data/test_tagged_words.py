@@ -61,6 +61,19 @@ def test_task_is_told_by_the_columns(columns: dict[str, Any], task: Task, tmp_pa
     assert read(write(tmp_path, **columns), tmp_path)[0].task is task
 
 
+def test_arrays_are_lists(tmp_path: Path) -> None:
+    def arrays(rows: list[list[Any]]) -> pl.Series:
+        return pl.Series(rows, dtype=pl.Array(pl.String, 2))
+
+    texts = {"text": ["a text"] * 20, "tokens": WORDS}
+    spec = write(tmp_path, **texts, label=arrays([["x", "y"], ["y", "z"]] * 10))
+    assert read(spec, tmp_path)[0].task is Task.MULTI_LABEL
+    words, tags = arrays([["the", "sea"]] * 20), arrays([["D", "N"]] * 20)
+    found, table = read(write(tmp_path, tokens=words, tags=tags), tmp_path)
+    assert (found.task, found.classes) == (Task.TOKEN_CLASSIFICATION, ("D", "N"))
+    assert table["text"].to_list() == ["the", "sea"] * 20
+
+
 def test_caps_count_texts_and_groups_stay_whole(tmp_path: Path) -> None:
     spec = write(tmp_path, tokens=WORDS, tags=TAGS, who=[str(i % 5) for i in range(20)])
     found, table = read(spec, tmp_path, max_train_rows=6, max_test_rows=3, group_column="who")
