@@ -26,7 +26,7 @@ class LayerEmbedder(TransformerMixin, BaseEstimator):
 
     Attributes:
         answer_: the `layerscout.Answer`. A part of the fitted rows is set aside for its audit.
-        classes_: the labels, in order.
+        classes_: the labels, in order; of lists of tags or labels what all of them hold.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class LayerEmbedder(TransformerMixin, BaseEstimator):
             UserError: in words, whatever is wrong with them.
         """
         self.answer_ = sweep(self.model, X, y, storage=self.storage, **(self.options or {}))
-        self.classes_ = np.unique(np.asarray(y))
+        self.classes_ = _distinct(y)
         return self
 
     def transform(self, X: Any) -> NDArray[np.float32]:
@@ -65,3 +65,12 @@ class LayerEmbedder(TransformerMixin, BaseEstimator):
         tags.input_tags.two_d_array = False
         tags.input_tags.one_d_array = True
         return tags
+
+
+def _distinct(y: Any) -> NDArray[Any]:
+    if y is None:  # the texts were a table with labels of its own
+        return np.asarray([])
+    rows = list(y.tolist() if hasattr(y, "tolist") else y)
+    if any(hasattr(row, "__len__") and not isinstance(row, str | bytes) for row in rows):
+        rows = [label for row in rows if row is not None for label in row if label is not None]
+    return np.unique(np.asarray(rows))

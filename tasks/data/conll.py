@@ -13,6 +13,8 @@ _CONLLU = {1: "tokens", 2: "lemma", 3: "upos", 4: "xpos", 7: "deprel"}
 _CONLLU_COLUMNS = 10
 _NEW_DOCUMENT = "-DOCSTART-"
 _UNSAID = "_"
+# The numbers of CoNLL-U for several words, and for no token of the text.
+_NO_WORD = re.compile(r"\d+[-.]\d+")
 # Spaces of other kinds, as some languages have them inside a word, part nothing.
 _SPACES = re.compile(r"[ \t]+")
 
@@ -26,13 +28,16 @@ def read_conll(text: str, ending: str, where: str) -> pl.DataFrame:
     parted by tabs, or where a line has none by spaces. Documents' beginnings (`-DOCSTART-`) are no texts.
 
     Raises:
-        UserError: a line has another number of columns than the first, or one alone, or there is no text.
+        UserError: a line has another number of columns than the first, or one alone, or there is no text; or the first
+            column counts the words, so that they are in another.
     """
     is_conllu = ending == ".conllu"
     texts = [list(zip(*lines, strict=True)) for lines in _texts(text, where, is_conllu=is_conllu)]
     texts = [each for each in texts if each[0] != (_NEW_DOCUMENT,)]
     if not texts:
         raise UserError(f"{where} is empty: it holds no word.")
+    if not is_conllu:
+        _check_words([each[0] for each in texts], len(texts[0]), where)
     if is_conllu:
         names = _CONLLU
     else:
@@ -45,6 +50,18 @@ def read_conll(text: str, ending: str, where: str) -> pl.DataFrame:
         return pl.Series(name, lists, dtype=pl.List(pl.String))
 
     return pl.DataFrame([values(at, name) for at, name in names.items()])
+
+
+def _check_words(texts: list[tuple[str, ...]], columns: int, where: str) -> None:
+    """`UserError` where the first column counts 1, 2, 3 … in every text, as those of CoNLL-X and CoNLL-2009 do."""
+    numbers = [[word for word in each if not _NO_WORD.fullmatch(word)] for each in texts]
+    counts = all(each == [str(number + 1) for number in range(len(each))] for each in numbers)
+    if counts and max(map(len, numbers)) > 1:
+        named = "Name it .conllu" if columns == _CONLLU_COLUMNS else "Write it without that column"
+        raise UserError(
+            f"The first column of {where} counts the words of each text (1, 2, 3 …), and words are wanted there. "
+            f"{named}, so that the words are read of the next one."
+        )
 
 
 def _texts(text: str, where: str, *, is_conllu: bool) -> Iterator[list[list[str]]]:

@@ -24,9 +24,10 @@ from tasks.data.columns import (
     pair_of,
     shared_columns,
 )
+from tasks.data.groups import group_values, plain_strings
 from tasks.data.labels import alike
 from tasks.data.reading import SPLIT_NAMES, read_source
-from tasks.data.splits import by_split_column, split_rows, stratified_sample
+from tasks.data.splits import by_split_column, check_sides, split_rows, stratified_sample
 from tasks.data.stored_table import fingerprint_table, read_table, store_table
 from tasks.data.tagged_words import (
     WORD_KEYS,
@@ -221,8 +222,8 @@ def read_dataset(
 
     Raises:
         UserError: no such data set or column, a file that cannot be read, an empty text, a missing label, one class
-            only, a class that `test` has and `train` has not, a group that both have, or features of pairs without two
-            columns.
+            only, a class that `test` has and `train` has not, a group that both have, one group or one text of words
+            alone in either, or features of pairs without two columns.
     """
     source = parse_source(spec, "dataset")
     read = read_source(source, encoding)
@@ -261,19 +262,19 @@ def read_dataset(
     cleaned, source_rows = {}, 0
     for split in SPLIT_NAMES:
         if split in read.splits:
-            frame = read.splits[split]
+            frame, where = read.splits[split], f"{split} of {spec}"
             if tagged is not None:
-                rows = clean_words(frame, *tagged, f"{split} of {spec}")
+                rows = clean_words(frame, *tagged, where)
             else:
-                rows = clean(frame, text, joined_by, of_label, kind, f"{split} of {spec}")
+                rows = clean(frame, text, joined_by, of_label, kind, where)
             if text_pairs == "features":
                 rows = rows.with_columns(pair=pair_of(frame, text))
-            for role, asked in (("split", split_column), ("group", group_column)):
-                if asked is not None:
-                    rows = rows.with_columns(frame[asked].cast(pl.String).alias(role))
+            if split_column is not None:
+                rows = rows.with_columns(split=plain_strings(frame[split_column], "split", where))
+            if group_column is not None:
+                rows = rows.with_columns(group=group_values(frame[group_column], where))
             if weight_column is not None:
-                weights = row_weights(frame[weight_column], f"{split} of {spec}")
-                rows = rows.with_columns(weight=weights)
+                rows = rows.with_columns(weight=row_weights(frame[weight_column], where))
             cleaned[split] = rows.with_columns(place=source_rows + pl.int_range(pl.len()))
             source_rows += rows.height
     if time_column is not None:
@@ -292,6 +293,8 @@ def read_dataset(
     train, test = split_rows(cleaned, seed, f"{spec} ({by})")
     train = stratified_sample(train, max_train_rows, seed, in_turn=in_turn)
     test = stratified_sample(test, max_test_rows, seed)
+    if group_column is not None or tagged is not None:
+        check_sides(train, test, group_column or BESIDE.join(text), spec)
     texts = train.height + test.height
     if tagged is not None:
         train, test = as_words(train, test)

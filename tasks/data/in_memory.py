@@ -1,6 +1,6 @@
 """Texts and labels that somebody has in memory → a folder that `path:` reads."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,8 @@ from storage.given import keep_given
 
 COLUMNS = ("text", "label")
 PAIR_COLUMNS = ("first_text", "second_text")
+# What Polars and Arrow raise for values that no column of theirs holds.
+_NO_COLUMN = (TypeError, ValueError, NotImplementedError, OverflowError, pl.exceptions.PolarsError)
 _MANY = {"text": "texts", "label": "labels"} | dict(
     zip(PAIR_COLUMNS, ("first texts", "second texts"), strict=True)
 )
@@ -41,13 +43,15 @@ def keep_tables(folder: Path, name: str, splits: Mapping[str, Any]) -> Path:
     """As `keep_columns`, of whole tables: data frames of pandas or Polars, or `datasets.Dataset`s.
 
     Raises:
-        UserError: one of them is no table.
+        UserError: one of them is no table, or has a column that cannot be kept.
     """
     if all(hasattr(each, "save_to_disk") for each in splits.values()):
         from datasets import DatasetDict  # it knows the names of its classes
 
         return keep_given(folder, name, lambda into: DatasetDict(dict(splits)).save_to_disk(into))
     frames = {split: _as_polars(table, split) for split, table in splits.items()}
+    for split, frame in frames.items():
+        _check_no_objects(frame, split)
 
     def write(into: Path) -> None:
         for split, frame in frames.items():
@@ -109,7 +113,9 @@ def are_words(given: Any, labels: Any) -> bool:
             return False
         if not isinstance(next(iter(each), None), list | np.ndarray | pl.Series):
             return False
-    return any(len(row) != 2 for row in given)
+    return any(
+        len(row) != 2 for row in given if isinstance(row, Sized)
+    )  # what is none is named where it is read
 
 
 def as_pairs(given: Any, what: str = "texts") -> list[tuple[str, str]]:
@@ -132,7 +138,8 @@ def as_pairs(given: Any, what: str = "texts") -> list[tuple[str, str]]:
     else:
         rows = _values(given, what)
     for place, row in enumerate(rows):
-        if isinstance(row, str) or len(row) != 2 or not all(isinstance(text, str) for text in row):
+        are_two = isinstance(row, Sized) and not isinstance(row, str) and len(row) == 2
+        if not are_two or not all(isinstance(text, str) for text in row):
             raise UserError(f"Row {place} of the {what} is no pair of two strings but {row!r:.60}.")
     return [(first, second) for first, second in rows]
 
@@ -140,12 +147,31 @@ def as_pairs(given: Any, what: str = "texts") -> list[tuple[str, str]]:
 def _as_polars(table: Any, split: str) -> pl.DataFrame:
     if isinstance(table, pl.DataFrame):
         return table
-    if type(table).__module__.partition(".")[0] == "pandas":
-        return pl.from_pandas(table)
+    if type(table).__module__.partition(".")[0] == "pandas" and hasattr(table, "columns"):
+        return _of_pandas(table, split)
     raise UserError(
         f"What was given as {split} is no table but {type(table).__name__}: give a DataFrame or a datasets.Dataset, or "
         "texts and labels as two columns."
     )
+
+
+def _of_pandas(table: Any, split: str) -> pl.DataFrame:
+    names = [str(each) for each in table.columns]
+    if doubled := sorted({name for name in names if names.count(name) > 1}):
+        raise UserError(
+            f"The table of {split} has several columns of one name ({', '.join(map(repr, doubled))}). Give each a name "
+            "of its own, or leave the others out."
+        )
+    try:
+        whole: pl.DataFrame = pl.from_pandas(table)
+    except _NO_COLUMN:
+        for place, name in enumerate(names):
+            try:
+                pl.from_pandas(table.iloc[:, [place]])
+            except _NO_COLUMN as error:
+                raise _no_column(f"Column {name!r} of {split}", error, "is", "holds") from error
+        raise
+    return whole
 
 
 def _frame(given: Mapping[str, Any], split: str) -> pl.DataFrame:
@@ -153,13 +179,55 @@ def _frame(given: Mapping[str, Any], split: str) -> pl.DataFrame:
     if len({len(values) for values in found.values()}) > 1:
         counts = " and ".join(f"{len(values):,} {_MANY[name]}" for name, values in found.items())
         raise UserError(f"There are {counts} of {split}: every text needs one.")
-    try:
-        return pl.DataFrame([pl.Series(name, values) for name, values in found.items()])
-    except (TypeError, pl.exceptions.PolarsError) as error:
+    columns = []
+    for name, values in found.items():
+        what = f"The {_MANY[name]} of {split}"
+        _check_booleans(values, what)
+        lists = [sorted(each, key=str) if isinstance(each, set | frozenset) else each for each in values]
+        try:
+            columns.append(pl.Series(name, lists))
+        except _NO_COLUMN as error:
+            raise _no_column(what, error, "are", "hold") from error
+    return pl.DataFrame(columns)
+
+
+def _check_booleans(values: list[Any], what: str) -> None:
+    """`UserError` where some are booleans and some numbers: a column of both would make 1 of True without a word."""
+    first: dict[bool, tuple[int, Any]] = {}
+    for row, value in enumerate(values):
+        for each in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(each, bool | int | float | np.bool_ | np.number):
+                first.setdefault(isinstance(each, bool | np.bool_), (row, each))
+    if len(first) > 1:
+        row, value = first[True]
         raise UserError(
-            f"The texts or the labels of {split} are of several types ({error}). Make all texts strings, and all "
-            "labels strings or integers."
-        ) from error
+            f"{what} are {value} in row {row} and numbers, such as {first[False][1]}, in row {first[False][0]}. Make "
+            "them all booleans or all numbers."
+        )
+
+
+def _check_no_objects(frame: pl.DataFrame, split: str) -> None:
+    for name, kind in frame.schema.items():
+        if kind == pl.Object:
+            held = next((type(each).__name__ for each in frame[name] if each is not None), "None")
+            raise UserError(
+                f"Column {name!r} of {split} holds Python objects ({held}), and strings, numbers or lists of them are "
+                "wanted. Make such of them, or leave it out."
+            )
+
+
+def _no_column(what: str, error: Exception, are: str, hold: str) -> UserError:
+    """Why values are no column, in words; what: which they are, with its verbs."""
+    if isinstance(error, UnicodeEncodeError):
+        return UserError(
+            f"{what} {hold} {error.object[error.start]!r}, half of a character that no file can hold: "
+            f"{error.object[:40]!r}. Read the text in the encoding that it was written in, or take that out."
+        )
+    told = " ".join(str(error).split())
+    return UserError(
+        f"{what} {are} of several types, or too large ({told:.200}). Make all texts strings, and all labels strings or "
+        "integers."
+    )
 
 
 def _values(column: Any, what: str) -> list[Any]:

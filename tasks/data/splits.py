@@ -10,6 +10,8 @@ from tasks.data.reading import SPLIT_NAMES
 TEST_SHARE = 0.2
 # Fewer rows of a class tell nothing about it: a silhouette needs a neighbour of the same class.
 LEAST_ROWS_PER_CLASS = 2
+# Of one alone on a side nothing is left out, and no interval is drawn.
+LEAST_GROUPS = 2
 
 
 def by_split_column(rows: pl.DataFrame, where: str) -> dict[str, pl.DataFrame]:
@@ -38,8 +40,8 @@ def split_rows(splits: dict[str, pl.DataFrame], seed: int, where: str) -> tuple[
     no row of test is earlier than one of train, and the part that is cut is the latest rows.
 
     Raises:
-        UserError: a row has no group, the splits share one, or there is one alone; a row of test is earlier than one of
-            train, or all are of one time.
+        UserError: a row has no group, the splits share one, or there are too few for LEAST_GROUPS on both sides, or no
+            class has two rows; a row of test is earlier than one of train, or all are of one time.
     """
     train = pl.concat([splits[name] for name in ("train", "validation") if name in splits])
     test = splits.get("test")
@@ -50,7 +52,7 @@ def split_rows(splits: dict[str, pl.DataFrame], seed: int, where: str) -> tuple[
     if test is not None:
         return train, test
     if "group" in train.columns:
-        return _by_groups(train, seed)
+        return _by_groups(train, seed, where)
     quantiles = _quantiles(train, seed)
     # A class keeps its first rows for train, so that none of them stands in test alone.
     kept = (pl.col("quantile") < 1 - TEST_SHARE) | (pl.col("rank") < LEAST_ROWS_PER_CLASS)
@@ -62,8 +64,12 @@ def _check_groups(train: pl.DataFrame, test: pl.DataFrame | None, where: str) ->
         if missing := rows["group"].null_count():
             raise UserError(f"{missing:,} rows of {where} are of no group. Name one for each of them.")
     if test is None:
-        if train["group"].n_unique() < 2:
-            raise UserError(f"All rows of {where} are of one group, so that none is left for test.")
+        count = train["group"].n_unique()
+        if count < 2 * LEAST_GROUPS:
+            raise UserError(
+                f"{where} has {count} {'group' if count == 1 else 'groups'}, and train and test take {LEAST_GROUPS} "
+                "each, so that four are the least. Name a column of more groups, or leave --group-column out."
+            )
         return
     shared = sorted(set(train["group"]) & set(test["group"]))
     if shared:
@@ -93,14 +99,52 @@ def _by_time(train: pl.DataFrame, test: pl.DataFrame | None, where: str) -> tupl
     return train[:first], train[first:]
 
 
-def _by_groups(rows: pl.DataFrame, seed: int) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Whole groups of about TEST_SHARE of the rows as test, the classes about as they are in all."""
+def check_sides(train: pl.DataFrame, test: pl.DataFrame, column: str, where: str) -> None:
+    """`UserError` where one side has rows of one group alone; without a column `group` each row is one, a text.
+
+    column: of the groups, or of the words of a text.
+    """
+    for side, rows in (("train", train), ("test", test)):
+        raised = f"raise --max-{side}-rows if it is set"
+        if "group" not in rows.columns:
+            if rows.height == 1:
+                raise UserError(
+                    f"{side} of {where} has one text, and texts are left out and drawn anew whole: at least two are "
+                    f"needed in train and in test (column {column!r}). Add texts, part that one, or {raised}."
+                )
+        elif rows["group"].n_unique() == 1:
+            raise UserError(
+                f"All {side} rows of {where} (--group-column {column}) are of the group {rows['group'][0]!r}, and "
+                "groups are left out and drawn anew whole: at least two are needed in train and in test. Add rows of "
+                f"others, {raised}, or leave --group-column out."
+            )
+
+
+def _by_groups(rows: pl.DataFrame, seed: int, where: str) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Whole groups of about TEST_SHARE of the rows as test, the classes about as they are in all.
+
+    Few groups make a larger part, for LEAST_GROUPS on both sides, and so do classes of fewer rows than there are folds.
+    """
     from sklearn.model_selection import StratifiedGroupKFold  # slow to import
 
-    folds = min(round(1 / TEST_SHARE), rows["group"].n_unique())
-    parted = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
-    train, test = next(parted.split(rows, rows["value"].to_numpy(), rows["group"].to_numpy()))
-    return rows[train], rows[test]
+    value, group = rows["value"].to_numpy(), rows["group"].to_numpy()
+    most = rows["value"].value_counts()["count"].to_numpy().max()
+    if most < LEAST_ROWS_PER_CLASS:
+        raise UserError(
+            f"No class of {where} has two rows, so that none can be in train and in test. Name another --label-column, "
+            "or add rows."
+        )
+    groups = rows["group"].n_unique()
+    # A fold gets a group before another gets its second: three folds of four groups or more are always enough. Classes
+    # too rare for three are parted without a look at them.
+    for strata, most_folds in ((value, min(groups, most)), (np.zeros(len(value)), groups)):
+        for folds in range(min(round(1 / TEST_SHARE), most_folds), 1, -1):
+            parted = StratifiedGroupKFold(folds, shuffle=True, random_state=seed).split(rows, strata, group)
+            for each in parted:
+                train, test = (rows[side] for side in each)
+                if min(train["group"].n_unique(), test["group"].n_unique()) >= LEAST_GROUPS:
+                    return train, test
+    raise AssertionError("fewer than four groups")
 
 
 def stratified_sample(

@@ -49,8 +49,8 @@ def word_columns(
         others = {each.lower() for each in columns if not _is_lists(train, each)}
         usual = tags.lower() in LABEL_COLUMNS and bool(others & {*TEXT_COLUMNS})
         is_plain = bool(text) or not usual
-        lengths = train.select(pl.col(each).list.len() for each in (words, tags))
-        return (words, tags) if is_plain or bool((lengths[words] == lengths[tags]).all()) else None
+        lengths = [train[each].cast(pl.List(_inner(train, each))).list.len() for each in (words, tags)]
+        return (words, tags) if is_plain or bool((lengths[0] == lengths[1]).all()) else None
     if Task(task) is not Task.TOKEN_CLASSIFICATION:
         return None
     for role, asked in (("text", text), ("label", label)):

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import polars as pl
 
 from storage.errors import UserError
-from tasks.data.labels import in_lists, in_order, label_values
+from tasks.data.labels import in_each_list, in_lists, in_order, label_values
 from tasks.vocabulary import Task
 
 MOST_VALUES = 10
@@ -78,7 +78,24 @@ def read_targets(columns: Sequence[pl.Series], task: Task, where: str) -> pl.Ser
             "several columns of 0 and 1 (--label-column for each)."
         )
     lists = column.cast(pl.List(column.dtype.inner))
+    _check_no_flags(lists, where)
     return in_lists(lists, lambda each: label_values(each, where)).alias("target")
+
+
+def _check_no_flags(lists: pl.Series, where: str) -> None:
+    """`UserError` where lists say of every label whether a row has it: as names they would be the labels 0 and 1."""
+    there = lists.drop_nulls()
+    lengths = there.list.len().unique()
+    if len(lengths) != 1:
+        return
+    said = in_each_list(there, lambda each: label_values(each, where).str.to_lowercase())
+    are_flags = said.list.eval(pl.element().is_in(list(_FLAGS)).fill_null(False)).list.all()
+    if are_flags.all() and (said.list.n_unique() < lengths[0]).any():
+        raise UserError(
+            f"Column {lists.name!r} in {where} holds lists of {lengths[0]}, each 0 or 1, which say of every label "
+            "whether a text has it, and no names. Make a column of 0 and 1 of each label (--label-column for each), or "
+            "lists of the names of a text's labels."
+        )
 
 
 def _numbers(column: pl.Series, where: str) -> pl.Series:
@@ -163,7 +180,13 @@ def _parts(numbers: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float64], l
     """Upper ends of all classes but the last, each within its class, and the names of the classes."""
     distinct = np.unique(numbers)
     if len(distinct) <= MOST_VALUES:
-        return (distinct[1:] + distinct[:-1]) / 2, [f"{each:g}" for each in distinct]
+        short = [f"{each:g}" for each in distinct]
+        shared = Counter(short)
+        names = [
+            name if shared[name] == 1 else repr(each).removesuffix(".0")
+            for name, each in zip(short, distinct.tolist(), strict=True)
+        ]
+        return (distinct[1:] + distinct[:-1]) / 2, names
     edges = np.unique(np.quantile(numbers, np.arange(1, PARTS) / PARTS))
     edges = edges[edges < distinct[-1]]
     count = len(edges) + 1

@@ -64,15 +64,18 @@ def entity_f1_of(
 ) -> float | None:
     """`entity_f1` of words in their order; None where the classes are no tags of entities.
 
-    words: the column `text_id` says which text each is of. label and predicted: [N], indices into the classes. Words
-    that were cut away end their text.
+    words: the column `text_id` says which text each is of, `at` its place there. label and predicted: [N], indices into
+    the classes. An entity ends before a word that is missing, since a model reads no token of it.
     """
     if not are_entity_tags(classes):
         return None
-    told = words.select("text_id").with_columns(label=label, predicted=predicted)
-    texts = told.group_by("text_id", maintain_order=True).agg("label", "predicted")
+    follows = (pl.col("text_id").diff() == 0) & (pl.col("at").diff() == 1)
+    told = words.select(run=(~follows).fill_null(True).cum_sum()).with_columns(
+        label=label, predicted=predicted
+    )
+    runs = told.group_by("run", maintain_order=True).agg("label", "predicted")
     as_tags = [
-        [[classes[each] for each in text] for text in texts[column].to_list()]
+        [[classes[each] for each in run] for run in runs[column].to_list()]
         for column in ("label", "predicted")
     ]
     return entity_f1(*as_tags)

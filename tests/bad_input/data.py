@@ -177,6 +177,12 @@ CASES = [
         "rows.jsonl",
         '{"text": "a", "label": ["x"]}\n{"text": "b", "label": ["y"]}\n',
     ),
+    _file(
+        LABELS,
+        "lists of 0 and 1, one for each label there is",
+        "rows.jsonl",
+        "".join(f'{{"text": "text {i}", "labels": [{i % 2}, 0, 0]}}\n' for i in range(20)),
+    ),
     # Words
     _tagged("as many tags as words", '{"tokens": ["a", "ship"], "tags": ["D", "N"]}'),
     _tagged("fewer tags than words", '{"tokens": ["a", "ship"], "tags": ["D"]}'),
@@ -193,6 +199,18 @@ CASES = [
         lambda: pl.DataFrame({"tokens": [["a"], ["b"]] * 9, "tags": [[0.5], [1.5]] * 9}).write_parquet(
             "rows.parquet"
         ),
+    ),
+    _file(
+        WORDS,
+        "CoNLL-X, whose words are numbered, in a .conll",
+        "rows.conll",
+        "1\tthe\tthe\tD\tD\t_\t2\tdet\t_\t_\n2\tsea\tsea\tN\tN\t_\t0\troot\t_\t_\n\n" * 8,
+    ),
+    _file(
+        WORDS,
+        "texts so few that one is left for test",
+        "rows.jsonl",
+        '{"tokens": ["the", "sea"], "tags": ["D", "N"]}\n' * 4,
     ),
     # Columns
     _file(COLUMNS, "no header", "rows.csv", "what a film,good\n" + GOOD),
@@ -221,6 +239,32 @@ CASES = [
         "rows.csv",
         "one,other,label\n" + "a,b,x\nc,d,y\n" * 5 + "e,,x\n",
         " --text-column one --text-column other --text-pairs features",
+    ),
+    _file(
+        COLUMNS,
+        "a group column of lists",
+        "rows.jsonl",
+        "".join(f'{{"text": "text {i}", "label": "{i % 2}", "author": ["a{i}"]}}\n' for i in range(20)),
+        " --group-column author",
+    ),
+    Case(
+        COLUMNS,
+        "weights that are dates",
+        "layerscout inspect --dataset path:rows.parquet --weight-column day",
+        lambda: pl.DataFrame(
+            {
+                "text": [f"text {i}" for i in range(20)],
+                "label": ["x", "y"] * 10,
+                "day": pl.Series(range(20)).cast(pl.Date),
+            }
+        ).write_parquet("rows.parquet"),
+    ),
+    _file(
+        COLUMNS,
+        "weights of which some are next to nothing",
+        "rows.csv",
+        "text,label,w\n" + "".join(f"text {i},{'xy'[i % 2]},1e-{i}\n" for i in range(20)),
+        " --weight-column w",
     ),
     # Splits
     _folder("train, dev and eval", {"train.csv": TABLE, "dev.csv": TABLE, "eval.csv": TABLE}),
@@ -261,6 +305,30 @@ CASES = [
         "text,label,day,part\n"
         + "".join(f"text {i},{'xy'[i % 2]},{i},{'train' if i % 5 else 'test'}\n" for i in range(20)),
         " --time-column day --split-column part",
+    ),
+    _file(
+        SPLITS,
+        "three groups",
+        "rows.csv",
+        "text,label,author\n" + "".join(f"text {i},{'xy'[i % 2]},a{i % 3}\n" for i in range(20)),
+        " --group-column author",
+    ),
+    _file(
+        SPLITS,
+        "test rows of one group",
+        "rows.csv",
+        "text,label,author,part\n"
+        + "".join(f"text {i},{'xy'[i % 2]},a{i // 4},{'train' if i < 16 else 'test'}\n" for i in range(20)),
+        " --group-column author --split-column part",
+    ),
+    Case(
+        SPLITS,
+        "groups that a gap made floats in test",
+        "layerscout inspect --dataset path:data --group-column author",
+        lambda: [
+            _write(f"data/{split}.csv", f"text,label,author\n{rows}")
+            for split, rows in (("train", "a,x,1\nb,y,2\n" * 5), ("test", "a,x,2.0\nb,y,3.0\n" * 5))
+        ],
     ),
     _folder("an empty folder", {"README": "nothing here"}),
 ]

@@ -56,6 +56,40 @@ def test_columns_of_conllu(tmp_path: Path) -> None:
     }
 
 
+CONLL_X = """1\tThe\tthe\tDT\tDT\t_\t2\tdet\t_\t_
+2\tsea\tsea\tNN\tNN\t_\t0\troot\t_\t_
+
+1\tYes\tyes\tUH\tUH\t_\t0\troot\t_\t_
+"""
+
+
+def test_word_numbers_are_no_words(tmp_path: Path) -> None:
+    uncommented = CONLLU.split("\n", 1)[1].replace("# text = _\n", "")
+    for text in (CONLL_X, uncommented):
+        with pytest.raises(UserError, match=r"first column .* counts the words of each text.*\.conllu"):
+            read_file(written(tmp_path, "train.conll", text), "path:train.conll")
+    # The way out.
+    found = read_file(written(tmp_path, "train.conllu", CONLL_X), "path:train.conllu")
+    assert found["tokens"].to_list() == [["The", "sea"], ["Yes"]]
+    assert found["xpos"].to_list() == [["DT", "NN"], ["UH"]]
+    assert found["deprel"].to_list() == [["det", "root"], ["root"]]
+
+
+@pytest.mark.parametrize("columns", [3, 14])
+def test_word_numbers_of_other_files_are_left_out(tmp_path: Path, columns: int) -> None:
+    """CoNLL-2009 has more columns than are read of CoNLL-U."""
+    lines = "\n".join("\t".join([str(i), *["x"] * (columns - 1)]) for i in (1, 2, 3))
+    with pytest.raises(UserError, match=r"counts the words .*without that column"):
+        read_file(written(tmp_path, "train.conll", lines), "path:train.conll")
+
+
+def test_words_that_are_numbers_stay_words(tmp_path: Path) -> None:
+    text = "1 N\n2 N\n\nyes O\n"
+    assert read_file(written(tmp_path, "a.conll", text), "a")["tokens"].to_list() == [["1", "2"], ["yes"]]
+    alone = "1 N\n\n1 N\n"
+    assert read_file(written(tmp_path, "a.conll", alone), "a")["tokens"].to_list() == [["1"], ["1"]]
+
+
 @pytest.mark.parametrize("seed", range(10))
 def test_words_of_any_characters_come_back(tmp_path: Path, seed: int) -> None:
     draw = random.Random(seed)

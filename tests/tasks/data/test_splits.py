@@ -84,8 +84,8 @@ def test_no_group_is_on_both_sides(groups: list[int], seed: int) -> None:
     train, test = split_rows({"train": rows}, seed, "x")
     assert sorted([*train["row"], *test["row"]]) == rows["row"].to_list()
     assert not set(train["group"]) & set(test["group"])
-    assert train.height
-    assert test.height
+    assert train["group"].n_unique() > 1
+    assert test["group"].n_unique() > 1
     again = split_rows({"train": rows}, seed, "x")
     assert train.equals(again[0])
 
@@ -102,7 +102,7 @@ def test_the_share_of_test_and_its_classes_are_about_those_of_all_rows() -> None
     [
         (["x", "y"], ["y", "z"], r"1 groups of it stand in train and in test, such as 'y'"),
         (["x", None], ["z", "z"], "1 rows of it are of no group"),
-        (["x", "x"], None, "All rows of it are of one group"),
+        (["x", "x"], None, "it has 1 group, and"),
     ],
 )
 def test_groups_that_do_not_part_the_rows_are_refused(
@@ -113,6 +113,85 @@ def test_groups_that_do_not_part_the_rows_are_refused(
         splits["test"] = pl.DataFrame({"value": ["a", "b"], "group": test})
     with pytest.raises(UserError, match=message):
         split_rows(splits, 0, "it")
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "told"),
+    [
+        (
+            ["x"] * 12,
+            ["y", "z"] * 6,
+            r"All train rows of .*all \(--group-column author\) are of the group 'x'",
+        ),
+        (["y", "z"] * 6, ["x"] * 12, r"All test rows of .* are of the group 'x'.* leave --group-column out"),
+    ],
+)
+def test_a_split_of_one_group_is_refused(
+    train: list[str], test: list[str], told: str, tmp_path: Path
+) -> None:
+    folder = tmp_path / "all"
+    folder.mkdir()
+    for split, authors in (("train", train), ("test", test)):
+        ROWS.with_columns(author=pl.Series(authors)).write_csv(folder / f"{split}.csv")
+    with pytest.raises(UserError, match=told):
+        read_dataset(f"path:{folder}", Layout(""), group_column="author")
+
+
+def test_groups_that_a_sample_leaves_out_are_missed(tmp_path: Path) -> None:
+    ROWS.write_csv(tmp_path / "train.csv")
+    # The sample of four takes other rows than the first.
+    ROWS.with_columns(author=pl.Series(["y"] + ["x"] * 11)).write_csv(tmp_path / "test.csv")
+    with pytest.raises(UserError, match=r"All test rows .* of the group 'x'.*raise --max-test-rows"):
+        read_dataset(f"path:{tmp_path}", Layout(""), group_column="author", max_test_rows=4)
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_groups_too_few_for_two_on_either_side_are_refused(count: int, tmp_path: Path) -> None:
+    rows = ROWS.with_columns(author=pl.Series([f"a{i // 2 % count}" for i in range(12)]))
+    with pytest.raises(
+        UserError, match=rf"has {count} groups.* four are the least.*leave --group-column out"
+    ):
+        read(rows, tmp_path, group_column="author")
+
+
+@pytest.mark.parametrize("count", [4, 5, 6, 9])
+@pytest.mark.parametrize("most", [2, 40])
+def test_few_groups_have_two_on_either_side(count: int, most: int) -> None:
+    """Also where one of them has most of the rows."""
+    groups = [f"g{i}" for i in range(count) for _ in range(most if i == 0 else 2)]
+    rows = pl.DataFrame({"value": ["a", "b"] * (len(groups) // 2), "group": groups})
+    for seed in range(5):
+        train, test = split_rows({"train": rows}, seed, "x")
+        assert train["group"].n_unique() > 1
+        assert test["group"].n_unique() > 1
+        assert train.height + test.height == rows.height
+
+
+@pytest.mark.parametrize(("of_each", "share"), [(3, 1 / 3), (4, 1 / 4), (5, 1 / 5), (6, 1 / 5)])
+def test_classes_of_few_rows_make_a_larger_part_of_groups(of_each: int, share: float, tmp_path: Path) -> None:
+    """Of fewer rows than there are folds each fold would have a class less."""
+    rows = ROWS[:0].vstack(pl.concat([ROWS] * 3)[: 4 * of_each])
+    rows = rows.with_columns(
+        label=pl.Series([f"c{i % 4}" for i in range(4 * of_each)]),
+        author=pl.Series([f"a{i}" for i in range(4 * of_each)]),
+    )
+    found = read(rows, tmp_path, group_column="author")
+    assert (found["split"] == "test").mean() == pytest.approx(share, abs=0.1)
+    for split in ("train", "test"):
+        assert found.filter(split=split)["label"].n_unique() == 4
+
+
+def test_classes_of_one_row_are_refused(tmp_path: Path) -> None:
+    rows = ROWS.with_columns(label=pl.col("text"), author=pl.col("text"))
+    with pytest.raises(UserError, match=r"No class of .*--group-column author\) has two rows"):
+        read(rows, tmp_path, group_column="author")
+
+
+def test_two_rows_of_a_class_at_most_that_no_two_folds_part(tmp_path: Path) -> None:
+    rows = pl.DataFrame({"value": [f"c{i // 2}" for i in range(12)], "group": list("aaaaaaaaabcd")})
+    train, test = split_rows({"train": rows}, 0, "x")
+    assert train["group"].n_unique() > 1
+    assert test["group"].n_unique() > 1
 
 
 @given(

@@ -61,6 +61,19 @@ def test_task_is_told_by_the_columns(columns: dict[str, Any], task: Task, tmp_pa
     assert read(write(tmp_path, **columns), tmp_path)[0].task is task
 
 
+def test_arrays_are_lists(tmp_path: Path) -> None:
+    def arrays(rows: list[list[Any]]) -> pl.Series:
+        return pl.Series(rows, dtype=pl.Array(pl.String, 2))
+
+    texts = {"text": ["a text"] * 20, "tokens": WORDS}
+    spec = write(tmp_path, **texts, label=arrays([["x", "y"], ["y", "z"]] * 10))
+    assert read(spec, tmp_path)[0].task is Task.MULTI_LABEL
+    words, tags = arrays([["the", "sea"]] * 20), arrays([["D", "N"]] * 20)
+    found, table = read(write(tmp_path, tokens=words, tags=tags), tmp_path)
+    assert (found.task, found.classes) == (Task.TOKEN_CLASSIFICATION, ("D", "N"))
+    assert table["text"].to_list() == ["the", "sea"] * 20
+
+
 def test_caps_count_texts_and_groups_stay_whole(tmp_path: Path) -> None:
     spec = write(tmp_path, tokens=WORDS, tags=TAGS, who=[str(i % 5) for i in range(20)])
     found, table = read(spec, tmp_path, max_train_rows=6, max_test_rows=3, group_column="who")
@@ -135,3 +148,15 @@ def test_columns_that_are_none_are_refused(tmp_path: Path) -> None:
         )
     with pytest.raises(UserError, match="states that somebody saved are of whole texts"):
         read(write(tmp_path, tokens=WORDS, tags=TAGS), tmp_path, of_saved_states=True)
+
+
+@pytest.mark.parametrize(("train", "test"), [(20, 1), (1, 20), (7, 0)])
+def test_a_split_of_one_text_is_refused(train: int, test: int, tmp_path: Path) -> None:
+    long = [[word for words in each for word in words] for each in (WORDS, TAGS)]
+    for split, count in (("train", train), ("test", test)):
+        rows = {"tokens": WORDS, "tags": TAGS} if count > 1 else {"tokens": long[:1], "tags": long[1:]}
+        if count:
+            pl.DataFrame(rows)[:count].write_parquet(tmp_path / f"{split}.parquet")
+    side = "train" if train == 1 else "test"
+    with pytest.raises(UserError, match=rf"{side} of path:.* has one text.*at least two.*'tokens'"):
+        read(f"path:{tmp_path}", tmp_path)

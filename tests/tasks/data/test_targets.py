@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -73,6 +74,45 @@ def test_what_cannot_be_read_is_said(columns: list[pl.Series], task: Task, messa
         read_targets(columns, task, "here")
 
 
+ONE_HOT = [[0, 0, 1], [1, 0, 1], [0, 0, 0]]
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        pl.Series("labels", ONE_HOT),
+        pl.Series("labels", [*ONE_HOT, None]),
+        pl.Series("labels", ONE_HOT, dtype=pl.Array(pl.Float64, 3)),
+        pl.Series("labels", [[str(each) for each in row] for row in ONE_HOT]),
+        pl.Series("labels", [[bool(each) for each in row] for row in ONE_HOT]),
+        pl.Series("labels", [[0, 1], [0, 0]]),
+    ],
+    ids=["integers", "a row without", "arrays", "texts", "booleans", "two"],
+)
+def test_lists_that_say_of_each_label_whether_a_row_has_it_are_refused(column: pl.Series) -> None:
+    with pytest.raises(
+        UserError, match=r"'labels' in here holds lists of (2|3), each 0 or 1.*--label-column"
+    ):
+        read_targets([column], Task.MULTI_LABEL, "here")
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [[0, 1], [1, 0]],  # two labels a row, each once
+        [[0, 0, 1], [1, 1]],  # of no one length
+        [[0, 0, 2], [1, 0, 1]],
+        [["a", "a"], ["b", "a"]],
+        [[1], [0]],
+        [[], []],
+        [[None, None], [0, 1]],
+    ],
+)
+def test_other_lists_are_sets_of_labels(rows: list[list[Any]]) -> None:
+    found = read_targets([pl.Series("labels", rows)], Task.MULTI_LABEL, "here")
+    assert [set(row) for row in found] == [{str(each) for each in row if each is not None} for row in rows]
+
+
 def test_few_numbers_are_classes_of_their_own_and_many_are_parts() -> None:
     stars = pl.DataFrame({"target": [1.0, 3.0, 2.0, 3.0]})
     test = pl.DataFrame({"target": [2.4, 9.0, -9.0]})
@@ -86,6 +126,23 @@ def test_few_numbers_are_classes_of_their_own_and_many_are_parts() -> None:
     counts = parts.group_by("value").agg(pl.len(), pl.col("target").list.first().mean()).sort("value")
     assert counts["len"].to_list() == [len(many) // PARTS] * PARTS
     assert counts["target"].is_sorted()
+
+
+@pytest.mark.parametrize(
+    ("numbers", "names"),
+    [
+        ([20200101.0, 20200102.0, 3.0], ["3", "20200101", "20200102"]),
+        ([0.12345678, 0.12345679, 1e6], ["0.12345678", "0.12345679", "1e+06"]),
+        ([1e20, 1e20 + 2**14, 1e-7], ["1e-07", "1e+20", "1.0000000000000002e+20"]),
+        ([1234567.0, 1e-5, 2.50], ["1e-05", "2.5", "1.23457e+06"]),
+    ],
+)
+def test_names_of_few_numbers_differ(numbers: list[float], names: list[str]) -> None:
+    rows = pl.DataFrame({"target": numbers})
+    found = with_classes({"train": rows}, Task.REGRESSION, None, "here")
+    assert found.classes == names
+    in_order = [names[place] for place in np.argsort(np.argsort(numbers))]
+    assert found.splits["train"]["value"].to_list() == in_order
 
 
 def test_rare_sets_of_labels_go_with_their_most_frequent_label() -> None:

@@ -65,9 +65,29 @@ def test_tags_of_entities_are_told_from_others() -> None:
 
 def test_entities_end_with_their_text() -> None:
     classes = ("O", "B-X", "I-X")
-    words = pl.DataFrame({"text_id": [4, 4, 7, 7]})
+    words = pl.DataFrame({"text_id": [4, 4, 7, 7], "at": [0, 1, 0, 1]})
     label = pl.Series([0, 1, 2, 0]).to_numpy()
     assert entity_f1_of(classes, words, label, label) == 1.0
     # One of two entities, with no other told.
     assert entity_f1_of(classes, words, label, pl.Series([0, 1, 0, 0]).to_numpy()) == pytest.approx(2 / 3)
     assert entity_f1_of(("NOUN", "VERB"), words, label % 2, label % 2) is None
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_word_that_is_missing_ends_an_entity(seed: int) -> None:
+    """As if it were outside of all, by hand."""
+    draw = random.Random(seed)
+    classes = ["O", "B-X", "I-X", "I-Y"]
+    rows, spans = [], ([], [])
+    for text in range(40):
+        tags = [[draw.randrange(4) for _ in range(draw.randint(1, 8))]]
+        tags.append([each if draw.random() < 0.8 else draw.randrange(4) for each in tags[0]])
+        kept = [draw.random() < 0.8 for _ in tags[0]]
+        rows += [(text, at, tags[0][at], tags[1][at]) for at, there in enumerate(kept) if there]
+        for found, own in zip(spans, tags, strict=True):
+            outside = [classes[tag] if there else "O" for tag, there in zip(own, kept, strict=True)]
+            found.extend((text, *span) for span in slow_spans(outside))
+    words = pl.DataFrame(rows, schema=["text_id", "at", "label", "predicted"], orient="row")
+    got = entity_f1_of(classes, words, words["label"].to_numpy(), words["predicted"].to_numpy())
+    hits = len(set(spans[0]) & set(spans[1]))
+    assert got == pytest.approx(2 * hits / (len(spans[0]) + len(spans[1])), abs=1e-12)
