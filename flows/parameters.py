@@ -124,7 +124,8 @@ class AskedOfAll(BaseModel):
     silhouette_precision: Precision = Field(
         Precision.EXACT,
         title="Silhouette precision",
-        description="Of Euclidean silhouettes. exact: errors up to 1e-6. fast: products in bfloat16, up to 1e-4.",
+        description="Of Euclidean silhouettes. exact: errors up to 1e-6. fast: products in bfloat16, up to 1e-4; "
+        "slower than exact on a processor that is slow in bfloat16.",
     )
     text_column: tuple[str, ...] = Field(
         (),
