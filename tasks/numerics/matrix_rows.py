@@ -70,5 +70,5 @@ def without_rounding(deviation: torch.Tensor, mean: torch.Tensor) -> torch.Tenso
 def blocks_of(rows: torch.Tensor) -> list[slice]:
     """Slices of rows [N, D] of a size to work on at a time."""
     n, d = rows.shape
-    step = max(1, (BLOCK_VALUES if rows.device.type == "cpu" else DEVICE_VALUES) // d)
+    step = max(1, (BLOCK_VALUES if rows.device.type == "cpu" else DEVICE_VALUES) // max(d, 1))
     return [slice(start, min(start + step, n)) for start in range(0, n, step)]

@@ -280,3 +280,16 @@ def test_a_probe_in_the_place_of_its_rows_is_the_same(width: int) -> None:
     spent = fit_probe_on(features, X, y)
     np.testing.assert_array_equal(spent.coefficients, kept.coefficients)
     assert spent.log_loss == kept.log_loss
+
+
+@pytest.mark.parametrize(("rows", "width"), [(300, 40), (40, 300), (60, 60)])
+def test_where_all_rows_are_one_the_probe_names_the_most_frequent_label(rows, width):
+    """As at layer 0 where every text ends with a full stop; also where there are no more rows than features."""
+    rng = np.random.default_rng(0)
+    X, y = np.full((rows, width), 0.37, np.float32), rng.integers(0, 3, rows)
+    T, truth = rng.standard_normal((25, width)).astype(np.float32), rng.integers(0, 3, 25)
+    found = fit_probe(X, y, T, truth)
+    assert set(found.predictions) == {np.bincount(y).argmax()}
+    assert found.accuracy == found.majority_accuracy
+    assert found.converged
+    np.testing.assert_array_equal(found.coefficients, 0.0)
