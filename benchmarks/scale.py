@@ -1,6 +1,8 @@
 """As large as it gets: `run()` measures what more rows, a model larger than memory, and a dtype cost.
 
 - A million rows of 384 features, 7 layers, all scores of a sweep, against a tenth of them: seconds a row.
+- 10 GB of saved states, 25,000 rows of 100 layers of 1,024 features: the most memory that their sweep has. It takes
+  20 GB of disk and up to half an hour.
 - Qwen2.5-Coder-1.5B (`python -m benchmarks.qwen`) read block by block against the whole model: the same texts, equal
   embeddings, seconds, and the most memory that the process had of its own (files that are mapped are the kernel's).
 - The dtype that `auto` chooses here against the other one: tokens a second.
@@ -39,6 +41,8 @@ from tasks.vocabulary import NormState, Pooling
 ROWS, TENTH = 1_000_000, 100_000
 FEATURES, LAYERS, CLASSES = 384, 7, 6
 A_ROW = 1.25
+STATES = (25_000, 1_024, 100)
+STATES_BYTES = 2_000_000_000
 MODEL = "qwen2.5-coder-1.5b"
 STREAMED_TEXTS = 500
 OWN_BYTES = 1_500_000_000
@@ -52,7 +56,7 @@ BUDGET = 1_024
 
 def run() -> list[Bar]:
     """All bars of scale."""
-    return [*dtypes(), streaming(), rows()]
+    return [*dtypes(), streaming(), states(), rows()]
 
 
 def dtypes() -> list[Bar]:
@@ -144,9 +148,19 @@ def rows() -> Bar:
     )
 
 
-def _sweep_of(count: int) -> dict[str, float]:
+def states() -> Bar:
+    """Of a whole sweep of more states than fit memory, what `getrusage` calls the largest resident set."""
+    count, features, layers = STATES
+    found, size = _sweep_of(count, "states"), 4.0 * count * features * layers
+    share = found["peak_bytes"] / size
+    name = f"a sweep of {size:,.0f} bytes of saved states, {count:,} rows × {layers} layers: peak memory over them"
+    holds = found["peak_bytes"] <= STATES_BYTES
+    return bar(name, found["peak_bytes"], size, share, f"<= {STATES_BYTES:,} bytes", holds, found)
+
+
+def _sweep_of(count: int, how: str = "rows") -> dict[str, float]:
     with tempfile.TemporaryDirectory(prefix="layerscout-bench-") as folder:
-        command = [sys.executable, "-m", "benchmarks.scale", folder, str(count), "rows"]
+        command = [sys.executable, "-m", "benchmarks.scale", folder, str(count), how]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             raise RuntimeError(f"{count} rows: {done.stderr[-2000:]}")
@@ -154,21 +168,21 @@ def _sweep_of(count: int) -> dict[str, float]:
         return found
 
 
-def _score_rows(folder: Path, count: int) -> dict[str, float]:
+def _score_rows(folder: Path, count: int, features: int, layers: int) -> dict[str, float]:
     """Half of the rows are train rows. Class means lie the further apart the nearer a layer is to the middle one."""
     draw = np.random.default_rng(0)
     labels = draw.integers(0, CLASSES, count)
-    means = draw.standard_normal((CLASSES, FEATURES), dtype=np.float32)
+    means = draw.standard_normal((CLASSES, features), dtype=np.float32)
     states = folder / "states"
     states.mkdir()
-    for layer in range(LAYERS):
-        apart = 0.12 - 0.02 * abs(layer - LAYERS // 2)
+    for layer in range(layers):
+        apart = 0.12 - 0.14 * abs(layer - layers // 2) / layers
         kept = np.lib.format.open_memmap(
-            states / f"layer_{layer}.npy", mode="w+", dtype=np.float32, shape=(count, FEATURES)
+            states / f"layer_{layer}.npy", mode="w+", dtype=np.float32, shape=(count, features)
         )
         for start in range(0, count, 50_000):
             some = labels[start : start + 50_000]
-            noise = draw.standard_normal((len(some), FEATURES), dtype=np.float32)
+            noise = draw.standard_normal((len(some), features), dtype=np.float32)
             kept[start : start + len(some)] = apart * means[some] + noise
         kept.flush()
         del kept
@@ -215,10 +229,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scale")
     parser.add_argument("folder")
     parser.add_argument("what", help="a dtype, or a number of rows")
-    parser.add_argument("how", choices=["whole", "streamed", "rows"])
+    parser.add_argument("how", choices=["whole", "streamed", "rows", "states"])
     asked = parser.parse_args()
-    if asked.how == "rows":
-        found = _score_rows(Path(asked.folder), int(asked.what))
+    if asked.how in ("rows", "states"):
+        features, layers = STATES[1:] if asked.how == "states" else (FEATURES, LAYERS)
+        found = _score_rows(Path(asked.folder), int(asked.what), features, layers)
     else:
         texts = texts_of("emotion", STREAMED_TEXTS)
         with _own_memory() as most:
