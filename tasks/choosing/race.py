@@ -15,7 +15,7 @@ import numpy.typing as npt
 import polars as pl
 from prefect import get_run_logger, task
 from prefect.artifacts import create_table_artifact
-from scipy.stats import norm
+from scipy.special import ndtri
 
 from storage.layout import Layout
 from storage.staged import is_staged, rows_of, stage
@@ -154,7 +154,7 @@ def rows_to_audit(chosen: npt.NDArray[np.bool_], last: npt.NDArray[np.bool_]) ->
     """
     right = chosen.astype(np.float64)
     gain, accuracy = (right - last).var() / GAIN_WITHIN**2, right.var() / ACCURACY_WITHIN**2
-    return int(np.ceil(norm.ppf(0.975) ** 2 * max(gain, accuracy)))
+    return int(np.ceil(float(ndtri(0.975)) ** 2 * max(gain, accuracy)))
 
 
 def extrapolated(seen: LeftOut, train_rows: int) -> FloatArray:
