@@ -1,9 +1,6 @@
 """What looking at attention adds to embedding: the default's share of the texts, against all of them, in turns."""
 
-import time
-from collections.abc import Callable
-
-from benchmarks.bars import Bar, bar
+from benchmarks.bars import Bar, bar, seconds_of
 from benchmarks.extraction import texts_of
 from tasks.embedding.attention import ONE_IN, look_at, marked_tokens
 from tasks.embedding.calibration import calibrate
@@ -47,15 +44,9 @@ def _bar(folder: str, name: str, rows: int) -> Bar:
     looking: list[float] = []
     embedding: list[float] = []
     for _ in range(REPEATS):
-        looking.append(_seconds(look))
-        embedding.append(_seconds(embed))
+        looking.append(seconds_of(look))
+        embedding.append(seconds_of(embed))
     share = min(looking) / min(embedding)
     raw = {"looking": looking, "embedding": embedding, "texts": len(texts), "looked_at": len(some.ids)}
     what = f"{name}: seconds of looking at the attention of one text in {ONE_IN}, over embedding all"
     return bar(what, min(looking), min(embedding), share, MOST, share <= MOST, raw)
-
-
-def _seconds(call: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    call()
-    return time.perf_counter() - started

@@ -27,8 +27,8 @@ from threadpoolctl import threadpool_limits
 
 from benchmarks.bars import Bar, bar
 from benchmarks.scoring import MODEL, emotion
-from flows.layer_sweep import describe_run
 from flows.parameters import SweepParameters
+from flows.run_id import describe_run
 from flows.running.server import local_server
 from flows.settled import scoring_of, settle_settings
 from flows.unrecorded_sweep import in_threads

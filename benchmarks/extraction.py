@@ -13,9 +13,7 @@ import resource
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from unittest.mock import patch
@@ -26,7 +24,8 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
-from benchmarks.bars import Bar, bar
+from benchmarks.bars import Bar, bar, seconds_of
+from benchmarks.peak import Peak
 from storage.embeddings import read_layer, write_shard
 from tasks.embedding import embed
 from tasks.embedding.calibration import calibrate
@@ -55,7 +54,6 @@ CHAT = (
     "<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n"
 )
 OF_THE_TOKENS = 0.8
-PEAK_ROWS = (512, 1024, 2048, 4096, 8192)
 
 
 def run() -> list[Bar]:
@@ -108,26 +106,20 @@ class _Ours:
         return 2.0 * sum(rows * columns for rows, columns in self.products) * tokens
 
 
-def _seconds(call: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    call()
-    return time.perf_counter() - started
-
-
 def _speed(folder: str, name: str) -> list[Bar]:
     texts = texts_of(name, ROWS[name])
     ours = _Ours(folder, texts)
     sentences, plain = _SentenceTransformers(folder), _Plain(folder, all_layers=True)
     sentences.choose_batch(texts[: len(texts) // 4])
-    peak = Peak(ours.products)
+    peak = Peak(ours.products, DTYPE)
     ours.embed(texts[:50])
     seconds: dict[str, list[float]] = {"ours": [], "sentence_transformers": [], "hidden_states": []}
     peaks: list[float] = []
     for _ in range(REPEATS):
         peaks.append(peak.measure())
-        seconds["ours"].append(_seconds(lambda: ours.embed(texts)))
-        seconds["sentence_transformers"].append(_seconds(lambda: sentences.embed(texts)))
-        seconds["hidden_states"].append(_seconds(lambda: plain.embed(texts)))
+        seconds["ours"].append(seconds_of(lambda: ours.embed(texts)))
+        seconds["sentence_transformers"].append(seconds_of(lambda: sentences.embed(texts)))
+        seconds["hidden_states"].append(seconds_of(lambda: plain.embed(texts)))
         peaks.append(peak.measure())
     tokens = int(tokenise(ours.tokenizer, texts, MAX_LENGTH).counts.sum())
     flop = ours.flop(texts)
@@ -175,9 +167,9 @@ def _shared_prefix(folder: str) -> Bar:
     shared: list[float] = []
     plain: list[float] = []
     for _ in range(REPEATS):
-        shared.append(_seconds(lambda: ours.embed(texts)))
+        shared.append(seconds_of(lambda: ours.embed(texts)))
         with patch.object(embed, "prefix_of", return_value=None):
-            plain.append(_seconds(lambda: ours.embed(texts)))
+            plain.append(seconds_of(lambda: ours.embed(texts)))
     faster = min(plain) / min(shared)
     raw = {"shared": shared, "plain": plain, "tokens": whole, "prefix": prefix, "ideal": ideal}
     return bar(
@@ -208,7 +200,7 @@ class _SentenceTransformers:
         times = {}
         for batch in PEER_BATCHES:
             self.batch = batch
-            times[batch] = min(_seconds(lambda: self.embed(texts)) for _ in range(2))
+            times[batch] = min(seconds_of(lambda: self.embed(texts)) for _ in range(2))
         self.batch = min(times, key=lambda batch: times[batch])
 
     def embed(self, texts: Sequence[str]) -> object:
@@ -243,53 +235,6 @@ class _Plain:
             for states in output.hidden_states:
                 found += [(states.float() * mask).sum(1) / mask.sum(1), states[rows, last].float()]
         return found
-
-
-class Peak:
-    """The machine's matrix-product peak at a model's own shapes: FLOP/s of the best rows M and the best threading.
-
-    Either all threads share one product, or each has a product of its own, whichever is faster.
-    """
-
-    def __init__(self, products: Sequence[tuple[int, int]]) -> None:
-        self.flop_of_shape: dict[tuple[int, int], float] = {}
-        for rows, columns in products:
-            self.flop_of_shape[rows, columns] = self.flop_of_shape.get((rows, columns), 0.0) + rows * columns
-        self.threads = torch.get_num_threads()
-
-    def measure(self) -> float:
-        """Shapes weighted by their share of the model's FLOP. About two seconds."""
-        total = sum(self.flop_of_shape.values())
-        return total / sum(flop / self._best(*shape) for shape, flop in self.flop_of_shape.items())
-
-    def _best(self, rows: int, columns: int) -> float:
-        weight = torch.randn(rows, columns, dtype=DTYPE)
-        rates = []
-        for m in PEAK_ROWS:
-            inputs = torch.randn(m, columns, dtype=DTYPE)
-            repeats = max(int(4e9 / (m * rows * columns)), 1)
-
-            @torch.inference_mode()
-            def products(inputs: torch.Tensor = inputs, repeats: int = repeats) -> None:
-                for _ in range(repeats):
-                    nn.functional.linear(inputs, weight)
-
-            products()
-            flop = 2.0 * m * rows * columns * repeats
-            rates.append(flop / min(_seconds(products) for _ in range(2)))
-            rates.append(self.threads * flop / self._each_alone(products))
-        return max(rates)
-
-    def _each_alone(self, products: Callable[[], None]) -> float:
-        try:
-            with ThreadPoolExecutor(self.threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-                list(pool.map(lambda _: products(), range(self.threads)))
-                return min(
-                    _seconds(lambda: list(pool.map(lambda _: products(), range(self.threads))))
-                    for _ in range(2)
-                )
-        finally:
-            torch.set_num_threads(self.threads)
 
 
 def _memory() -> Bar:
@@ -334,7 +279,7 @@ def _linear(folder: str) -> Bar:
     seconds: dict[int, list[float]] = {count: [] for count in rows}
     for _ in range(2):
         for count in rows:
-            seconds[count].append(_seconds(partial(ours.embed, texts[:count])))
+            seconds[count].append(seconds_of(partial(ours.embed, texts[:count])))
     cost = np.array([min(seconds[count]) / flop[count] for count in rows])
     ratio = float(np.abs(cost / cost.mean() - 1).max())
     label = "extraction: cost a token at 1k, 2k, 4k rows, largest deviation from their mean"
@@ -358,15 +303,15 @@ def _storage(folder: str) -> list[Bar]:
             found = ours.embed(texts)
             embedding.append(found.seconds)
             states = {(norm.value, pooling.value): each for (norm, pooling), each in found.states.items()}
-            writing.append(_seconds(partial(write_shard, uri, states, row_id, label)))
+            writing.append(seconds_of(partial(write_shard, uri, states, row_id, label)))
         wide = np.random.default_rng(0).standard_normal((4, 16_000, 576), dtype=np.float32)
         rows = np.arange(16_000, dtype=np.int64)
         write_shard(uri, {("as_returned", "mean"): wide}, rows, rows.astype(np.int32))
         wide[2].tofile(raw_file)
         for _ in range(20):
-            plain.append(_seconds(lambda: np.fromfile(raw_file, dtype=np.float32)))
+            plain.append(seconds_of(lambda: np.fromfile(raw_file, dtype=np.float32)))
             reading.append(
-                _seconds(lambda: read_layer([uri], layer=2, norm_state="as_returned", pooling="mean"))
+                seconds_of(lambda: read_layer([uri], layer=2, norm_state="as_returned", pooling="mean"))
             )
     share = min(writing) / (min(writing) + min(embedding))
     slower = min(reading) / min(plain)

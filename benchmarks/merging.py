@@ -33,7 +33,7 @@ def main() -> None:
         swept = unrecorded_sweep(asked)
         database = swept.layout.results
         of_run = sum(
-            frame.height for name, frame in swept.tables.items() if result_tables()[name].belongs_to_run
+            frame.height for name, frame in swept.tables.items() if "run_id" in result_tables()[name].columns
         )
         print(f"A run has {of_run:,} result rows.")
         for runs in RUNS:
@@ -53,9 +53,9 @@ def _fill(database: str, run_id: str, runs: int) -> None:
     with closing(duckdb.connect(database)) as connection:
         (there,) = connection.sql("SELECT count(*) FROM run").fetchall()[0]
         for table in result_tables().values():
-            if not table.belongs_to_run:
-                continue
             ids = [name for name in ("run_id", "flow_run_id") if name in table.columns]
+            if "run_id" not in ids:
+                continue
             renamed = ", ".join(f"{name} || '-' || number AS {name}" for name in ids)
             connection.execute(
                 f"INSERT INTO {table.name} SELECT own.* REPLACE ({renamed}) FROM {table.name} AS own, "

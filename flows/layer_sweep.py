@@ -1,12 +1,9 @@
 """One model × one data set: shard → embed → score → choose → audit → summarise."""
 
-import hashlib
-import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from importlib.metadata import version
 from typing import Any, ClassVar
 from uuid import UUID
 
@@ -18,6 +15,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.parameters import SweepParameters
 from flows.race import Raced, delete_raced, race, tell_of_races
+from flows.run_id import describe_run
 from flows.running.engines import Engine
 from flows.running.failure import failing_in_words
 from flows.running.limits import DATABASE, limited, on_device
@@ -49,10 +47,9 @@ from tasks.embedding.settings import resolve_settings
 from tasks.machine import CORES
 from tasks.reporting.artifacts import ReportFiles, report_task
 from tasks.reporting.layer_curves import Tables
-from tasks.reporting.run_record import Execution, Run, SweepRecord, summarise_task
+from tasks.reporting.run_record import Execution, SweepRecord, summarise_task
 from tasks.scoring.criteria import check_criteria
 from tasks.scoring.layer_scores import (
-    SCORING_VERSION,
     is_scored,
     on_idle_cores,
     score_layer_task,
@@ -60,34 +57,6 @@ from tasks.scoring.layer_scores import (
 from tasks.scoring.left_out import leave_out, leave_out_task
 from tasks.scoring.projection import project_task
 from tasks.scoring.text_baseline import score_text_task
-from tasks.vocabulary import NO_PROMPT, LongTexts
-
-# Versions that can change a number, kept with the run.
-RECORDED_VERSIONS = (
-    "layerscout",
-    "torch",
-    "transformers",
-    "tokenizers",
-    "numpy",
-    "scipy",
-    "polars",
-    "pyarrow",
-)
-
-# Parameters that change where and how a run is computed, and no number of it.
-CHANGE_NO_NUMBER = {
-    "storage",
-    "device",
-    "trust_remote_code",
-    "stream_blocks",
-    "keep_embeddings",
-    "runner",
-    "runner_address",
-    # How many rows were read is said by the rows.
-    "until_confident",
-    "within",
-    "budget",
-}
 
 THREADS: Any = ThreadPoolTaskRunner(max_workers=CORES)
 
@@ -334,57 +303,6 @@ def _finish(
             tokens = outcome.tokens if isinstance(outcome, ShardOutcome) and not reused else 0
             advance(weights[place], tokens=tokens, reused=reused)
     return outcomes
-
-
-def describe_run(parameters: SweepParameters, embedding_set_id: str) -> Run:
-    """The run's content id: where it is stored and on which device it ran change no number that it stands for."""
-    asked = asked_of(parameters)
-    code_version = f"{version('layerscout')}+scoring.{SCORING_VERSION}"
-    content = json.dumps([asked, embedding_set_id, code_version], sort_keys=True)
-    return Run(
-        id=hashlib.sha256(content.encode()).hexdigest()[:16],
-        parameters=asked,
-        code_version=code_version,
-        versions={name: version(name) for name in RECORDED_VERSIONS},
-    )
-
-
-def asked_of(parameters: SweepParameters) -> dict[str, Any]:
-    """The parameters that make a run another one, as it keeps them."""
-    asked = parameters.model_dump(
-        mode="json",
-        exclude=CHANGE_NO_NUMBER,
-    )
-    if parameters.together == SweepParameters.model_fields["together"].default:
-        del asked["together"]  # every score is the same, whatever stands side by side
-    if len(parameters.text_column) < 2:  # as before there could be several
-        asked["text_column"] = next(iter(parameters.text_column), None)
-        del asked["joined_by"]
-    if parameters.text_pairs == "joined":
-        del asked["text_pairs"]  # as before there was a choice
-    if len(parameters.label_column) < 2:
-        asked["label_column"] = next(iter(parameters.label_column), None)
-    if parameters.task == "auto":
-        del asked["task"]  # the data set's own fingerprint says what it came to
-    if parameters.long_texts is LongTexts.CUT:
-        del asked["long_texts"]  # as before there was a choice
-    if parameters.row_order == "source":
-        del asked["row_order"]  # as before there was a choice
-    if parameters.prompt == NO_PROMPT:
-        del asked["prompt"]  # a run without one is what it was before there were any
-    # A set of scores, whichever was asked for first.
-    asked["criterion"] = sorted(asked["criterion"])
-    for name in (
-        "encoding",
-        "split_column",
-        "group_column",
-        "time_column",
-        "weight_column",
-        "attention_rows",
-    ):
-        if asked[name] is None:
-            del asked[name]  # as before there was a choice, so that older runs keep their ids
-    return asked
 
 
 def nothing_told_apart(parameters: SweepParameters) -> str:

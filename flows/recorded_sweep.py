@@ -4,8 +4,9 @@ import json
 import os
 from pathlib import Path
 
-from flows.layer_sweep import SweepOutcome, asked_of
+from flows.layer_sweep import SweepOutcome
 from flows.parameters import SweepParameters
+from flows.run_id import asked_of
 from storage.layout import Layout
 from storage.places import why_not_writable
 from storage.results import query

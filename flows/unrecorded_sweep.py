@@ -10,12 +10,12 @@ from typing import Any, TypeVar
 from flows.layer_sweep import (
     SweepOutcome,
     check_before_work,
-    describe_run,
     nothing_told_apart,
     start_on_slots,
 )
 from flows.parameters import SweepParameters
 from flows.race import Raced, delete_raced, race, tell_of_races
+from flows.run_id import describe_run
 from flows.running.progress import Pace, progress_bar, tell, working
 from flows.settled import check_task, scoring_of, settle_settings, settle_words
 from storage.errors import UserError

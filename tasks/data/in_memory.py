@@ -113,9 +113,8 @@ def are_words(given: Any, labels: Any) -> bool:
             return False
         if not isinstance(next(iter(each), None), list | np.ndarray | pl.Series):
             return False
-    return any(
-        len(row) != 2 for row in given if isinstance(row, Sized)
-    )  # what is none is named where it is read
+    rows = [row for row in given if isinstance(row, Sized)]  # what is no row is named where it is read
+    return any(len(row) != 2 for row in rows)
 
 
 def as_pairs(given: Any, what: str = "texts") -> list[tuple[str, str]]:

@@ -150,12 +150,13 @@ def fit_probe_on(
         chosen = _HeldOut(0.0)
     else:
         along = train.principal
-        folds = folds_of(codes, train.groups, seed)
-        told = folds.share_told(codes, _folds_held_out(len(codes), k))
-        if told == 0:  # no other group has a row's class: rows choose a penalty all the same
-            folds = folds_of(codes, None, seed)
+        folds, told = folds_of(codes, train.groups, seed), 1.0
+        if train.groups is not None:
+            told = folds.share_told(codes, _folds_held_out(len(codes), k))
+            if told == 0:  # no other group has a row's class: rows choose a penalty all the same
+                folds = folds_of(codes, None, seed)
         chosen = _choose_penalty(along.coordinates, codes, k, penalties, folds, train.weights)
-        if train.groups is not None and told < 1 - UNTOLD:
+        if told < 1 - UNTOLD:
             chosen = replace(chosen, rows=0)
         fit = fit_path(
             along.coordinates, train.codes, k, (chosen.penalty,), weights=train.weights, start=chosen.middle()

@@ -13,8 +13,8 @@ import pytest
 from sentence_transformers import SentenceTransformer
 
 import layerscout
-from flows.layer_sweep import asked_of
 from flows.parameters import SweepParameters
+from flows.run_id import asked_of
 from flows.terminal.preview import show_plan
 from flows.terminal.show_export import show_export
 from flows.terminal.show_sweep import outcome_as_json, show_outcome

@@ -10,8 +10,8 @@ import pytest
 from pydantic import ValidationError
 
 from flows.cli import app
-from flows.layer_sweep import describe_run
 from flows.parameters import SweepParameters
+from flows.run_id import describe_run
 from flows.search_parameters import SearchParameters, with_prompts_of
 from flows.settled import scoring_of
 from storage.errors import UserError

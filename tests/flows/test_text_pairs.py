@@ -13,8 +13,8 @@ from pydantic import ValidationError
 from sentence_transformers import SentenceTransformer
 
 import layerscout
-from flows.layer_sweep import describe_run
 from flows.parameters import SweepParameters
+from flows.run_id import describe_run
 from flows.terminal.preview import show_inspection, show_plan
 from flows.terminal.show_export import show_export
 from storage.errors import UserError
