@@ -24,7 +24,7 @@ from tasks.machine import CORES
 from tasks.numerics.cores import own_threads
 from tasks.scoring.layer_scores import read_rows
 from tasks.scoring.probe import fit_probe
-from tasks.vocabulary import NormState, Pooling
+from tasks.vocabulary import NormState, Pooling, Task
 
 RESULTS = Path(__file__).parent / "results" / "together.csv"
 
@@ -53,6 +53,7 @@ def candidates_of(layout: Layout, run_id: str, curves: list[Curve]) -> list[Laye
     described = read_staged(layout, run_id, "dataset").row(0, named=True)
     described["classes"] = tuple(described["classes"])
     described["uri"] = layout.dataset(described["fingerprint"])
+    described["task"] = Task(described["task"])
     dataset = Dataset(
         **{field.name: described[field.name] for field in fields(Dataset) if field.name in described}
     )

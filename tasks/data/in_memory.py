@@ -182,12 +182,18 @@ def _frame(given: Mapping[str, Any], split: str) -> pl.DataFrame:
     for name, values in found.items():
         what = f"The {_MANY[name]} of {split}"
         _check_booleans(values, what)
-        lists = [sorted(each, key=str) if isinstance(each, set | frozenset) else each for each in values]
         try:
-            columns.append(pl.Series(name, lists))
+            columns.append(pl.Series(name, [_as_list(each) for each in values]))
         except _NO_COLUMN as error:
             raise _no_column(what, error, "are", "hold") from error
     return pl.DataFrame(columns)
+
+
+def _as_list(value: Any) -> Any:
+    """A row of several as a list, since a column of sets is none, and one of arrays wants arrays all."""
+    if isinstance(value, set | frozenset):
+        return sorted(value, key=str)
+    return value.tolist() if isinstance(value, np.ndarray) else value
 
 
 def _check_booleans(values: list[Any], what: str) -> None:

@@ -30,6 +30,9 @@ def kept(folder: Path, labels: Any) -> list[Any]:
         # A set of labels has no order of its own.
         ([{"y", "x"}, frozenset()], [["x", "y"], []]),
         ([["x", "y"], None], [["x", "y"], None]),
+        # Rows as another library gives them, beside lists.
+        ([np.array(["x", "y"]), ["z"]], [["x", "y"], ["z"]]),
+        ([np.array([1, 2]), np.array([3])], [[1, 2], [3]]),
     ],
 )
 def test_labels_are_kept_as_they_are(labels: Any, read_as: list[Any], tmp_path: Path) -> None:
@@ -45,6 +48,8 @@ def test_labels_are_kept_as_they_are(labels: Any, read_as: list[Any], tmp_path: 
         ([np.int64(0), np.bool_(False)], "labels of train are False in row 1 and numbers"),
         ([[1], [0, True]], "labels of train are True in row 1 and numbers"),
         ([2**200, 1], "labels of train are of several types, or too large"),
+        ([np.datetime64("2020"), 1], "labels of train are of several types"),
+        ([np.array([1]), np.array([[1]])], "labels of train are of several types"),
         ([object(), object()], r"Column 'label' of train holds Python objects \(object\)"),
         (["x", "y\ud800"], r"labels of train hold '\\ud800', half of a character.* 'y\\ud800'"),
         ([["x"], ["y\ud800"]], r"labels of train hold '\\ud800', half of a character"),
