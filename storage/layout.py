@@ -24,6 +24,11 @@ class ServerHome:
         return self.folder / "auth"
 
     @property
+    def database(self) -> Path:
+        """The server's records."""
+        return self.folder / "prefect.db"
+
+    @property
     def log(self) -> Path:
         """What the server says."""
         return self.folder / "server.log"

@@ -28,6 +28,7 @@ import httpx
 import uvicorn
 from filelock import FileLock
 
+from flows.running.server_tables import prepare_tables
 from storage.errors import UserError
 from storage.files import write_file
 from storage.layout import ServerHome
@@ -126,7 +127,7 @@ def _start(home: ServerHome) -> LocalServer:
         # Relative, so that the page asks the server that it comes from, whichever of its names it was opened under.
         "PREFECT_SERVER_UI_API_URL": "/api",
         # Relative, too: the folder's name may hold what means something in an address (?, #, %).
-        "PREFECT_SERVER_DATABASE_CONNECTION_URL": "sqlite+aiosqlite:///prefect.db",
+        "PREFECT_SERVER_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{home.database.name}",
         # One process writes: SQLite needs no more, and the log stays readable.
         "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
     }
@@ -217,4 +218,6 @@ def _watch(home: ServerHome, server: uvicorn.Server) -> None:
 if __name__ == "__main__":
     # Also, a prefect.toml or .env of the folder that the command was given in says nothing to this server.
     os.chdir(sys.argv[1])
-    _serve(ServerHome(Path(sys.argv[1])), int(sys.argv[2]))
+    own = ServerHome(Path(sys.argv[1]))
+    prepare_tables(own.database)
+    _serve(own, int(sys.argv[2]))
