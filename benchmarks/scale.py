@@ -189,19 +189,19 @@ def _score_rows(folder: Path, count: int, features: int, layers: int) -> dict[st
     split = np.where(np.arange(count) % 2 == 0, "train", "test")
     table = pl.DataFrame({"label": labels, "split": split})
     table.write_parquet(folder / "rows.parquet")
-    started = time.perf_counter()
-    unrecorded_sweep(
-        SweepParameters(
-            model=f"states:{states}",
-            dataset=f"path:{folder / 'rows.parquet'}",
-            split_column="split",
-            pooling=("mean",),
-            storage=str(folder / "out"),
-        )
+    parameters = SweepParameters(
+        model=f"states:{states}",
+        dataset=f"path:{folder / 'rows.parquet'}",
+        split_column="split",
+        pooling=("mean",),
+        storage=str(folder / "out"),
     )
+    started = time.perf_counter()
+    with _own_memory() as most:
+        unrecorded_sweep(parameters)
     seconds = time.perf_counter() - started
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return {"seconds": seconds, "peak_bytes": float(peak)}
+    return {"seconds": seconds, "peak_bytes": float(peak), "own_bytes": float(most[0])}
 
 
 @contextmanager

@@ -1,4 +1,5 @@
-"""A model whose blocks stay in their files: everything else is loaded, and each block when it is asked for."""
+"""A model whose blocks stay in their files, and its table of tokens with them: each block is read when it is asked for,
+of the table the rows that texts need. Everything else is loaded."""
 
 import copy
 import json
@@ -64,6 +65,28 @@ class StoredTensors:
         for start in range(0, shape[0], step):
             found[start : start + step] = stored[start : start + step]
         return found
+
+    def mapped(self, name: str) -> Tensor:
+        """One tensor as its file has it, on the CPU: of its pages those are read that are looked at."""
+        tensor: Tensor = self._file_of[name].get_tensor(name)
+        return tensor
+
+
+class StoredTable(nn.Module):
+    """Token embeddings whose table stays in its file. It is the largest tensor of most models, and texts have few of
+    its rows."""
+
+    def __init__(self, table: Tensor, dtype: torch.dtype, device: torch.device) -> None:
+        """table: [V, D], mapped, in whatever dtype it is stored."""
+        super().__init__()
+        self.num_embeddings = len(table)
+        # In no list of weights: whoever moves or counts those would read all of it.
+        self._kept = (table, dtype, device)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """int64 [...] → [..., D] on the device, as of a table in that dtype."""
+        table, dtype, device = self._kept
+        return nn.functional.embedding(ids.cpu(), table).to(device=device, dtype=dtype)
 
 
 def _weight_files(folder: Path) -> list[str]:
@@ -137,6 +160,7 @@ def open_backbone(folder: str, dtype: str, device: str, *, trust_remote_code: bo
     path = next(name for name, module in body.named_modules() if module is blocks)
     stored = StoredTensors(Path(folder))
     names = _stored_names(stored, model, body, folder)
+    _leave_table(body, stored, names, number, place)
     for module in body.modules():
         for name, buffer in module.named_buffers(recurse=False):
             setattr(module, name, buffer.to(place))
@@ -159,6 +183,16 @@ def open_backbone(folder: str, dtype: str, device: str, *, trust_remote_code: bo
         return block
 
     return replace(backbone, device=place, dtype=number, read_block=read_block)
+
+
+def _leave_table(
+    body: Any, stored: StoredTensors, names: dict[str, str], dtype: torch.dtype, device: torch.device
+) -> None:
+    """A plain table of tokens is looked up where it lies; one that does more than that is loaded as everything else."""
+    table = body.get_input_embeddings()
+    if type(table) is nn.Embedding and table.max_norm is None:
+        path = next(name for name, module in body.named_modules() if module is table)
+        body.set_input_embeddings(StoredTable(stored.mapped(names[f"{path}.weight"]), dtype, device))
 
 
 class _WeightsWithoutMemory(TorchFunctionMode):

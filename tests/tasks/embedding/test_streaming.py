@@ -14,7 +14,7 @@ from tasks.embedding import stored_blocks
 from tasks.embedding.embed import embed_texts
 from tasks.embedding.families import FAMILIES
 from tasks.embedding.model import load_model
-from tasks.embedding.stored_blocks import StoredTensors, fits, open_backbone
+from tasks.embedding.stored_blocks import StoredTable, StoredTensors, fits, open_backbone
 from tasks.vocabulary import NormState, Pooling
 from tests.tasks.embedding.test_backbone import MODELS, WITHOUT_FINAL_NORM, small_model
 from tests.tasks.embedding.test_embed import PLAIN, TEXTS, word_tokenizer
@@ -68,6 +68,18 @@ def test_layer_0_alone_reads_no_block(folder_of, monkeypatch):
     whole = embedded(load_model(folder, "float32", "cpu").backbone, max_layer=0, poolings=PLAIN)
     monkeypatch.setattr(StoredTensors, "read", lambda self, name, *_: pytest.fail(f"{name} is read"))
     assert_equal(embedded(streamed, max_layer=0, poolings=PLAIN), whole)
+
+
+@pytest.mark.parametrize(("name", "stays"), [("llama", True), ("bert", True), ("gemma2", False)])
+def test_the_table_of_tokens_stays_in_its_file_unless_it_does_more_than_look_up(folder_of, name, stays):
+    streamed = open_backbone(folder_of(name), "bfloat16", "cpu")
+    table = streamed.model.get_input_embeddings()
+    assert isinstance(table, StoredTable) == stays
+    assert (sum(each.numel() for each in table.parameters()) == 0) == stays
+    assert table.num_embeddings == streamed.vocabulary
+    found = table(torch.tensor([[0, 2, 2]]))
+    assert found.shape == (1, 3, streamed.hidden_size)
+    assert found.dtype == torch.bfloat16
 
 
 def test_no_more_than_two_blocks_are_held(folder_of):
