@@ -1,4 +1,4 @@
-"""The user's cache on this machine: models, wheels, calibrations and locks, shared by all storage folders."""
+"""The user's cache on this machine: models, wheels, calibrations, locks and a new server's tables, for all storages."""
 
 import os
 from pathlib import Path
