@@ -1,14 +1,19 @@
-"""`python -m study.peers STORAGE`: LOES beside our own search at one, two and three layers, on the same embeddings.
+"""`python -m study.peers STORAGE`: other ways to choose layers beside our own, on the same embeddings.
 
-Layerwise Optimal Embedding Selection (Batra et al. 2026, arXiv 2605.23033) in our reading, with the weights it comes
-with. Both choose by train rows among the layers of one pooling, `mean` as returned, and the same probe judges both on
-test rows. Read from the embeddings that a grid kept (`keep_embeddings: true`). What was found is kept beside the runs,
-and `results/peers.csv` has a row a run and number of layers.
+- LOES, Layerwise Optimal Embedding Selection (Batra et al. 2026, arXiv 2605.23033) in our reading, with the weights it
+  comes with: one, two and three layers.
+- PLMSommelier, its own library: one layer, by either of its probes, of which a random fifth of the train rows is held
+  out. Resampling tells how sure it is and leaves its choice as it is, and is left out.
+
+All choose by train rows among the layers of one pooling, `mean` as returned, and the same probe judges them on test
+rows. Read from the embeddings that a grid kept (`keep_embeddings: true`). What was found is kept beside the runs, and
+`results/peers.csv` has a row a run, peer and number of layers.
 """
 
 import json
 import sys
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +36,9 @@ RESULTS = Path(__file__).parent / "results" / "peers.csv"
 RIDGE, ISOTROPY, REDUNDANCY, TRIANGLES = 1e-3, 1.0, 0.5, 0.1
 """LOES's weights: of ridge regression, and of what is added to its error."""
 DRAWN_TRIANGLES = 200
+SOMMELIER_PROBES = ("knn", "lr")
+"""The first is its default."""
+SOMMELIER_HELD_OUT = 0.2
 
 Matrix = NDArray[np.float64]
 
@@ -47,20 +55,20 @@ def main(storage: str) -> None:
             kept.write_text(json.dumps(_beside(Layout(storage), curve)))
             print(curve.model, curve.dataset, flush=True)
         rows += json.loads(kept.read_text())
-    table = pl.DataFrame(rows).sort("model", "dataset", "size")
+    table = pl.DataFrame(rows).sort("peer", "size", "model", "dataset")
     table.write_csv(RESULTS, float_precision=5)
     for name, own in [("all", table), *((str(model), part) for (model,), part in table.group_by("model"))]:
-        for (size,), part in own.group_by("size", maintain_order=True):
+        for (peer, size), part in own.group_by("peer", "size", maintain_order=True):
             # A set that two models have seen counts once.
-            by_set = part.group_by("dataset").agg(pl.col("ours", "loes", "above_loes").mean())
-            ours, loes = (float(by_set[each].to_numpy().mean()) for each in ("ours", "loes"))
-            mean, low, high = mean_of_sets(by_set["above_loes"].to_list())
-            worse = part.filter(pl.col("above_loes") < 0, pl.col("p_value") < 0.05)
-            worst = 100 * part["above_loes"].to_numpy().min()
+            by_set = part.group_by("dataset").agg(pl.col("ours", "theirs", "above").mean())
+            ours, theirs = (float(by_set[each].to_numpy().mean()) for each in ("ours", "theirs"))
+            mean, low, high = mean_of_sets(by_set["above"].to_list())
+            worse = part.filter(pl.col("above") < 0, pl.col("p_value") < 0.05)
+            worst = 100 * part["above"].to_numpy().min()
             print(
-                f"{name}, {len(by_set)} sets, {size} layers: ours {ours:.1%}, LOES {loes:.1%}, {100 * mean:+.2f} "
-                f"points ({100 * low:+.2f} to {100 * high:+.2f}), worst {worst:+.2f}, significantly worse on "
-                f"{len(worse)} of {len(part)}"
+                f"{name}, {len(by_set)} sets, {peer}, {size} layers: ours {ours:.1%}, theirs {theirs:.1%}, "
+                f"{100 * mean:+.2f} points ({100 * low:+.2f} to {100 * high:+.2f}), worst {worst:+.2f}, significantly "
+                f"worse on {len(worse)} of {len(part)}"
             )
 
 
@@ -77,31 +85,51 @@ def _beside(layout: Layout, curve: Curve) -> list[dict[str, object]]:
     alone = left_out_losses([read(first)], labels)
     grown = grow(first, alone, candidates, read, labels, most=MOST_TOGETHER, sure_gain=-np.inf)
     ours = [each.layer for each in grown[-1].layers]
-    theirs = loes_layers([each.X for each in train], labels, MOST_TOGETHER)
+    embeddings = [each.X for each in train]
+    loes = loes_layers(embeddings, labels, MOST_TOGETHER)
+    chosen = [("LOES", loes[:size]) for size in range(1, MOST_TOGETHER + 1)]
+    for probe in SOMMELIER_PROBES:
+        chosen.append((f"PLMSommelier, {probe}", [sommelier_layer(embeddings, labels, probe)]))
 
-    def right(layers: Sequence[int]) -> NDArray[np.bool_]:
+    @cache
+    def right(layers: tuple[int, ...]) -> NDArray[np.bool_]:
         X, T = (np.concatenate([split[layer].X for layer in layers], axis=1) for split in (train, test))
         found: NDArray[np.bool_] = fit_probe(X, labels, T, truth).predictions == truth
         return found
 
     rows: list[dict[str, object]] = []
-    for size in range(1, MOST_TOGETHER + 1):
-        a, b = right(ours[:size]), right(theirs[:size])
+    for peer, theirs in chosen:
+        own = ours[: len(theirs)]
+        a, b = right(tuple(own)), right(tuple(theirs))
         found = compare(a, b)
         rows.append(
             {
                 "model": curve.model,
                 "dataset": curve.dataset,
-                "size": size,
-                "our_layers": " ".join(map(str, ours[:size])),
-                "loes_layers": " ".join(map(str, theirs[:size])),
+                "peer": peer,
+                "size": len(theirs),
+                "our_layers": " ".join(map(str, own)),
+                "their_layers": " ".join(map(str, theirs)),
                 "ours": float(a.mean()),
-                "loes": float(b.mean()),
-                "above_loes": found.difference,
+                "theirs": float(b.mean()),
+                "above": found.difference,
                 "p_value": found.p_value,
             }
         )
     return rows
+
+
+def sommelier_layer(layers: Sequence[NDArray[np.floating]], labels: NDArray[np.integer], probe: str) -> int:
+    """The layer that PLMSommelier suggests of layers [N, D] each: the shallowest within 2 % of its best score."""
+    from plmsommelier.data import Dataset
+    from plmsommelier.select import select_layer
+
+    turn = np.random.default_rng(0).permutation(len(labels))
+    fitted, held_out = np.split(turn, [int(len(turn) * (1 - SOMMELIER_HELD_OUT))])
+    stacked = np.stack(layers)
+    told = Dataset("", "classification", [], labels[fitted], [], labels[held_out])
+    found = select_layer(told, stacked[:, fitted], stacked[:, held_out], probe=probe, n_seeds=0)
+    return int(found.best_layer)
 
 
 def loes_layers(layers: Sequence[NDArray[np.floating]], labels: NDArray[np.integer], most: int) -> list[int]:

@@ -1,4 +1,4 @@
-"""What studies read of a run whose embeddings were kept: LOES beside our search, and layers side by side."""
+"""What studies read of a run whose embeddings were kept: peers beside our search, and layers side by side."""
 
 from pathlib import Path
 
@@ -36,6 +36,15 @@ def test_a_layer_that_is_another_one_again_is_not_taken_second() -> None:
     assert peers.loes_layers([good, good, other], labels, 2) in ([0, 2], [2, 0])
 
 
+@pytest.mark.parametrize("probe", peers.SOMMELIER_PROBES)
+def test_sommelier_takes_the_shallowest_of_the_layers_that_tell(probe: str) -> None:
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 3, 300)
+    noise = [rng.standard_normal((300, 8)).astype(np.float32) for _ in range(5)]
+    planted = [each + 8 * np.eye(3, 8)[labels] * (2 <= layer <= 3) for layer, each in enumerate(noise)]
+    assert peers.sommelier_layer(planted, labels, probe) == 2
+
+
 def test_both_read_a_run_whose_embeddings_were_kept(
     tiny_model: Path, tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -54,8 +63,9 @@ def test_both_read_a_run_whose_embeddings_were_kept(
         monkeypatch.setattr(study, "RESULTS", tmp_path / f"{study.__name__}.csv")
         study.main(storage)
     beside, side_by_side = (pl.read_csv(tmp_path / f"study.{name}.csv") for name in ("peers", "together"))
-    assert beside["size"].to_list() == side_by_side["size"].to_list() == [1, 2, 3]
-    single = beside.row(0, named=True)
-    assert single["ours"] == pytest.approx(probe[int(single["our_layers"])], abs=1e-5)
-    assert single["loes"] == pytest.approx(probe[int(single["loes_layers"])], abs=1e-5)
+    assert beside.filter(peer="LOES")["size"].to_list() == side_by_side["size"].to_list() == [1, 2, 3]
+    assert beside["peer"].unique().sort().to_list() == ["LOES", "PLMSommelier, knn", "PLMSommelier, lr"]
+    for single in beside.filter(size=1).iter_rows(named=True):
+        assert single["ours"] == pytest.approx(probe[int(single["our_layers"])], abs=1e-5)
+        assert single["theirs"] == pytest.approx(probe[int(single["their_layers"])], abs=1e-5)
     assert side_by_side["accuracy"][0] == single["ours"]
