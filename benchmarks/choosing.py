@@ -1,10 +1,10 @@
 """What choosing a layer costs: `run()` measures every bar of this part, one object a bar.
 
 Choosing is all of a sweep but extraction and the proof on test rows: silhouettes, criteria and the choice, from
-embeddings in storage. It stands against probing every layer with scikit-learn, on the same rows of the same files: the
-way of this project's probe (a penalty of the five strongest, chosen on a held-out fifth of the train rows), and a single
-fit with the penalty that scikit-learn comes with. A whole sweep stands against `plmsommelier suggest --probe lr`, both as commands
-on one CSV; the local server that records the sweep is running already, and its start is reported apart.
+embeddings in storage. It stands against probing every layer with scikit-learn, on the same rows of the same files: with
+a penalty of five, chosen on a held-out fifth of the train rows, and a single fit with the penalty that scikit-learn
+comes with. A whole sweep stands against `plmsommelier suggest --probe lr`, both as commands on one CSV; the local
+server that records the sweep is running already, and its start is reported apart.
 """
 
 import os
