@@ -35,6 +35,7 @@ ALLOWED = {
 }
 # The words of trove classifiers and of people, where they are not those of SPDX.
 SAID_OTHERWISE = {
+    "3-clause bsd license": "bsd-3-clause",
     "apache": "apache 2.0",
     "apache-2.0": "apache 2.0",
     "apache 2.0 license": "apache 2.0",
