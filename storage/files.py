@@ -2,6 +2,7 @@
 
 import fcntl
 import glob
+import hashlib
 import os
 import uuid
 from collections.abc import Callable
@@ -65,6 +66,12 @@ def read_bytes(uri: str) -> bytes:
     system, path = filesystem(uri)
     with system.open_input_stream(path) as source:
         return source.read()
+
+
+def sha256_of(file: Path) -> str:
+    """The SHA-256 of a file on this disk, as a hex string."""
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def list_files(uri: str, suffix: str = "") -> list[str]:

@@ -34,9 +34,7 @@ def prepare_tables(database: Path) -> None:
         kept.parent.mkdir(parents=True, exist_ok=True)
         with closing(sqlite3.connect(database)) as made:
             write_file(str(kept), made.serialize())
-    except (
-        OSError
-    ) as error:  # a server can do without, and who cannot write the cache is told where it is needed
+    except OSError as error:  # a server does without; whoever needs the cache is told there
         log.warning("The next new storage waits for its tables again, since they cannot be kept: %s", error)
 
 

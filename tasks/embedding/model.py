@@ -3,32 +3,19 @@
 import hashlib
 import json
 import logging
-import os
-import re
-import struct
-import tempfile
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
-from filelock import FileLock
 from prefect import task
-from transformers import (
-    AutoModel,
-    AutoTokenizer,
-    PreTrainedModel,
-    modeling_gguf_pytorch_utils,
-)
+from transformers import PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from storage.cache import cache_folder
 from storage.errors import UserError
+from storage.files import sha256_of
 from storage.sources.grammar import parse_source
 from storage.sources.states import StatesSource, are_saved_states
 from tasks.embedding.backbone import find_backbone
@@ -39,13 +26,14 @@ from tasks.embedding.description import (
     quantised_as,
     text_config,
     whole_config,
-    words,
 )
 from tasks.embedding.families import chooses_experts, family_row
 from tasks.embedding.forward import Backbone
+from tasks.embedding.gguf import folder_of_gguf
 from tasks.embedding.saved_states import open_states, prepare_states
 from tasks.embedding.stored_blocks import can_stream, fits, open_backbone, too_large
 from tasks.embedding.weights import load_whole
+from tasks.embedding.without_bars import without_bars
 from tasks.machine import held
 from tasks.numerics.cores import hand_back_freed_memory
 from tasks.retries import LONG_S, RETRIED
@@ -61,8 +49,6 @@ DESCRIBING_FILES = ["*.json", "*.jinja", "*.py", *(f"*{suffix}" for suffix in so
 HASHED_SUFFIXES = {".safetensors", ".json", ".py", *VOCABULARIES}
 # In the place of a family, of states that another tool has taken.
 SAVED_STATES = "saved states"
-# The SHA-256 of each of a cached folder's files, written last.
-MADE = "made.json"
 
 
 @dataclass(frozen=True)
@@ -116,7 +102,7 @@ def resolve_model(spec: str, *, trust_remote_code: bool = False, weights: bool =
         return _of_saved_states(source.fetch("model", ()).place, spec)
     fetched = source.fetch("model", WEIGHT_FILES + DESCRIBING_FILES if weights else DESCRIBING_FILES)
     if fetched.place.is_file():
-        folder, revision = _from_gguf(fetched.place, spec)
+        folder, revision = folder_of_gguf(fetched.place, spec)
     else:
         folder = fetched.place
         # Without a revision of the source's own, the files are it, so that all of them have to be there.
@@ -283,23 +269,6 @@ def _load(folder: str, dtype: str, device: str, trust_remote_code: bool, stream:
     return loaded
 
 
-@contextmanager
-def without_bars() -> Iterator[None]:
-    """Without the progress bars of transformers: whoever waits for a model is told so by the stage that loads it."""
-    logging = transformers.utils.logging
-    # The reader of GGUF files makes its bar itself, and asks nobody whether one is wanted.
-    reader: Any = modeling_gguf_pytorch_utils
-    bars, own = logging.is_progress_bar_enabled(), reader.tqdm
-    logging.disable_progress_bar()
-    reader.tqdm = partial(own, disable=True)
-    try:
-        yield
-    finally:
-        reader.tqdm = own
-        if bars:
-            logging.enable_progress_bar()
-
-
 def _check_folder(folder: Path, spec: str, *, weights: bool) -> None:
     if not (folder / "config.json").is_file():
         raise UserError(
@@ -313,86 +282,13 @@ def _check_folder(folder: Path, spec: str, *, weights: bool) -> None:
         )
 
 
-def _from_gguf(file: Path, spec: str) -> tuple[Path, str]:
-    """De-quantise once: the cache keeps a folder of safetensors named by the file's SHA-256."""
-    if split := re.search(r"-\d{5}-of-(\d{5})\.gguf$", file.name):
-        raise UserError(
-            f"{file} (from {spec}) is one of {int(split[1])} parts of a model. Join them first: llama-gguf-split "
-            "--merge FIRST_PART JOINED.gguf, then name gguf:JOINED.gguf."
-        )
-    sha256 = _sha256(file)
-    done = cache_folder() / "gguf" / sha256[:32]
-    done.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{done}.lock"):
-        if not _is_as_it_was_made(done):
-            with tempfile.TemporaryDirectory(dir=done.parent, prefix=".part.") as scratch:
-                part = Path(scratch) / "model"
-                _dequantise(file, part, spec)
-                (part / MADE).write_text(json.dumps(_hashes(part)), encoding="utf-8")
-                # Another process may be loading the old one: it is moved away whole, and the new one is there at once.
-                if os.path.lexists(done):
-                    done.rename(Path(scratch) / "old")
-                part.rename(done)
-    return done, sha256
-
-
-def _is_as_it_was_made(folder: Path) -> bool:
-    """Whether a cached folder holds what was once put there. One of an older version does not say, and is made anew."""
-    try:
-        made: dict[str, str] = json.loads((folder / MADE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # none, or none that can be read
-        return False
-    return made == _hashes(folder)
-
-
-def _hashes(folder: Path) -> dict[str, str]:
-    return {file.name: _sha256(file) for file in sorted(folder.iterdir()) if file.name != MADE}
-
-
-def _dequantise(file: Path, into: Path, spec: str) -> None:
-    # Alone in a folder: what lies beside it must not change its tokens, nor bring code.
-    alone = into.parent / "file"
-    alone.mkdir()
-    (alone / file.name).symlink_to(file.absolute())
-    options: dict[str, Any] = {
-        "gguf_file": file.name,
-        "local_files_only": True,
-        "trust_remote_code": False,
-    }
-    try:
-        with without_bars():
-            load = partial(
-                AutoModel.from_pretrained, alone, dtype=torch.float32, output_loading_info=True, **options
-            )
-            model: Any = load_whole(load, str(file))
-        tokenizer = AutoTokenizer.from_pretrained(alone, **options)
-    except (OSError, ValueError, ImportError, KeyError, struct.error) as error:
-        raise UserError(
-            f"{file} (from {spec}) does not load as GGUF: {words(error).replace(f'{alone}/', '')}. transformers "
-            f"{transformers.__version__} reads the families listed in its GGUF guide; convert others to "
-            "safetensors and use path:FOLDER."
-        ) from error
-    # The plain weights are saved; the description of a quantisation that is gone would forbid it.
-    if hasattr(model.config, "quantization_config"):
-        del model.config.quantization_config
-    model.hf_quantizer = None
-    with without_bars():
-        model.save_pretrained(into)
-    tokenizer.save_pretrained(into)
-
-
 def _hash_folder(folder: Path) -> str:
     whole = hashlib.sha256()
     for file in sorted(
         each for each in folder.iterdir() if each.suffix in HASHED_SUFFIXES and each.is_file()
     ):
-        whole.update(f"{file.name}:{_sha256(file)};".encode())
+        whole.update(f"{file.name}:{sha256_of(file)};".encode())
     return whole.hexdigest()
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 @task(name="resolve-model", task_run_name="resolve {spec}", timeout_seconds=LONG_S, **RETRIED)

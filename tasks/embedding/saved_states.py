@@ -28,6 +28,7 @@ from safetensors import SafetensorError, safe_open
 
 from storage.cache import cache_folder
 from storage.errors import UserError
+from storage.files import sha256_of
 
 STATES_VERSION = 1
 """Raised by hand whenever a change of this file changes a number."""
@@ -149,9 +150,8 @@ def prepare_states(place: Path, spec: str) -> tuple[Path, str]:
     files = sorted(each for each in place.rglob("*") if each.is_file()) if place.is_dir() else [place]
     whole = hashlib.sha256()
     for file in files:
-        with file.open("rb") as opened:
-            digest = hashlib.file_digest(opened, "sha256").hexdigest()
-        whole.update(f"{file.relative_to(place) if place.is_dir() else file.suffix} {digest}\n".encode())
+        name = file.relative_to(place) if place.is_dir() else file.suffix
+        whole.update(f"{name} {sha256_of(file)}\n".encode())
     revision = whole.hexdigest()
     archives = [file for file in files if file.suffix == ".npz"]
     if not archives:

@@ -18,9 +18,9 @@ from storage.errors import UserError
 from tasks.embedding.backbone import find_blocks
 from tasks.embedding.description import load_tokenizer
 from tasks.embedding.forward import Backbone
-from tasks.embedding.model import without_bars
 from tasks.embedding.prompts import with_prompt
 from tasks.embedding.tokens import around_texts
+from tasks.embedding.without_bars import without_bars
 from tasks.exporting.states import (
     Cut,
     ExportedState,

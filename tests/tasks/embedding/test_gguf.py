@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from storage.errors import UserError
-from tasks.embedding.model import MADE, load_model, resolve_model
+from tasks.embedding.gguf import MADE
+from tasks.embedding.model import load_model, resolve_model
 
 WIDTH, BLOCKS = 32, 2
 

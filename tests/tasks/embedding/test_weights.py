@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save_file
 from storage.errors import UserError
 from storage.sources.wheels import unpack
 from tasks.embedding.embed import embed_texts
-from tasks.embedding.model import MADE, load_model, resolve_model
+from tasks.embedding.gguf import MADE
+from tasks.embedding.model import load_model, resolve_model
 from tasks.embedding.tokens import MANY_UNKNOWN, MOST_UNKNOWN, Tokens, check_known, tokenise
 from tasks.vocabulary import NormState, Pooling
 from tests.tasks.embedding.test_backbone import MODELS, small_model
