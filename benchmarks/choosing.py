@@ -7,10 +7,7 @@ comes with. A whole sweep stands against `plmsommelier suggest --probe lr`, both
 server that records the sweep is running already, and its start is reported apart.
 """
 
-import os
 import shutil
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -25,7 +22,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
-from benchmarks.bars import Bar, bar
+from benchmarks.bars import Bar, bar, seconds_of_command
 from benchmarks.scoring import MODEL, emotion
 from flows.parameters import SweepParameters
 from flows.run_id import describe_run
@@ -63,7 +60,7 @@ REPEATS = 2
 # Of choosing and probing, whose ratio two turns left uncertain by a tenth.
 TURNS = 5
 # Of all eleven the weak ones would be most of scikit-learn's time; our probe tries them only where they pay.
-FIVE = PENALTIES[:5]
+FIVE_PENALTIES = PENALTIES[:5]
 PROBES = {"scikit-learn, penalty chosen of five": True, "scikit-learn, one fit": False}
 
 
@@ -165,7 +162,7 @@ def _probing(layers: list[LayerOfRun], chosen: bool, threads: int | None) -> flo
             train, test = read_rows(layer)
             probe: BaseEstimator = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1_000))
             if chosen:
-                inverse = [1.0 / (penalty * len(train.y)) for penalty in FIVE]
+                inverse = [1.0 / (penalty * len(train.y)) for penalty in FIVE_PENALTIES]
                 held_out = StratifiedShuffleSplit(1, test_size=1 / FOLDS, random_state=0)
                 probe = GridSearchCV(
                     probe, {"logisticregression__C": inverse}, scoring="neg_log_loss", cv=held_out
@@ -197,10 +194,10 @@ def end_to_end() -> list[Bar]:
                     command = ["-m", "flows.cli", "sweep", "--model", MODEL, "--dataset", f"path:{csv}"]
                     command += ["--text-column", "sequence", "--label-column", "label", *more]
                     command += ["--storage", str(Path(scratch) / f"storage-{number}-{len(more)}")]
-                    ours[name].append(_timed(command, **recording.variables))
+                    ours[name].append(seconds_of_command(command, **recording.variables))
                 command = ["-m", "plmsommelier.cli", "suggest", str(csv), str(resolve_model(MODEL).folder)]
                 command += ["--task", "classification", "--probe", "lr", "--no-progress"]
-                peer.append(_timed(command, HF_HUB_OFFLINE="1"))
+                peer.append(seconds_of_command(command, HF_HUB_OFFLINE="1"))
     return [
         bar(
             f"sweep of {SOMMELIER_ROWS:,} rows end to end ({name}), times as fast as plmsommelier suggest --probe lr",
@@ -213,15 +210,3 @@ def end_to_end() -> list[Bar]:
         )
         for name, seconds in ours.items()
     ]
-
-
-def _timed(command: list[str], **variables: str) -> float:
-    """Seconds of a Python command, which has to succeed."""
-    started = time.perf_counter()
-    done = subprocess.run(
-        [sys.executable, *command], env=os.environ | variables, capture_output=True, text=True, check=False
-    )
-    seconds = time.perf_counter() - started
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}: {done.stderr[-2_000:]}")
-    return seconds

@@ -197,11 +197,10 @@ def _score_rows(folder: Path, count: int, features: int, layers: int) -> dict[st
         storage=str(folder / "out"),
     )
     started = time.perf_counter()
-    with _own_memory() as most:
-        unrecorded_sweep(parameters)
+    unrecorded_sweep(parameters)
     seconds = time.perf_counter() - started
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return {"seconds": seconds, "peak_bytes": float(peak), "own_bytes": float(most[0])}
+    return {"seconds": seconds, "peak_bytes": float(peak)}
 
 
 @contextmanager

@@ -9,14 +9,13 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
 
-from benchmarks.bars import Bar, bar
+from benchmarks.bars import Bar, bar, seconds_of_command
 from benchmarks.scoring import emotion
 from flows.running.server import local_server
 from storage.layout import Layout
@@ -52,12 +51,12 @@ def grid_on(workers: int) -> float:
         datasets = _datasets(Path(scratch))
         grid.write_text(json.dumps({"blocks": [{"models": [MODEL], "datasets": datasets}]}))  # JSON is YAML
         with local_server(Layout(str(storage)).server) as server:
-            variables = os.environ | server.variables | {"PREFECT_WORKER_QUERY_SECONDS": "1"}
-            _command(["deploy", "--file", str(ROOT / "deployments/prefect.yaml")], storage, variables)
-            with _started(workers, variables, Path(scratch)):
-                started = time.perf_counter()
-                _command(["grid", str(grid), "--deployment", "layer-sweep/sweep"], storage, variables)
-                seconds = time.perf_counter() - started
+            command, into = ["-m", "flows.cli"], ["--storage", str(storage)]
+            registered = ["deploy", "--file", str(ROOT / "deployments/prefect.yaml")]
+            seconds_of_command([*command, *registered, *into], **server.variables)
+            with _started(workers, server.variables, Path(scratch)):
+                asked = ["grid", str(grid), "--deployment", "layer-sweep/sweep"]
+                seconds = seconds_of_command([*command, *asked, *into], **server.variables)
         answered = query(
             Layout(str(storage)).results, "SELECT count(DISTINCT run_id) FROM leaderboard"
         ).item()
@@ -78,13 +77,6 @@ def _datasets(folder: Path) -> list[str]:
     return made
 
 
-def _command(words: list[str], storage: Path, variables: dict[str, str]) -> None:
-    command = [sys.executable, "-m", "flows.cli", *words, "--storage", str(storage)]
-    done = subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(words)} ended with {done.returncode}: {done.stderr[-2_000:]}")
-
-
 @contextmanager
 def _started(workers: int, variables: dict[str, str], folder: Path) -> Iterator[None]:
     """Workers that wait for runs, and what they start, each on one core."""
@@ -102,8 +94,11 @@ def _started(workers: int, variables: dict[str, str], folder: Path) -> Iterator[
     running = []
     try:
         for number in range(workers):
-            own = variables | {"OMP_NUM_THREADS": "1", "PREFECT_HOME": str(folder / f"worker-{number}")}
-            worker = subprocess.Popen(command, env=own, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            own = {"OMP_NUM_THREADS": "1", "PREFECT_HOME": str(folder / f"worker-{number}")}
+            own |= variables | {"PREFECT_WORKER_QUERY_SECONDS": "1"}
+            worker = subprocess.Popen(
+                command, env=os.environ | own, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            )
             psutil.Process(worker.pid).cpu_affinity([number])
             running.append(worker)
         yield
