@@ -35,7 +35,9 @@ def test_the_command_line_waits_for_no_heavy_library() -> None:
     assert "pydantic" in command
     assert not command & {"torch", "transformers", "prefect", "polars", "duckdb"}
     assert "torch" in sweep
-    assert not sweep & {"sklearn", "scipy.stats", "datasets", "pandas"}
+    assert not sweep & {"sklearn", "scipy.stats", "datasets", "pandas", "matplotlib"}
+    # What loads a model's weights, and brings torch's compiler with it: a repeat, a report or an error needs none.
+    assert not sweep & {"transformers.modeling_utils", "accelerate", "torch._dynamo"}
 
 
 def test_what_is_imported_is_declared_and_what_is_declared_is_imported() -> None:

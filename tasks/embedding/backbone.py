@@ -1,10 +1,12 @@
 """Where a transformer's layers begin and end, found by its structure and, of families without tests, by running it."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import torch
+import transformers
 from torch import Tensor, nn
-from transformers import AttentionInterface, PreTrainedModel
 
 from storage.errors import UserError
 from tasks.embedding.comparison import compare, run_plainly
@@ -52,14 +54,14 @@ def find_backbone(model: nn.Module) -> Backbone:
         vocabulary=_vocabulary(body),
     )
     if backbone.packed:
-        AttentionInterface.register(PACKED, attend)
+        transformers.AttentionInterface.register(PACKED, attend)
         body.set_attn_implementation(PACKED)
     if backbone.device.type == "cpu" and backbone.dtype == torch.bfloat16 and packs_bfloat16():
         pack_weights(blocks)
     return backbone
 
 
-def _compared(body: PreTrainedModel, blocks: nn.ModuleList) -> Backbone:
+def _compared(body: transformers.PreTrainedModel, blocks: nn.ModuleList) -> Backbone:
     """Of a family without tests, as plain transformers runs it: nothing is replaced, nothing laid out anew."""
     positions, vocabulary, weight = _position_table(body), _vocabulary(body), next(blocks.parameters())
     plain = run_plainly(body, blocks, positions, vocabulary)
@@ -85,7 +87,7 @@ def _compared(body: PreTrainedModel, blocks: nn.ModuleList) -> Backbone:
     return backbone
 
 
-def _vocabulary(body: PreTrainedModel) -> int | None:
+def _vocabulary(body: transformers.PreTrainedModel) -> int | None:
     """Token embeddings; None where ids are hashed or looked up in some other way."""
     try:
         table = body.get_input_embeddings()
@@ -94,7 +96,7 @@ def _vocabulary(body: PreTrainedModel) -> int | None:
     return getattr(table, "num_embeddings", None)
 
 
-def _position_table(body: PreTrainedModel) -> int | None:
+def _position_table(body: transformers.PreTrainedModel) -> int | None:
     """The longest text in tokens where a table of learned positions is found by its name; None without one."""
     ends = []
     for name, table in body.named_modules():
@@ -110,7 +112,7 @@ def _position_table(body: PreTrainedModel) -> int | None:
 _POSITIONS = ("wpe", "position_embeddings", "position_embedding", "embed_positions", "positions_embed")
 
 
-def find_blocks(model: nn.Module) -> tuple[PreTrainedModel, nn.Module, nn.ModuleList]:
+def find_blocks(model: nn.Module) -> tuple[transformers.PreTrainedModel, nn.Module, nn.ModuleList]:
     """The model without its head, the module that holds the blocks (and the final norm), and the blocks.
 
     The blocks are the first list of modules, of one class if there is such, that is as long as its model's config
@@ -124,7 +126,7 @@ def find_blocks(model: nn.Module) -> tuple[PreTrainedModel, nn.Module, nn.Module
             continue
         parents = [model.get_submodule(name.rsplit(".", cut)[0]) for cut in range(1, name.count(".") + 1)]
         parents.append(model)
-        body = next(parent for parent in parents if isinstance(parent, PreTrainedModel))
+        body = next(parent for parent in parents if isinstance(parent, transformers.PreTrainedModel))
         others = text is not config and type(body.config) is not type(text)
         if len(blocks) == getattr(body.config, "num_hidden_layers", None) and not others:
             found.append((body, parents[0], blocks))
@@ -136,7 +138,11 @@ def find_blocks(model: nn.Module) -> tuple[PreTrainedModel, nn.Module, nn.Module
     if getattr(text, "num_hidden_groups", None) == 1:
         # ALBERT: one block, as often as there are layers.
         for name, groups in model.named_modules():
-            if isinstance(groups, nn.ModuleList) and len(groups) == 1 and isinstance(model, PreTrainedModel):
+            if (
+                isinstance(groups, nn.ModuleList)
+                and len(groups) == 1
+                and isinstance(model, transformers.PreTrainedModel)
+            ):
                 whole: Any = model.base_model
                 owner = model.get_submodule(name.rpartition(".")[0])
                 return whole, owner, nn.ModuleList([groups[0]] * text.num_hidden_layers)

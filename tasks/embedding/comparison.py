@@ -4,6 +4,8 @@ Texts of different lengths, each alone, in float32 and in the dtype that will ru
 must be the same, or the model is refused.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -11,8 +13,8 @@ from itertools import chain, groupby
 from typing import Any
 
 import torch
+import transformers
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from storage.errors import UserError
 from tasks.embedding.forward import Backbone, capturing, forward_layers, plain_inputs
@@ -64,7 +66,7 @@ class PlainRun:
 
 
 def run_plainly(
-    model: PreTrainedModel, blocks: nn.ModuleList, positions: int | None, vocabulary: int | None
+    model: transformers.PreTrainedModel, blocks: nn.ModuleList, positions: int | None, vocabulary: int | None
 ) -> PlainRun:
     """Run a headless model in evaluation mode as anybody would, text by text.
 
@@ -155,7 +157,7 @@ def _windows(config: Any) -> Iterator[int]:
 
 
 def _layers(
-    model: PreTrainedModel, texts: Sequence[Tensor], blocks: int, state: ModelState
+    model: transformers.PreTrainedModel, texts: Sequence[Tensor], blocks: int, state: ModelState
 ) -> tuple[list[Tensor], bool]:
     """float32 [blocks + 1, length, D] of each text on the CPU, and whether any of them changed the model's state."""
     found, changed = [], False
@@ -177,7 +179,7 @@ def _layers(
     return found, changed
 
 
-def _plain(model: PreTrainedModel, ids: Tensor) -> Any:
+def _plain(model: transformers.PreTrainedModel, ids: Tensor) -> Any:
     try:
         with torch.inference_mode():
             return model(**plain_inputs(model, ids[None]), output_hidden_states=True)
@@ -190,7 +192,9 @@ def _plain(model: PreTrainedModel, ids: Tensor) -> Any:
         ) from error
 
 
-def _ending(model: PreTrainedModel, blocks: nn.ModuleList, ids: Tensor) -> tuple[nn.Module | None, bool]:
+def _ending(
+    model: transformers.PreTrainedModel, blocks: nn.ModuleList, ids: Tensor
+) -> tuple[nn.Module | None, bool]:
     """The final norm, which makes the model's output of what its last block puts out, and whether the last of its
     hidden states is that output."""
     raw: list[Tensor] = []

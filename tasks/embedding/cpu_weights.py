@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers.activations import SiLUActivation
 
 
 def packs_bfloat16() -> bool:
@@ -27,6 +26,8 @@ def pack_weights(blocks: nn.ModuleList) -> None:
     A gated MLP also gets its activation and its product computed where the matrix product writes. The plain weights
     are freed: two copies would double the memory of a model. The operators are those that torch.compile emits.
     """
+    from transformers.activations import SiLUActivation  # slow to import
+
     for module in blocks.modules():
         if type(module) is nn.Linear and module.weight.numel():
             packed = torch.ops.mkldnn._reorder_linear_weight(module.weight.detach())

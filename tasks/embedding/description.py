@@ -7,7 +7,6 @@ import torch
 import transformers
 from torch import nn
 from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding, AutoTokenizer
-from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from storage.errors import UserError
@@ -133,6 +132,8 @@ def quantised_as(config: transformers.PretrainedConfig, folder: str) -> str | No
         return None
     method = described.get("quant_method") if isinstance(described, dict) else described.quant_method
     name = str(getattr(method, "value", method))
+    from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING  # slow to import
+
     # Which of bitsandbytes' two is told by other fields.
     if name not in {*AUTO_QUANTIZER_MAPPING, "bitsandbytes"}:
         raise UserError(

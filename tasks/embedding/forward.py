@@ -4,6 +4,8 @@ Texts are laid end to end without padding: every matrix product sees real tokens
 depend on what else is in the batch. Only attention has to know where a text ends.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,8 +13,8 @@ from inspect import signature
 from typing import Any
 
 import torch
+import transformers
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from storage.errors import UserError
 from tasks.embedding.families import Family
@@ -38,7 +40,7 @@ class Backbone:
     `read_block(i)` gives block i with its weights, of a model whose blocks are not in memory; None where they are.
     """
 
-    model: PreTrainedModel
+    model: transformers.PreTrainedModel
     blocks: tuple[nn.Module, ...]
     final_norm: nn.Module | None
     layers: int
@@ -166,7 +168,7 @@ def _stated_positions(backbone: Backbone) -> int | None:
     return end if type(end) is int and not backbone.row.tested else None
 
 
-def plain_inputs(model: PreTrainedModel, ids: Tensor) -> dict[str, Any]:
+def plain_inputs(model: transformers.PreTrainedModel, ids: Tensor) -> dict[str, Any]:
     """What a tokenizer hands a model of texts of one length. ids: int64 [texts, length]."""
     if "attention_mask" in signature(model.forward).parameters:
         return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}

@@ -1,5 +1,7 @@
 """A frozen model, brought here by its source as a folder or a GGUF file, loaded once per process."""
 
+from __future__ import annotations
+
 import hashlib
 import json
 import logging
@@ -10,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from prefect import task
-from transformers import PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from storage.errors import UserError
@@ -215,13 +217,13 @@ def _load_tokenizer(folder: str, trust_remote_code: bool) -> PreTrainedTokenizer
     return load_tokenizer(Path(folder), trust_remote_code=trust_remote_code)
 
 
-def describe_whole(folder: str, *, trust_remote_code: bool = False) -> PreTrainedModel:
+def describe_whole(folder: str, *, trust_remote_code: bool = False) -> transformers.PreTrainedModel:
     """The model of a folder without numbers, on torch's meta device: the names and shapes of its weights are read.
 
     Raises:
         UserError: as `load_model` for weights that do not fill the model.
     """
-    model: PreTrainedModel = _headless(folder, trust_remote_code, device_map="meta")
+    model: transformers.PreTrainedModel = _headless(folder, trust_remote_code, device_map="meta")
     return model
 
 

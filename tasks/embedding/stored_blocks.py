@@ -9,8 +9,6 @@ from typing import Any
 
 import psutil
 import torch
-from accelerate import init_empty_weights
-from accelerate.utils import set_module_tensor_to_device
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
@@ -144,6 +142,9 @@ def open_backbone(folder: str, dtype: str, device: str, *, trust_remote_code: bo
     Raises:
         UserError: blocks of this family cannot be run one after the other, or tensors are not in the folder.
     """
+    from accelerate import init_empty_weights  # slow to import
+    from accelerate.utils import set_module_tensor_to_device
+
     if not can_stream(folder, trust_remote_code=trust_remote_code):
         families = ", ".join(sorted(name for name, row in FAMILIES.items() if row.packed))
         raise UserError(

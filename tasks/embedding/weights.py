@@ -1,11 +1,13 @@
 """Whether a model's numbers are its checkpoint's: transformers fills what it does not find with random ones."""
 
+from __future__ import annotations
+
 import logging
 import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from transformers import PreTrainedModel
+import transformers
 
 from storage.errors import UserError
 from tasks.embedding.backbone import find_blocks
@@ -24,7 +26,7 @@ _SHOWN = 3
 Load = Callable[..., Any]
 
 
-def load_whole(load: Load, place: str) -> PreTrainedModel:
+def load_whole(load: Load, place: str) -> transformers.PreTrainedModel:
     """The model, if every tensor that its hidden states depend on came from the checkpoint.
 
     Args:
@@ -71,7 +73,7 @@ def _load(load: Load, place: str, **options: Any) -> Any:
         ) from error
 
 
-def _needed(model: PreTrainedModel, missing: Iterable[str]) -> list[str]:
+def _needed(model: transformers.PreTrainedModel, missing: Iterable[str]) -> list[str]:
     """Of the tensors that are missing, those that the hidden states depend on: of an encoder-decoder the encoder's."""
     body, _, _ = find_blocks(model)
     prefix = next(name for name, module in model.named_modules() if module is body)
@@ -80,7 +82,7 @@ def _needed(model: PreTrainedModel, missing: Iterable[str]) -> list[str]:
     return sorted(key for key in missing if key.startswith(within) and not key.startswith(unused))
 
 
-def _surplus(model: PreTrainedModel, unexpected: Iterable[str]) -> list[str]:
+def _surplus(model: transformers.PreTrainedModel, unexpected: Iterable[str]) -> list[str]:
     """Tensors of a list of blocks that the model has, beyond its last one."""
     count: dict[str, int] = {}
     for key in model.state_dict():

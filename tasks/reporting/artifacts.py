@@ -21,7 +21,6 @@ from storage.sources.grammar import parse_source
 from storage.sources.source import Kind
 from storage.staged import is_staged, read_staged
 from tasks.reporting.answer import answer_markdown, answer_sentence, layer_table
-from tasks.reporting.figure import answer_svg, save_figure
 from tasks.reporting.layer_curves import Tables, answer_curves
 from tasks.reporting.report import render_report
 from tasks.retries import RETRIED, SHORT_S
@@ -43,6 +42,8 @@ class ReportFiles:
 
 def write_report(layout: Layout, run_id: str, tables: Tables) -> ReportFiles:
     """Draw the figure and write the report of one run."""
+    from tasks.reporting.figure import save_figure  # slow to import
+
     folder = layout.report(run_id)
     png, svg = save_figure(tables, folder)
     page = render_report(
@@ -100,6 +101,8 @@ def answer_page(tables: Tables, layout: Layout, files: ReportFiles, api_url: str
     The figure is an SVG inside the page: both UIs let `data:` images through, and an image artifact would need an
     address that every reader's browser can reach. The report is linked where the storage's own server serves it.
     """
+    from tasks.reporting.figure import answer_svg  # slow to import
+
     run = tables["run"].row(0, named=True)
     figure = base64.b64encode(answer_svg(tables)).decode()
     report = f"`{files.html}`"

@@ -14,7 +14,6 @@ from storage.files import read_bytes, write_atomically, write_file
 from storage.layout import Layout
 from storage.results import merge, query
 from storage.sources.grammar import parse_source
-from tasks.reporting.figure import save_figure
 from tasks.reporting.grid_report import SHOWN, claims_counted, render_grid
 from tasks.reporting.layer_curves import Tables
 from tasks.reporting.run_record import collect
@@ -70,6 +69,8 @@ def write_comparison(
     Raises:
         FileNotFoundError: one of the runs has not come to its end.
     """
+    from tasks.reporting.figure import save_figure  # slow to import
+
     runs = {run_id: collect(layout, run_id) for run_id in run_ids}
     compared = compare_runs(runs)
     for view in COMPARED:
