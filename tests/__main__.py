@@ -6,9 +6,9 @@ import sys
 
 import pytest
 
-# Half of the suite's time is spent on waiting for commands, servers and a browser. More workers than this would only
-# add start-up; a file stays on one of them, with the sweeps that its tests share, in the order in which they stand.
-WORKERS = min(os.cpu_count() or 1, 4)
+# A fifth of the suite's time is spent on waiting for commands, servers and a browser: one worker more than cores. A
+# file stays on one of them, with the sweeps that its tests share, in the order in which they stand.
+WORKERS = min((os.cpu_count() or 1) + 1, 4)
 SHARED_OUT = ["--numprocesses", str(WORKERS), "--dist", "loadfile", "--no-loadscope-reorder"]
 
 

@@ -17,7 +17,7 @@ from flows.terminal.doctor import examine
 from storage.errors import UserError
 from storage.find_run import find_run
 from storage.results import merge
-from tests.flows.conftest import COMMAND, environment, layerscout, wait_for
+from tests.flows.conftest import COMMAND, command_here, environment, layerscout, wait_for
 from tests.storage.test_results import probe_rows
 
 
@@ -89,7 +89,7 @@ def test_sql_that_cannot_be_answered_is_a_paragraph(storage: str, tmp_path: Path
         ("DROP TABLE probe", storage, "read-only"),
         ("SELECT 1", str(tmp_path), "Run `layerscout sweep` first"),
     ]:
-        failed = layerscout("sql", query, "--storage", folder, env=environment())
+        failed = command_here("sql", query, "--storage", folder)
         assert failed.returncode == 1
         assert message in failed.stderr
         assert "Traceback" not in failed.stderr
@@ -112,10 +112,11 @@ def test_usage_errors_name_the_flag() -> None:
         assert failed.stdout == ""
 
 
-def test_doctor_tells_what_there_is_and_what_is_missing(tmp_path: Path) -> None:
-    found = layerscout(
-        "doctor", "--storage", str(tmp_path), env=environment(LAYERSCOUT_CACHE=str(tmp_path / "cache"))
-    )
+def test_doctor_tells_what_there_is_and_what_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LAYERSCOUT_CACHE", str(tmp_path / "cache"))
+    found = command_here("doctor", "--storage", str(tmp_path))
     assert found.returncode == 0
     assert re.search(r"ok +torch +2\.", found.stdout)
     assert "none unpacked of smollm2-135m" in re.sub(r"\s+", " ", found.stdout)

@@ -15,7 +15,7 @@ from flows.terminal.error_words import in_words
 from flows.terminal.preview import show_inspection, show_plan
 from storage.errors import UserError
 from tests.conftest import labelled_text
-from tests.flows.conftest import COMMAND, environment, layerscout
+from tests.flows.conftest import COMMAND, command_here, environment, layerscout
 
 
 @pytest.fixture(scope="module")
@@ -56,9 +56,7 @@ def test_inspect_shows_classes_lengths_duplicates_and_leaks(
 
 
 def test_inspect_as_a_command(reviews: Path) -> None:
-    done = layerscout(
-        *("inspect", "--dataset", f"path:{reviews}", "--label-column", "stars"), env=environment()
-    )
+    done = command_here("inspect", "--dataset", f"path:{reviews}", "--label-column", "stars")
     assert (done.returncode, done.stderr) == (0, "Reading the data set\n")
     assert "characters" in done.stdout
 
@@ -98,17 +96,20 @@ def test_a_dry_run_refuses_a_criterion_that_there_is_not(reviews: Path, tiny_mod
 
 
 def test_exit_codes(tmp_path: Path) -> None:
-    for arguments, code in [
+    of_processes = [
         (["--version"], 0),
         (["inspect", "--dataset", f"path:{tmp_path / 'none.csv'}"], 1),
+        (["sweep"], 2),
+    ]
+    others = [
         (["export", "0", "--out", str(tmp_path / "new"), "--storage", str(tmp_path)], 1),
         (["inspect"], 1),
-        (["sweep"], 2),
         (["export", "0"], 2),
         (["export", "0", "--out", "x", "--layer", "deep"], 2),
-    ]:
-        done = layerscout(*arguments, env=environment())
-        assert done.returncode == code, (arguments, done.stderr)
+    ]
+    ended = [(layerscout(*arguments, env=environment()), code) for arguments, code in of_processes]
+    for done, code in [*ended, *((command_here(*arguments), code) for arguments, code in others)]:
+        assert done.returncode == code, (done.args, done.stderr)
         assert (done.stderr == "") == (code == 0)
         assert "Traceback" not in done.stderr
 

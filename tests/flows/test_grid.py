@@ -16,7 +16,7 @@ from storage.results import query
 from study.__main__ import main as study
 from tasks.scoring.criteria import CRITERIA
 from tasks.vocabulary import Metric
-from tests.flows.conftest import environment, layerscout
+from tests.flows.conftest import command_here, layerscout
 
 PAPER = Path(__file__).parents[2] / "deployments" / "paper.yaml"
 STUDY = Path(__file__).parents[2] / "study" / "grid.yaml"
@@ -25,7 +25,7 @@ PAIR = "blocks: [{models: [wheel:a], datasets: [wheel:b]}]\n"
 
 
 def test_the_papers_grid_passes_its_dry_run_without_the_hub() -> None:
-    printed = layerscout("grid", str(PAPER), "--dry-run", env=environment(HF_HUB_OFFLINE="1"))
+    printed = command_here("grid", str(PAPER), "--dry-run")
     assert printed.returncode == 0, printed.stderr
     for name in ("Qwen/Qwen3-1.7B", "meta-llama/Llama-3.2-1B", "fancyzhx/ag_news", "dair-ai/emotion"):
         assert printed.stdout.count(f"hf:{name}") == 2
@@ -157,7 +157,7 @@ def test_a_grid_runs_every_pair_compares_them_and_goes_on_where_it_ended(
 
     page = storage / "comparison" / "report.html"
     page.unlink()
-    written = layerscout("report", "--all", "--storage", str(storage), env=served)
+    written = command_here("report", "--all", "--storage", str(storage))
     assert (written.returncode, written.stdout.strip()) == (0, str(page)), written.stderr
     assert page.stat().st_size > 0
 

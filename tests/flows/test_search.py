@@ -26,7 +26,7 @@ from tasks.choosing.comparison import Comparison, mcnemar_mid_p
 from tasks.choosing.prompt_choice import PromptAnswer
 from tasks.exporting.predict import embed
 from tasks.reporting.answer import answer_sentence
-from tests.flows.conftest import environment, layerscout, sweep_here
+from tests.flows.conftest import command_here, sweep_here
 
 TEMPLATE, BEHIND = "on the wave {text} in the field", "{text} and it was"
 
@@ -216,10 +216,8 @@ def test_what_is_no_prompt_is_refused() -> None:
 
 def test_a_dry_run_counts_the_prompts_tokens(tiny_model: Path, tiny_dataset: Path, tmp_path: Path) -> None:
     asked = ["--model", f"path:{tiny_model}", "--dataset", f"path:{tiny_dataset}", "--dry-run"]
-    done = layerscout(
-        *("search", *asked, "--prompt", "none", "--prompt", TEMPLATE, "--storage", str(tmp_path / "out")),
-        env=environment(),
-    )
+    prompts = ["--prompt", "none", "--prompt", TEMPLATE]
+    done = command_here("search", *asked, *prompts, "--storage", str(tmp_path / "out"))
     assert done.returncode == 0, done.stderr
     tokens = [
         int(line.split()[1].replace(",", "")) for line in done.stdout.splitlines() if line.startswith("texts")

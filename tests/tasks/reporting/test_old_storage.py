@@ -16,7 +16,7 @@ from storage.results import query
 from tasks.reporting.artifacts import write_report
 from tasks.reporting.grid_comparison import write_comparison
 from tasks.reporting.run_record import collect, rebuild_database
-from tests.flows.conftest import environment, layerscout
+from tests.flows.conftest import command_here
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 VERSIONS = sorted(each.name.removesuffix(".tar.xz") for each in FIXTURES.glob("storage-*.tar.xz"))
@@ -87,13 +87,13 @@ def test_it_is_reported_and_compared(old: tuple[Layout, str]) -> None:
 def test_the_commands_serve_it(old: tuple[Layout, str], tmp_path: Path) -> None:
     layout, run_id = old
     at = ["--storage", layout.root]
-    asked = layerscout("sql", "SELECT chosen_layer, chosen_accuracy FROM leaderboard", *at, env=environment())
+    asked = command_here("sql", "SELECT chosen_layer, chosen_accuracy FROM leaderboard", *at)
     assert asked.stdout.split() == ["chosen_layer", "chosen_accuracy", "0", "0.9333"]
     for command in (["rebuild"], ["report", "--all"]):
-        done = layerscout(*command, *at, env=environment())
+        done = command_here(*command, *at)
         assert (done.returncode, done.stderr) == (0, "")
     out = tmp_path / "exported"
-    exported = layerscout("export", run_id, "--out", str(out), *at, env=environment())
+    exported = command_here("export", run_id, "--out", str(out), *at)
     assert exported.returncode == 0, exported.stderr
     assert "93.3 % as audited" in " ".join(exported.stdout.split())
     assert {"model.safetensors", "predict.py"} <= {each.name for each in out.iterdir()}
