@@ -1,7 +1,8 @@
 """`python -m study.prompts STORAGE`: what prompts gained in the runs of `layerscout grid study/prompts.yaml`.
 
-Each set's prompt is chosen as `layerscout search` does, by train rows; test rows say what it was worth.
-`results/prompts.csv` has a row a set and prompt.
+Each set's prompt is chosen as `layerscout search` does, by train rows; test rows say what it was worth. Where layers
+were laid side by side, what these gained on top of the prompt's one layer. `results/prompts.csv` has a row a set and
+prompt.
 """
 
 import sys
@@ -32,6 +33,8 @@ def main(storage: str) -> None:
         tables = {run["asked"]: collect(layout, run["run_id"]) for run in asked}
         for each in compare_prompts(layout, tables):
             audit = tables[each.prompt]["audit"].filter("is_answer").row(0, named=True)
+            side_by_side = tables[each.prompt]["representation"].filter("is_answer")
+            of_them = side_by_side.row(0, named=True) if len(side_by_side) else {}
             over = each.over_no_prompt
             rows.append(
                 {
@@ -45,20 +48,38 @@ def main(storage: str) -> None:
                     "over_no_prompt": over.difference if over else 0.0,
                     "p_value": over.p_value if over else 1.0,
                     "last_accuracy": audit["last_accuracy"],
+                    "layers": of_them.get("size"),
+                    "over_one_layer": of_them.get("gain_over_single"),
+                    "over_one_layer_p_value": of_them.get("gain_over_single_p_value"),
                     "is_answer": each.is_answer,
                 }
             )
     table = pl.DataFrame(rows).sort("model", "dataset", "prompt")
     table.write_csv(RESULTS, float_precision=5)
-    for name, part in [("chosen by train rows", table.filter("is_answer")), *table.group_by("prompt")]:
-        gains = part["over_no_prompt"].to_numpy()
-        mean, low, high = mean_of_sets(gains.tolist())
-        worse = part.filter(pl.col("over_no_prompt") < 0, pl.col("p_value") < 0.05)["dataset"].to_list()
-        print(
-            f"{name if isinstance(name, str) else name[0]}, {len(part)} sets: {100 * mean:+.2f} points over no "
-            f"prompt ({100 * low:+.2f} to {100 * high:+.2f}), worst {100 * gains.min():+.2f}, significantly worse on "
-            f"{worse}"
-        )
+    for (model,), own in table.group_by("model", maintain_order=True):
+        taken, unprompted = own.filter("is_answer"), own.filter(prompt=NO_PROMPT)
+        for (prompt,), part in own.group_by("prompt", maintain_order=True):
+            _tell(f"{model}, {prompt} always, over no prompt", part, "over_no_prompt", "p_value")
+        _tell(f"{model}, chosen by train rows, over no prompt", taken, "over_no_prompt", "p_value")
+        if taken["layers"].null_count() == 0:
+            for name, part in (("without a prompt", unprompted), ("with the chosen prompt", taken)):
+                what = f"{model}, layers side by side {name}, over one"
+                _tell(what, part, "over_one_layer", "over_one_layer_p_value")
+            both = taken.with_columns(both=pl.col("over_no_prompt") + pl.col("over_one_layer"))
+            _tell(f"{model}, both, over one layer without a prompt", both, "both")
+            last = unprompted.select("dataset", last="last_accuracy")
+            over_last = both.join(last, on="dataset").with_columns(
+                over_last=pl.col("accuracy") + pl.col("over_one_layer") - pl.col("last")
+            )
+            _tell(f"{model}, both, over the last layer without a prompt", over_last, "over_last")
+
+
+def _tell(what: str, part: pl.DataFrame, gain: str, p_value: str | None = None) -> None:
+    gains = part[gain].to_list()
+    mean, low, high = mean_of_sets(gains)
+    told = f"{what}, {len(part)} sets: {100 * mean:+.2f} points ({100 * low:+.2f} to {100 * high:+.2f})"
+    worse = part.filter(pl.col(gain) < 0, pl.col(p_value) < 0.05)["dataset"].to_list() if p_value else []
+    print(f"{told}, worst {100 * min(gains):+.2f}" + (f", significantly worse on {worse}" if p_value else ""))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
 """`python -m study.race STORAGE`: what races over rows would have chosen in the runs of study/race.yaml.
 
 The runs of `layerscout grid study/race.yaml` have embedded and scored every row. Each race is run again from their
-embeddings, five times with rows in other turns; the test rows judge its layer by the probe that was fitted on all train
-rows. `results/race.csv` has a row a run, confidence and draw.
+embeddings, five times with rows in other turns. Its layer is judged by the test rows, of the probe that was fitted on
+all train rows; and, since 500 test rows do not tell layers apart that lie a point from each other, by the train rows
+as well that the race never read, of ridge regression on all train rows but the one. `results/race.csv` has a row a
+run, confidence and draw.
 """
 
 import sys
@@ -50,6 +52,8 @@ class Candidates:
     """`loss:DRAW:ROWS` → float32 [C, rows] in nats and `hit:DRAW:ROWS` → bool [C, rows]."""
     correct: NDArray[np.bool_]
     """[C, test rows]."""
+    turns: NDArray[np.int64]
+    """[DRAWS, train rows]: the place of each row in the data set, in the turn in which a race reads them."""
 
     def steps(self, draw: int, until: float) -> Iterator[Step]:
         """As `flows.race` would judge them, to the one that ends it."""
@@ -75,11 +79,22 @@ class Candidates:
 
     def split_regret(self, candidate: int) -> float:
         """As `study.measures.split_regret`, over all candidates."""
-        return held_out_best(self.correct) - float(self.correct[candidate].mean())
+        return _short_of_best(self.correct, candidate)
+
+    def unread_regret(self, candidate: int, draw: int, rows: int) -> float:
+        """The same by the test rows and the train rows beyond the first `rows` of a draw's turn."""
+        # What was left out of all rows lies in the first draw's turn.
+        column_of = np.argsort(self.turns[0])
+        unread = self.left_out[f"hit:0:{self.sizes[-1]}"][:, column_of[self.turns[draw, rows:]]]
+        return _short_of_best(np.hstack([self.correct, unread]), candidate)
 
     def best_of_all_rows(self) -> int:
         """The candidate with the lowest left-out log loss over all train rows: what a whole sweep takes."""
         return int(self.left_out[f"loss:0:{self.sizes[-1]}"].mean(axis=1).argmin())
+
+
+def _short_of_best(correct: NDArray[np.bool_], candidate: int) -> float:
+    return held_out_best(correct) - float(correct[candidate].mean())
 
 
 def main(storage: str) -> None:
@@ -91,16 +106,15 @@ def main(storage: str) -> None:
     table = pl.DataFrame(rows).sort("until", "model", "dataset", "draw")
     table.write_csv(RESULTS, float_precision=5)
     for (model, until), part in table.group_by("model", "until", maintain_order=True):
-        by_set = part.group_by("dataset").agg(
-            pl.col("share", "above_all_rows", "chance").mean(), pl.col("near").mean()
-        )
-        means = {name: float(by_set[name].to_numpy().mean()) for name in ("share", "chance", "near")}
+        told = ("share", "chance", "near", "near_of_unread")
+        by_set = part.group_by("dataset").agg(pl.col("above_all_rows", *told).mean())
+        means = {name: float(by_set[name].to_numpy().mean()) for name in told}
         mean, low, high = mean_of_sets(by_set["above_all_rows"].to_list())
         print(
             f"{model!s}, until {until!s}, {len(by_set)} sets: {means['share']:.1%} of the rows, split regret above "
             f"that of all rows {100 * mean:+.2f} points ({100 * low:+.2f} to {100 * high:+.2f}), worst "
             f"{100 * part['above_all_rows'].to_numpy().max():+.2f}; told {means['chance']:.2f}, near "
-            f"{means['near']:.2f}"
+            f"{means['near']:.2f}, by unread rows too {means['near_of_unread']:.2f}"
         )
 
 
@@ -110,7 +124,9 @@ def _races(run: Candidates) -> Iterator[dict[str, Any]]:
         for draw in range(DRAWS):
             *_, last = run.steps(draw, until)
             leader = last.leader
-            regret = run.split_regret(run.contenders[leader.contender].start + leader.layer)
+            candidate = run.contenders[leader.contender].start + leader.layer
+            regret = run.split_regret(candidate)
+            of_unread = run.unread_regret(candidate, draw, last.rows)
             yield {
                 "model": run.model,
                 "dataset": run.dataset,
@@ -123,6 +139,8 @@ def _races(run: Candidates) -> Iterator[dict[str, Any]]:
                 "chance": leader.chance,
                 "split_regret": regret,
                 "near": regret <= NEAR,
+                "unread_regret": of_unread,
+                "near_of_unread": of_unread <= NEAR,
                 "above_all_rows": regret - of_all,
             }
 
@@ -151,7 +169,8 @@ def _candidates(storage: str, run_id: str) -> Candidates:
     with np.load(kept) as arrays:
         left_out = dict(arrays)
     model, dataset_name = (parse_source(run[each]).short_name for each in ("model_id", "dataset_id"))
-    return Candidates(model, dataset_name, sizes, contenders, left_out, np.concatenate(correct))
+    turns = left_out.pop("turns")
+    return Candidates(model, dataset_name, sizes, contenders, left_out, np.concatenate(correct), turns)
 
 
 def _leave_out(
@@ -186,7 +205,8 @@ def _leave_out(
     ]
     with ThreadPoolExecutor(CORES) as executor:
         by_candidate = list(executor.map(leave_out, *zip(*wanted, strict=True)))
-    return {name: np.stack([each[name] for each in by_candidate]) for name in by_candidate[0]}
+    told = {name: np.stack([each[name] for each in by_candidate]) for name in by_candidate[0]}
+    return told | {"turns": np.stack(turns)}
 
 
 if __name__ == "__main__":
