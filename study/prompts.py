@@ -2,7 +2,7 @@
 
 Each set's prompt is chosen as `layerscout search` does, by train rows; test rows say what it was worth. Where layers
 were laid side by side, what these gained on top of the prompt's one layer. `results/prompts.csv` has a row a set and
-prompt.
+prompt; those of models that the storage has no runs of stay as they are.
 """
 
 import sys
@@ -55,10 +55,13 @@ def main(storage: str) -> None:
                 }
             )
     table = pl.DataFrame(rows).sort("model", "dataset", "prompt")
-    table.write_csv(RESULTS, float_precision=5)
+    others = pl.read_csv(RESULTS).filter(~pl.col("model").is_in(table["model"].unique().to_list()))
+    kept = pl.concat([others, table], how="diagonal_relaxed").select(table.columns)
+    kept.sort("model", "dataset", "prompt").write_csv(RESULTS, float_precision=5)
     for (model,), own in table.group_by("model", maintain_order=True):
         taken, unprompted = own.filter("is_answer"), own.filter(prompt=NO_PROMPT)
-        for (prompt,), part in own.group_by("prompt", maintain_order=True):
+        prompted = own.filter(pl.col("prompt") != NO_PROMPT)
+        for (prompt,), part in prompted.group_by("prompt", maintain_order=True):
             _tell(f"{model}, {prompt} always, over no prompt", part, "over_no_prompt", "p_value")
         _tell(f"{model}, chosen by train rows, over no prompt", taken, "over_no_prompt", "p_value")
         if taken["layers"].null_count() == 0:
@@ -72,6 +75,8 @@ def main(storage: str) -> None:
                 over_last=pl.col("accuracy") + pl.col("over_one_layer") - pl.col("last")
             )
             _tell(f"{model}, both, over the last layer without a prompt", over_last, "over_last")
+    by_set = kept.filter("is_answer").group_by("dataset").agg(pl.col("over_no_prompt").mean())
+    _tell("all models in the table, chosen by train rows, over no prompt", by_set, "over_no_prompt")
 
 
 def _tell(what: str, part: pl.DataFrame, gain: str, p_value: str | None = None) -> None:
