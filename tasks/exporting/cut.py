@@ -4,6 +4,8 @@ The cut is made in the configuration: transformers then builds the first blocks 
 What it returns has passed the model's final norm, where it has one; its hidden states have not, if that is asked for.
 """
 
+from __future__ import annotations
+
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
