@@ -431,15 +431,15 @@ def _importing(debug: bool) -> Iterator[None]:
         gc.enable()
 
 
-def main(words: Sequence[str] | None = None) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """The console script: an error is a paragraph and a non-zero exit code, a traceback only with `--debug`.
 
-    words: of the command line; None: this process's own.
+    argv: the words after the command's name; None: this process's own.
     """
     debug = False
     _print_anything()
     try:
-        command, bound, _ = app.parse_args(words, print_error=False, exit_on_error=False)
+        command, bound, _ = app.parse_args(argv, print_error=False, exit_on_error=False)
         debug = bound.arguments.get("debug", False)
         command(*bound.args, **bound.kwargs)
     except KeyboardInterrupt:

@@ -52,7 +52,7 @@ class Candidates:
     """`loss:DRAW:ROWS` → float32 [C, rows] in nats and `hit:DRAW:ROWS` → bool [C, rows]."""
     correct: NDArray[np.bool_]
     """[C, test rows]."""
-    turns: NDArray[np.int64]
+    turns: NDArray[np.integer]
     """[DRAWS, train rows]: the place of each row in the data set, in the turn in which a race reads them."""
 
     def steps(self, draw: int, until: float) -> Iterator[Step]:

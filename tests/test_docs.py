@@ -33,7 +33,7 @@ from rich.console import Console
 from flows.cli import app
 from storage.results import query
 from tests.conftest import labelled_text
-from tests.flows.conftest import environment
+from tests.flows.conftest import command_here, environment
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -133,19 +133,18 @@ def shell(command: str, place: Path, env: dict[str, str]) -> str:
     words = shlex.split(command)
     if words[0] == "layerscout" and not set(words) & {"|", ">"}:
         # In this process: a new one would spend many times the command's time on imports.
-        server = {"PREFECT_API_URL": env["PREFECT_API_URL"]}
-        with chdir(place), temporary_settings(server), redirect_stdout(io.StringIO()) as shown:
-            app(words[1:], exit_on_error=False, result_action="return_value")
-        return shown.getvalue()
-    done = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", command],
-        cwd=place,
-        env=env,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+        with chdir(place), temporary_settings({"PREFECT_API_URL": env["PREFECT_API_URL"]}):
+            done = command_here(*words[1:])
+    else:
+        done = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", command],
+            cwd=place,
+            env=env,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
     assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
     return done.stdout
 

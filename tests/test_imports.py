@@ -28,16 +28,17 @@ def test_import_contracts_hold() -> None:
 
 def test_the_command_line_waits_for_no_heavy_library() -> None:
     """`layerscout sql` and `--help` answer at once; what a CSV's sweep does not use is not imported."""
-    imports = "flows.cli", "flows.layer_sweep, flows.terminal.show_sweep"
+    imports = "flows.cli", "flows.layer_sweep, flows.terminal.show_sweep", "flows.export"
     code = "; ".join(["import sys", *(f"import {each}; print(*sys.modules)" for each in imports)])
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    command, sweep = (set(line.split()) for line in done.stdout.splitlines())
+    command, sweep, export = (set(line.split()) for line in done.stdout.splitlines())
     assert "pydantic" in command
     assert not command & {"torch", "transformers", "prefect", "polars", "duckdb"}
     assert "torch" in sweep
     assert not sweep & {"sklearn", "scipy.stats", "datasets", "pandas", "matplotlib"}
-    # What loads a model's weights, and brings torch's compiler with it: a repeat, a report or an error needs none.
-    assert not sweep & {"transformers.modeling_utils", "accelerate", "torch._dynamo"}
+    # What loads a model's weights, and brings torch's compiler with it: a repeat, a report or an error needs none. One
+    # annotation that is evaluated is enough to import it.
+    assert not export & {"transformers.modeling_utils", "accelerate", "torch._dynamo"}
 
 
 def test_what_is_imported_is_declared_and_what_is_declared_is_imported() -> None:

@@ -1,5 +1,7 @@
 """A race's layer is judged by rows that the race has not read, and by no other."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -15,7 +17,7 @@ def test_the_train_rows_beyond_a_draws_turn_are_those_that_judge() -> None:
     turns = np.stack([draw.permutation(ROWS) for _ in range(3)])
     unread = np.zeros(ROWS, bool)
     unread[turns[2, READ:]] = True
-    # One candidate is right on the rows that draw 2 does not read, one on all others; both on half of the test rows.
+    # One candidate is right on the rows that draw 2 does not read, one on all others; no test row has a say.
     by_place = np.stack([unread, ~unread])
     run = Candidates(
         model="model",
@@ -29,5 +31,5 @@ def test_the_train_rows_beyond_a_draws_turn_are_those_that_judge() -> None:
     assert [run.unread_regret(candidate, 2, READ) for candidate in (0, 1)] == [0.0, 1.0]
     # Of all rows read there is nothing left but the test rows.
     with_test = np.array([[True, True, True, False], [True, False, True, False]])
-    tested = Candidates(**{**run.__dict__, "correct": with_test})
+    tested = replace(run, correct=with_test)
     assert tested.unread_regret(1, 2, ROWS) == pytest.approx(tested.split_regret(1))

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 import httpx
 import polars as pl
@@ -62,7 +63,9 @@ def command_here(*arguments: str) -> subprocess.CompletedProcess[str]:
     from flows.cli import main
 
     code: Any = 0
-    with redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()) as err:
+    # What a command sets for its own process is not to reach the next test.
+    environ = mock.patch.dict(os.environ)
+    with environ, redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()) as err:
         try:
             main(arguments)
         except SystemExit as ended:

@@ -132,7 +132,7 @@ def test_doctor_tells_a_storage_that_cannot_be_written(
 
 
 def test_the_report_in_a_storage_that_may_only_be_read_is_named(
-    storage: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    storage: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     page = Path(storage, "reports", "b", "report.html")
     page.parent.mkdir(parents=True)
@@ -140,8 +140,7 @@ def test_the_report_in_a_storage_that_may_only_be_read_is_named(
     monkeypatch.setattr("storage.find_run.find_run", lambda *_: "b")
     allowed = os.access
     monkeypatch.setattr(os, "access", lambda place, mode: Path(place) != page.parent and allowed(place, mode))
-    app(["report", "b", "--storage", storage], result_action="return_value")
-    assert capsys.readouterr().out == f"{page}\n"
+    assert command_here("report", "b", "--storage", storage).stdout == f"{page}\n"
     assert page.read_text() == "as it was"
 
 

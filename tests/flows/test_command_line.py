@@ -138,9 +138,8 @@ def test_an_object_store_that_does_not_answer_is_a_sentence(raised: str) -> None
     assert "not foreseen" in in_words(OSError("something else"))
 
 
-def test_the_version_is_that_of_the_distribution(capsys: pytest.CaptureFixture[str]) -> None:
-    app("--version", exit_on_error=False, result_action="return_value")
-    assert capsys.readouterr().out.strip() == version("layerscout")
+def test_the_version_is_that_of_the_distribution() -> None:
+    assert command_here("--version").stdout.strip() == version("layerscout")
 
 
 def test_ctrl_c_is_130() -> None:
