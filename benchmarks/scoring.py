@@ -26,7 +26,7 @@ from tasks.embedding.embed import embed_texts
 from tasks.embedding.model import load_model, resolve_model
 from tasks.numerics.matrix_products import product
 from tasks.numerics.principal_axes import PrincipalAxes, decompose
-from tasks.numerics.softmax_regression import Fit, fit_path
+from tasks.numerics.softmax_regression import Fit, fit_path, onward
 from tasks.scoring.criteria import score_criteria
 from tasks.scoring.probe import PENALTIES
 from tasks.scoring.silhouette import silhouette
@@ -268,9 +268,8 @@ def probe_of_many(classes: int) -> list[Bar]:
         along = PrincipalAxes.of(torch.from_numpy(Z).float(), *decompose(torch.from_numpy(Z).float()))
         fits: list[Fit] = []
         for penalty in MANY_PENALTIES:
-            fits += fit_path(
-                along.coordinates, torch.from_numpy(y), classes, (penalty,), start=fits[-1:] or None
-            )
+            start = fits[-1:] if len(fits) < 2 else [onward(fits[-1], fits[-2], penalty)]
+            fits += fit_path(along.coordinates, torch.from_numpy(y), classes, (penalty,), start=start or None)
         seconds["ours"].append(time.perf_counter() - started)
         total = 0.0
         for penalty, fit in zip(MANY_PENALTIES, fits, strict=True):

@@ -8,6 +8,7 @@ or with weights w of the rows (1/Σw) Σ_i −w_i log p(y_i | x_i) + …, which 
 C = 1/(λ·n), or 2/(λ·n) for its two-class form, Σw in the place of n.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -22,6 +23,8 @@ TOLERANCE = 3e-7
 # Float32 logits tell no smaller decrease: where a step finds none, what is left to gain has to be under this share.
 ROUNDING = 1e-4
 MEMORY = 10
+# Of a line search.
+MOST_STEPS = 11
 # Of a class that all rows are sure of; its intercept has no penalty.
 LEAST_CURVATURE = 1e-8
 
@@ -34,9 +37,25 @@ class Fit:
     """float64 [K, D]."""
     intercepts: torch.Tensor
     """float64 [K]."""
+    penalty: float
     objective: float
     iterations: int
     converged: bool
+
+
+def onward(last: Fit, before: Fit, penalty: float) -> Fit:
+    """Where to look for the optimum of the next penalty of a path: on the line through the last two optima, which bends
+    little over the penalty's logarithm (the predictor of Park & Hastie 2007, doi 10.1111/j.1467-9868.2007.00607.x).
+
+    No further beyond the last one than that is from the one before, and not back.
+    """
+    step = math.log(before.penalty / last.penalty)
+    ahead = min(max(math.log(last.penalty / penalty) / step, 0.0), 1.0) if step else 0.0
+    return replace(
+        last,
+        weights=torch.lerp(before.weights, last.weights, 1.0 + ahead),
+        intercepts=torch.lerp(before.intercepts, last.intercepts, 1.0 + ahead),
+    )
 
 
 def fit_path(
@@ -54,7 +73,8 @@ def fit_path(
 
     `used`, bool [F, n], asks for the optima of F parts of the rows, all at once: P fits of the first part, then of the
     second … `weights`, above 0 [n], say how much each row counts. `start`, a fit for each that is asked for, is where
-    the search begins: the optima of a neighbouring penalty are near, and most of the way is saved.
+    the search begins: the optima of a neighbouring penalty are near, those that `onward` tells nearer, and most of the
+    way is saved.
 
     L-BFGS, preconditioned with the inverse of the Hessian's diagonal at the start, Σ_i p_ic(1 − p_ic)·z_ij²/n + λ. So
     Z is best given along its principal axes, where each class's block of the Hessian is nearly diagonal; the penalty
@@ -71,23 +91,23 @@ def fit_path(
         for i, fit in enumerate(start):
             theta[i, :, :d], theta[i, :, d] = fit.weights, fit.intercepts
     logits = problem.logits(theta)
-    zero = torch.zeros(fits_wanted, dtype=torch.float64, device=codes.device)
-    state = problem.along(logits, torch.zeros_like(logits), theta, torch.zeros_like(theta), zero)
-    value, gradient = state.value, problem.gradient(state.residual, theta)
-    inverse = problem.inverse_diagonal(state.residual)
+    loss, residual = problem.look(logits)
+    value = loss + 0.5 * problem.penalty * _dot(theta[:, :, :d], theta[:, :, :d])
+    gradient, inverse = problem.gradient(residual, theta), problem.inverse_diagonal(residual)
     history: list[_Pair] = []
     fits: dict[int, Fit] = {}
     live = list(range(fits_wanted))
     ended = [False] * fits_wanted  # no step lowers the objective any more
     for iteration in range(MAX_ITERATIONS + 1):
         direction = _quasi_newton(gradient, history, inverse)
-        slope = (gradient * direction).sum((1, 2))
+        slope = _dot(gradient, direction)
         left = (-0.5 * slope / value).tolist()
         for i, index in enumerate(live):
             if left[i] <= tolerance or ended[i] or iteration == MAX_ITERATIONS:
                 converged = left[i] <= (max(tolerance, ROUNDING) if ended[i] else tolerance)
                 weights, intercepts = theta[i, :, :d].clone(), theta[i, :, d].clone()
-                fits[index] = Fit(weights, intercepts, float(value[i]), iteration, converged)
+                penalty = float(problem.penalty[i])
+                fits[index] = Fit(weights, intercepts, penalty, float(value[i]), iteration, converged)
         keep = [i for i, index in enumerate(live) if index not in fits]
         if not keep:
             break
@@ -99,27 +119,16 @@ def fit_path(
             direction, slope = direction[keep], slope[keep]
             history = [_Pair(pair.step[keep], pair.change[keep], pair.rho[keep]) for pair in history]
         shift = problem.logits(direction)
-        step, state = _line_search(problem, logits, shift, theta, direction, slope)
-        ended = (state.value >= value).tolist()
-        step = torch.where(state.value < value, step, 0.0)
+        found = _line_search(problem, logits, shift, theta, direction, slope)
+        ended = (found.value >= value).tolist()
+        step = torch.where(found.value < value, found.step, 0.0)
         logits.addcmul_(step.float()[:, None, None], shift)
         moved = step[:, None, None] * direction
         theta = theta + moved
-        value = torch.minimum(value, state.value)
-        before, gradient = gradient, problem.gradient(state.residual, theta)
+        value = torch.minimum(value, found.value)
+        before, gradient = gradient, problem.gradient(found.residual, theta)
         history = [*history[-MEMORY + 1 :], _Pair.of(moved, gradient - before)]
     return [fits[index] for index in range(fits_wanted)]
-
-
-@dataclass(frozen=True)
-class _Along:
-    """The objective at a point of a line, per fit: value, its first two derivatives along the line."""
-
-    value: torch.Tensor
-    slope: torch.Tensor
-    curvature: torch.Tensor
-    residual: torch.Tensor
-    """float32 [B, K, n]: probability minus target, 0 where a row is not used."""
 
 
 @dataclass(frozen=True)
@@ -128,8 +137,8 @@ class _Problem:
 
     Z: torch.Tensor
     """float32 [n, D]."""
-    target: torch.Tensor
-    """float32 [K, n], 0/1."""
+    codes: torch.Tensor
+    """int64 [n]."""
     used: torch.Tensor | None
     """float32 [B, 1, n], 0/1, or the weights of the rows that are used; None where every fit uses every row alike."""
     weights: torch.Tensor | None
@@ -156,14 +165,15 @@ class _Problem:
         if counted is not None:
             parts = parts * counted
         rows = parts.sum(1, dtype=torch.float64)
-        target = (codes == torch.arange(k, device=Z.device)[:, None]).float()
-        prior = ((parts @ target.T).double() / rows[:, None]).clamp_min(1.0 / len(Z))
+        codes = codes.long()
+        counts = parts.new_zeros(len(parts), k).index_add_(1, codes, parts)
+        prior = (counts.double() / rows[:, None]).clamp_min(1.0 / len(Z))
         # Every penalty of the first part, then of the second …
         each = torch.arange(len(parts), device=Z.device).repeat_interleave(len(penalties))
         penalty = torch.tensor(penalties, dtype=torch.float64, device=Z.device).repeat(len(parts))
         return cls(
             Z,
-            target,
+            codes,
             None if used is None and counted is None else parts[each, None],
             counted,
             rows[each],
@@ -199,7 +209,8 @@ class _Problem:
     def inverse_diagonal(self, residual: torch.Tensor) -> torch.Tensor:
         """The reciprocal of the Hessian's diagonal where the residuals are these, float32 [B, K, D+1]."""
         p, k, n = residual.shape
-        probability = (residual if self.weights is None else residual / self.weights) + self.target
+        probability = residual.clone() if self.weights is None else residual / self.weights
+        probability[:, self.codes, torch.arange(n, device=residual.device)] += 1.0
         # p(1 − p) is 0 where a row is not used: there the residual is 0 and the target 0 or 1.
         spread = probability - probability.square()
         if self.weights is not None:
@@ -213,33 +224,29 @@ class _Problem:
         diagonal[:, :, :-1] += self.penalty.float()[:, None, None]
         return 1.0 / diagonal.clamp_min(LEAST_CURVATURE)
 
-    def along(
-        self,
-        logits: torch.Tensor,
-        shift: torch.Tensor,
-        theta: torch.Tensor,
-        direction: torch.Tensor,
-        step: torch.Tensor,
-    ) -> _Along:
-        """The objective at theta + step·direction, whose logits are logits + step·shift."""
-        at = torch.log_softmax(logits + step.float()[:, None, None] * shift, dim=1)
-        probability = at.exp()
-        mean = (probability * shift).sum(1, keepdim=True)
-        spread = probability * (shift - mean).square()
-        residual, hit = probability - self.target, at * self.target
+    def look(self, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Of logits [B, K, n] the mean loss of each fit, float64 [B], and the residuals, float32 [B, K, n].
+
+        A residual is probability minus target, weighted as its row is; 0 where a row is not used.
+        """
+        own = self.codes.expand(len(logits), 1, -1)
+        log_p = torch.log_softmax(logits, dim=1)
+        told = log_p.gather(1, own)
+        residual = log_p.exp_().scatter_add_(1, own, logits.new_full((1, 1, 1), -1.0).expand(own.shape))
         if self.used is not None:
-            residual, hit, spread = residual * self.used, hit * self.used, spread * self.used
-        loss = -hit.sum((1, 2), dtype=torch.float64) / self.rows
-        slope = (residual * shift).sum((1, 2), dtype=torch.float64) / self.rows
-        curvature = spread.sum((1, 2), dtype=torch.float64) / self.rows
-        weights, move = theta[:, :, :-1], direction[:, :, :-1]
-        ww, wm, mm = ((a * b).sum((1, 2)) for a, b in ((weights, weights), (weights, move), (move, move)))
-        return _Along(
-            loss + 0.5 * self.penalty * (ww + 2 * step * wm + step**2 * mm),
-            slope + self.penalty * (wm + step * mm),
-            curvature + self.penalty * mm,
-            residual,
-        )
+            told, residual = told * self.used, residual.mul_(self.used)
+        return -told.sum((1, 2), dtype=torch.float64) / self.rows, residual
+
+
+@dataclass(frozen=True)
+class _Point:
+    """Where a line search has ended, per fit."""
+
+    step: torch.Tensor
+    value: torch.Tensor
+    """Of the objective, float64 [B]."""
+    residual: torch.Tensor
+    """As of `look`."""
 
 
 def _line_search(
@@ -249,20 +256,32 @@ def _line_search(
     theta: torch.Tensor,
     direction: torch.Tensor,
     slope: torch.Tensor,
-) -> tuple[torch.Tensor, _Along]:
-    """A step per fit that leaves under a third of the slope, by Newton's method on the convex line."""
-    step = torch.ones(theta.shape[0], dtype=torch.float64, device=theta.device)
-    state = problem.along(logits, shift, theta, direction, step)
-    for _ in range(10):
-        poor = state.slope.abs() > 0.3 * slope.abs()
+) -> _Point:
+    """The point theta + step·direction of each fit, whose logits are logits + step·shift, at which under a third of the
+    slope is left: the convex line's slope is brought to 0 by the secant through the last two."""
+    weights, move = theta[:, :, :-1], direction[:, :, :-1]
+    ww, wm, mm = _dot(weights, weights), _dot(weights, move), _dot(move, move)
+    before, slope_before = torch.zeros_like(slope), slope
+    step = torch.ones_like(slope)
+    for _ in range(MOST_STEPS):
+        loss, residual = problem.look(torch.addcmul(logits, step.float()[:, None, None], shift))
+        value = loss + 0.5 * problem.penalty * (ww + 2 * step * wm + step**2 * mm)
+        slope_here = _dot(residual, shift) / problem.rows + problem.penalty * (wm + step * mm)
+        poor = slope_here.abs() > 0.3 * slope.abs()
         if not bool(poor.any()):
             break
-        newton = step - state.slope / state.curvature.clamp_min(1e-30)
-        # Far from the optimum the curvature can vanish: never more than a factor of ten at a time.
-        newton = torch.minimum(torch.maximum(newton, 0.1 * step), 10.0 * step)
-        step = torch.where(poor, newton, step)
-        state = problem.along(logits, shift, theta, direction, step)
-    return step, state
+        rise = (slope_here - slope_before) / (step - before)
+        secant = step - slope_here / rise.clamp_min(1e-30)
+        # Far from the optimum the slope hardly changes: never more than a factor of ten at a time.
+        secant = torch.minimum(torch.maximum(secant, 0.1 * step), 10.0 * step)
+        before, slope_before = torch.where(poor, step, before), torch.where(poor, slope_here, slope_before)
+        step = torch.where(poor, secant, step)
+    return _Point(step, value, residual)
+
+
+def _dot(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Of each fit's numbers [B, …], float64 [B]."""
+    return torch.linalg.vecdot(a.flatten(1), b.flatten(1)).double()
 
 
 @dataclass(frozen=True)
@@ -276,7 +295,7 @@ class _Pair:
 
     @classmethod
     def of(cls, step: torch.Tensor, change: torch.Tensor) -> "_Pair":
-        along = (step * change).sum((1, 2))
+        along = _dot(step, change)
         tells = along > torch.finfo(torch.float32).tiny
         return cls(step.float(), change.float(), torch.where(tells, 1.0 / along, 0.0).float())
 
@@ -286,15 +305,15 @@ def _quasi_newton(gradient: torch.Tensor, history: list[_Pair], inverse: torch.T
     q = gradient.float()
     alphas = []
     for pair in reversed(history):
-        alpha = (pair.rho * (pair.step * q).sum((1, 2)))[:, None, None]
+        alpha = (pair.rho * _dot(pair.step, q).float())[:, None, None]
         alphas.append(alpha)
         q.addcmul_(alpha, pair.change, value=-1.0)
     direction = q * inverse
     if history:
         last = history[-1]
-        size = last.rho * (last.change.square() * inverse).sum((1, 2))
+        size = last.rho * _dot(last.change, last.change * inverse).float()
         direction *= torch.where(size > 0, 1.0 / size, 1.0)[:, None, None]
     for pair, alpha in zip(history, reversed(alphas), strict=True):
-        beta = (pair.rho * (pair.change * direction).sum((1, 2)))[:, None, None]
+        beta = (pair.rho * _dot(pair.change, direction).float())[:, None, None]
         direction.addcmul_(alpha - beta, pair.step)
     return direction.double().neg_()

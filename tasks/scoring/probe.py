@@ -12,14 +12,15 @@ import torch
 
 from storage.errors import UserError
 from tasks.numerics.matrix_rows import as_labels, as_rows, blocks_of, check_finite
-from tasks.numerics.softmax_regression import Fit, fit_path
+from tasks.numerics.softmax_regression import Fit, fit_path, onward
 from tasks.scoring.features import Features
 from tasks.scoring.folds import FOLDS, Folds, folds_of
 from tasks.vocabulary import ProbeProtocol
 
 PENALTIES = tuple(10.0 ** (-step / 2) for step in range(11))
 """λ from 1 to 0.00001, strongest first; on 4,000 rows they are scikit-learn's C from 0.00025 to 25. Each is fitted from
-the optimum of the last, until the held-out loss rises: weak ones take longest, and few layers ask for them."""
+where the optima of the last two lead, until the held-out loss rises: weak ones take longest, and few layers ask for
+them."""
 # Held-out losses differ by far more than this share of the objective leaves open.
 CHOOSING_TOLERANCE = 1e-4
 # Logits (fits × classes × rows) that are worked on at a time: folds of few rows go together.
@@ -213,10 +214,18 @@ def _choose_penalty(
     labels = torch.from_numpy(codes).to(Z.device)
     tried: list[_HeldOut] = []
     for penalty in PENALTIES if penalties is None else penalties:
-        tried.append(_hold_out(Z, labels, folds, k, penalty, tried[-1].fits if tried else None, weights))
+        tried.append(_hold_out(Z, labels, folds, k, penalty, _start(tried, penalty), weights))
         if penalties is None and len(tried) > 1 and tried[-1].loss > tried[-2].loss:
             break
     return min(tried, key=lambda each: each.loss)
+
+
+def _start(tried: Sequence[_HeldOut], penalty: float) -> tuple[Fit, ...] | None:
+    """Where each fold's search for the next optimum begins; None: nowhere in particular."""
+    if len(tried) < 2:
+        return tried[-1].fits if tried else None
+    before, last = tried[-2:]
+    return tuple(onward(fit, other, penalty) for fit, other in zip(last.fits, before.fits, strict=True))
 
 
 def _folds_held_out(rows: int, k: int) -> int:
@@ -301,7 +310,7 @@ def _fit_by_sgd(Z: torch.Tensor, codes: torch.Tensor, k: int, seed: int, counted
                 steps += 1
             losses.append(total / n)
     settled = len(losses) > 1 and abs(losses[-2] - losses[-1]) <= 0.01 * losses[-2]
-    return Fit(weights.detach().double(), intercepts.detach().double(), losses[-1], steps, settled)
+    return Fit(weights.detach().double(), intercepts.detach().double(), 0.0, losses[-1], steps, settled)
 
 
 def _evaluate(

@@ -8,7 +8,7 @@ from sklearn.preprocessing import StandardScaler
 
 from storage.errors import UserError
 from tasks.numerics.principal_axes import PrincipalAxes, decompose
-from tasks.numerics.softmax_regression import fit_path
+from tasks.numerics.softmax_regression import fit_path, onward
 from tasks.scoring import probe
 from tasks.scoring.features import Features
 from tasks.scoring.folds import FOLDS, folds_of
@@ -195,6 +195,33 @@ def test_a_start_near_the_optimum_leads_to_the_same_one_sooner():
     (warm,) = fit_path(Z, codes, 12, (0.003,), start=[near])
     assert warm.objective == pytest.approx(cold.objective, rel=1e-6)
     assert warm.iterations < cold.iterations
+
+
+def test_the_line_through_two_optima_leads_to_the_next_one_sooner_than_the_last_alone():
+    X, y = clouds(600, 30, 12, spread=0.4)
+    Z, codes = torch.from_numpy(StandardScaler().fit_transform(X)).float(), torch.from_numpy(y)
+    (before,) = fit_path(Z, codes, 12, (0.01,))
+    (last,) = fit_path(Z, codes, 12, (0.003,), start=[before])
+    (warm,) = fit_path(Z, codes, 12, (0.0009,), start=[last])
+    (led,) = fit_path(Z, codes, 12, (0.0009,), start=[onward(last, before, 0.0009)])
+    assert led.objective == pytest.approx(warm.objective, rel=1e-5)
+    assert led.iterations < warm.iterations
+
+
+@pytest.mark.parametrize(
+    ("penalty", "ahead"), [(0.001, 1.0), (0.01**1.25, 0.5), (1e-9, 1.0), (0.01, 0.0), (0.5, 0.0)]
+)
+def test_no_further_ahead_than_the_last_step_and_never_back(penalty, ahead):
+    X, y = clouds(60, 4, 3)
+    Z, codes = torch.from_numpy(StandardScaler().fit_transform(X)).float(), torch.from_numpy(y)
+    before, last = fit_path(Z, codes, 3, (0.1, 0.01))
+    found = onward(last, before, penalty)
+    torch.testing.assert_close(found.weights, last.weights + ahead * (last.weights - before.weights))
+    torch.testing.assert_close(
+        found.intercepts, last.intercepts + ahead * (last.intercepts - before.intercepts)
+    )
+    same = onward(last, last, penalty)
+    torch.testing.assert_close(same.weights, last.weights)
 
 
 def test_many_rows_get_a_weaker_penalty_than_the_first_ones():
