@@ -16,7 +16,17 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
-PARTS = ("extraction", "attention", "scoring", "choosing", "export", "service", "workers", "scale")
+PARTS = (
+    "extraction",
+    "runtimes",
+    "attention",
+    "scoring",
+    "choosing",
+    "export",
+    "service",
+    "workers",
+    "scale",
+)
 RESULTS = Path(__file__).parent / "results" / "latest.json"
 
 
