@@ -1,10 +1,11 @@
 """Attention over texts that are laid end to end: each is attended to by itself, whatever lies beside it."""
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cache, lru_cache, partial
 from typing import Any
 
 import torch
@@ -12,6 +13,9 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from tasks.embedding.shared_prefix import SharedPrefix
+from tasks.embedding.varlen_attention import HALF, Ends, attend_in_one_call
+
+log = logging.getLogger(__name__)
 
 PACKED = "layerscout_packed"
 """The name that transformers knows `attend` by."""
@@ -20,6 +24,10 @@ PACKED = "layerscout_packed"
 _SHORT = 256
 # Values that an AVX-512 register holds in bfloat16.
 _VECTOR = 32
+# A call for all lengths may differ by so much of the largest value: rounding in half precision.
+_CLOSE = 2e-2
+# What it is tried with.
+_TRIED_WINDOW = 5
 
 
 @dataclass(frozen=True)
@@ -72,6 +80,14 @@ class ForwardPass:
     prefix: SharedPrefix | None = None
     records: SharedPrefix | None = None
     look: Look | None = None
+    ends: dict[torch.device, Ends] = field(default_factory=dict)
+
+    def ends_on(self, device: torch.device) -> Ends:
+        """Of the texts of this pass, made once."""
+        if device not in self.ends:
+            lengths = [group.length for group in self.groups for _ in range(group.texts)]
+            self.ends[device] = Ends.of(lengths, 0 if self.prefix is None else self.prefix.length, device)
+        return self.ends[device]
 
     def reached(self, layer: int, states: Tensor) -> None:
         """Hand out a layer's states [..., D]; `LastLayerReached` where it is the last."""
@@ -103,25 +119,44 @@ def attend(
     """Attention inside each text of the packed sequence. query: [1, H, T, d]; key, value: [1, H or fewer, T, d]."""
     causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    out = torch.empty_like(query.transpose(1, 2))  # [1, T, H, d], the layout that the model goes on with
+    sight = Sight(scale, causal, sliding_window, softcap)
     current = current_pass.get()
     if current.records is not None:
         if not causal:
             raise ValueError("tokens that see what follows them are not the same in every text")
         current.records.keep_attention(module, key, value)
     before = None if current.prefix is None else current.prefix.keys_and_values[module]
-    for group in current.groups:
+    if current.look is None and _serves_all_lengths(query, key, sight):
+        ends = current.ends_on(query.device)
+        return attend_in_one_call(query, key, value, before, ends, scale, causal, sliding_window), None
+    blocks_run = current.calls.total()
+    look = None if current.look is None else partial(current.look, blocks_run)
+    return _attend_by_length(query, key, value, before, current.groups, sight, look), None
+
+
+def _attend_by_length(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    before: tuple[Tensor, Tensor] | None,
+    groups: Sequence[LengthGroup],
+    sight: Sight,
+    look: Callable[[LengthGroup, Tensor, Tensor, Sight], None] | None = None,
+) -> Tensor:
+    """[1, T, H, d], the layout that a model goes on with. before: keys and values [K, P, d] of a prefix."""
+    out = torch.empty_like(query.transpose(1, 2))
+    scale, causal, softcap = sight.scale, sight.causal, sight.softcap
+    for group in groups:
         q, k, v, into = (_texts_of(group, x) for x in (query, key, value, out.transpose(1, 2)))
         if before is not None:
             k, v = (
                 torch.cat((old.expand(group.texts, -1, -1, -1), new), dim=2)
                 for old, new in zip(before, (k, v), strict=True)
             )
-        if current.look is not None:
-            sight = Sight(scale, causal, sliding_window, softcap)
-            current.look(current.calls.total(), group, q, k, sight)
+        if look is not None:
+            look(group, q, k, sight)
         keys = k.shape[2]
-        window = sliding_window if sliding_window is not None and keys > sliding_window else None
+        window = sight.window if sight.window is not None and keys > sight.window else None
         if softcap is not None or (q.device.type == "cpu" and keys <= _SHORT):
             _attend_by_products(q, k, v, into, scale, causal, window, softcap)
         elif window is not None or keys > group.length:
@@ -132,7 +167,54 @@ def attend(
             into.copy_(
                 scaled_dot_product_attention(q, k, v, is_causal=causal_now, scale=scale, enable_gqa=True)
             )
-    return out, None
+    return out
+
+
+def _serves_all_lengths(query: Tensor, key: Tensor, sight: Sight) -> bool:
+    """Whether one call may attend to texts of all lengths: on a GPU whose kernel for it was seen to be right."""
+    if query.device.type != "cuda" or query.dtype not in HALF or sight.softcap is not None:
+        return False
+    windowed = sight.window is not None
+    return _is_right(
+        query.device, query.dtype, query.shape[1], key.shape[1], query.shape[3], sight.causal, windowed
+    )
+
+
+@cache
+def _is_right(
+    device: torch.device,
+    dtype: torch.dtype,
+    heads: int,
+    kv_heads: int,
+    size: int,
+    causal: bool,
+    windowed: bool,
+) -> bool:
+    """Whether one call gives what a call a length gives, on a few texts of random numbers."""
+    draw = torch.Generator().manual_seed(0)
+
+    def numbers(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=draw).to(device, dtype)
+
+    sight = Sight(size**-0.5, causal, _TRIED_WINDOW if windowed else None, None)
+    groups = [LengthGroup(0, 1, 33), LengthGroup(33, 2, 9), LengthGroup(51, 1, 1)]
+    lengths, tokens, prefix = [33, 9, 9, 1], groups[-1].stop, 5
+    query, key, value = (numbers(1, count, tokens, size) for count in (heads, kv_heads, kv_heads))
+    befores: list[tuple[Tensor, Tensor] | None] = [None]
+    if causal:  # only then is there a prefix
+        befores += [(numbers(kv_heads, prefix, size), numbers(kv_heads, prefix, size))]
+    for before in befores:
+        ends = Ends.of(lengths, 0 if before is None else prefix, device)
+        try:
+            found = attend_in_one_call(query, key, value, before, ends, sight.scale, causal, sight.window)
+        except RuntimeError as error:
+            log.info("Attention is computed length by length: %s", error)
+            return False
+        wanted = _attend_by_length(query, key, value, before, groups, sight)
+        if not bool((found - wanted).abs().max() <= _CLOSE * wanted.abs().max()):
+            log.warning("Attention is computed length by length: torch's call for all of them differs here")
+            return False
+    return True
 
 
 def _texts_of(group: LengthGroup, packed: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor
 from tasks.embedding.forward import Backbone
 from tasks.embedding.packed_attention import LastLayerReached, LengthGroup, Look, Sight
 from tasks.embedding.pooling import POOLINGS, Joined, pool, pool_windows
+from tasks.embedding.segments import Segments
 from tasks.embedding.shared_prefix import SharedPrefix
 from tasks.vocabulary import NormState, Pooling
 
@@ -58,6 +59,7 @@ class PooledBatch:
         self._norm_states = list(dict.fromkeys(norm_state for norm_state, _ in keys))
         self._last = layers - 1
         self._weighted = weighted(keys)
+        self._segments: dict[Pooling, Segments] = {}
         # The layer taken last, its states where attention is to weigh them, and those of what is before every text.
         self._layer = 0
         self._states: Tensor | None = None
@@ -90,14 +92,25 @@ class PooledBatch:
                     for of_words, tokens in self._words:
                         into[layer][of_words] = pool(of_state[tokens], None, key[1])
                 elif key[0] is norm_state and key[1] not in self._weighted:
-                    ranges = None if self._ranges is None else self._ranges[key[1]]
-                    _pool_groups(of_state, before, self.groups, key[1], self._around, into[layer], ranges)
+                    self._pool(of_state, before, key[1], into[layer])
         if self._weighted:
             self._states = states
             if layer == self._backbone.layers:
                 # No block reads it: as its own has attended.
                 for group in self.groups:
                     self._pool_weighted(group)
+
+    def _pool(self, states: Tensor, before: Tensor | None, pooling: Pooling, into: Tensor) -> None:
+        """states: [T, D] → into: [B, D]. before: [P, D], the states of what stands before every text."""
+        ranges = None if self._ranges is None else self._ranges[pooling]
+        if states.device.type == "cpu":
+            _pool_groups(states, before, self.groups, pooling, self._around, into, ranges)
+            return
+        if pooling not in self._segments:
+            lengths = [group.length for group in self.groups for _ in range(group.texts)]
+            prefix = 0 if before is None else len(before)
+            self._segments[pooling] = Segments(pooling, lengths, prefix, self._around, ranges, states.device)
+        into.copy_(self._segments[pooling].pool(states, before))
 
     def _in_norm_state(self, norm_state: NormState, states: Tensor) -> Tensor:
         """Of the layer taken last, some tokens' states [..., D] as they are pooled."""

@@ -326,6 +326,17 @@ def test_the_gpu_benchmark_runs_on_a_small_shape(tmp_path, monkeypatch):
         assert figures["share_of_peak_holds"] is figures["gpu_idle_share"] is None
 
 
+def test_the_gpu_benchmarks_peer_makes_the_same_last_layer():
+    model, texts = gpu.build("tiny", torch.float32, torch.device("cpu")), gpu.made_up_texts(12, 512)
+    attention, rate = gpu.peer_tokens_per_s(model, texts)
+    assert attention == "sdpa"
+    assert rate > 0
+    with torch.inference_mode():
+        theirs = gpu._mean_of_last(model, gpu.read_ids(texts)["input_ids"], False)
+    ours = gpu.embed(find_backbone(model), texts, 256).states[gpu.KEY][-1]
+    np.testing.assert_allclose(ours, theirs.numpy(), atol=2e-5)
+
+
 def test_without_a_way_to_tell_a_texts_own_tokens_their_mean_is_refused():
     words = word_tokenizer()
 
