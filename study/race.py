@@ -1,16 +1,17 @@
-"""`python -m study.race STORAGE`: what races over rows would have chosen in the runs of study/race.yaml.
+"""`python -m study.race STORAGE [TABLE]`: what races over rows would have chosen in the runs of study/race.yaml.
 
-The runs of `layerscout grid study/race.yaml` have embedded and scored every row. Each race is run again from their
-embeddings, five times with rows in other turns. Its layer is judged by the test rows, of the probe that was fitted on
-all train rows; and, since 500 test rows do not tell layers apart that lie a point from each other, by the train rows
-as well that the race never read, of ridge regression on all train rows but the one. `results/race.csv` has a row a
-run, confidence and draw.
+The runs of `layerscout grid study/race.yaml` have embedded and scored every row; those of one model and data set with
+several prompts (study/race_prompts.yaml) are one race. Each race is run again from their embeddings, five times with
+rows in other turns. Its layer is judged by the test rows, of the probe that was fitted on all train rows; and, since
+500 test rows do not tell layers apart that lie a point from each other, by the train rows as well that the race never
+read, of ridge regression on all train rows but the one. `results/race.csv` has a row a race, confidence and draw.
 """
 
+import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ MOST_ROWS = 4_000
 
 @dataclass(frozen=True)
 class Candidates:
-    """Every layer of both poolings of one run, C in all."""
+    """Every layer of both poolings with each prompt of one model and data set, C in all."""
 
     model: str
     dataset: str
@@ -97,14 +98,16 @@ def _short_of_best(correct: NDArray[np.bool_], candidate: int) -> float:
     return held_out_best(correct) - float(correct[candidate].mean())
 
 
-def main(storage: str) -> None:
-    """Run the races of every finished run, write the table, and tell the means over sets."""
-    rows: list[dict[str, Any]] = []
+def main(storage: str, results: str | Path = RESULTS) -> None:
+    """Run the races of all finished runs, write the table, and tell the means over sets."""
+    raced: dict[tuple[str, str], list[Candidates]] = {}
     for folder in sorted(Path(storage, "staged").iterdir()):
         if (folder / "execution").is_dir():
-            rows += _races(_candidates(storage, folder.name))
+            own = _candidates(storage, folder.name)
+            raced.setdefault((own.model, own.dataset), []).append(own)
+    rows = [row for runs in raced.values() for row in _races(together(runs))]
     table = pl.DataFrame(rows).sort("until", "model", "dataset", "draw")
-    table.write_csv(RESULTS, float_precision=5)
+    table.write_csv(results, float_precision=5)
     for (model, until), part in table.group_by("model", "until", maintain_order=True):
         told = ("share", "chance", "near", "near_of_unread")
         by_set = part.group_by("dataset").agg(pl.col("above_all_rows", *told).mean())
@@ -122,8 +125,8 @@ def _races(run: Candidates) -> Iterator[dict[str, Any]]:
     of_all = run.split_regret(run.best_of_all_rows())
     for until in UNTIL:
         for draw in range(DRAWS):
-            *_, last = run.steps(draw, until)
-            leader = last.leader
+            steps = list(run.steps(draw, until))
+            last, leader = steps[-1], steps[-1].leader
             candidate = run.contenders[leader.contender].start + leader.layer
             regret = run.split_regret(candidate)
             of_unread = run.unread_regret(candidate, draw, last.rows)
@@ -133,7 +136,8 @@ def _races(run: Candidates) -> Iterator[dict[str, Any]]:
                 "until": until,
                 "draw": draw,
                 "train_rows": last.rows,
-                "share": last.rows / run.sizes[-1],
+                "share": share_embedded(steps, run),
+                "prompt": leader.contender.prompt,
                 "pooling": leader.contender.pooling.value,
                 "layer": leader.layer,
                 "chance": leader.chance,
@@ -145,10 +149,35 @@ def _races(run: Candidates) -> Iterator[dict[str, Any]]:
             }
 
 
+def share_embedded(steps: Sequence[Step], run: Candidates) -> float:
+    """Rows that were embedded with all prompts, over all rows with every one of them."""
+    prompts = [{each.contender.prompt for each in step.standings} for step in steps]
+    added = np.diff([0, *(step.rows for step in steps)])
+    embedded = sum(int(rows) * len(own) for rows, own in zip(added, prompts, strict=True))
+    return embedded / (run.sizes[-1] * len({each.prompt for each in run.contenders}))
+
+
+def together(runs: Sequence[Candidates]) -> Candidates:
+    """The candidates of several runs that have read the same rows in the same turns, each with a prompt of its own."""
+    first, start = runs[0], 0
+    contenders: dict[Contender, slice] = {}
+    for run in runs:
+        if run.sizes != first.sizes or not np.array_equal(run.turns, first.turns):
+            raise ValueError(f"runs of {first.model} on {first.dataset} have read other rows")
+        contenders |= {
+            each: slice(start + own.start, start + own.stop) for each, own in run.contenders.items()
+        }
+        start += len(run.correct)
+    left_out = {name: np.concatenate([run.left_out[name] for run in runs]) for name in first.left_out}
+    correct = np.concatenate([run.correct for run in runs])
+    return replace(first, contenders=contenders, left_out=left_out, correct=correct)
+
+
 def _candidates(storage: str, run_id: str) -> Candidates:
     layout = Layout(storage)
     run = read_staged(layout, run_id, "run").row(0, named=True)
     dataset = read_staged(layout, run_id, "dataset").row(0, named=True)
+    prompt = json.loads(run["parameters"]).get("prompt", NO_PROMPT)
     predicted = read_staged(layout, run_id, "prediction").with_columns(
         correct=pl.col("label") == pl.col("predicted")
     )
@@ -157,7 +186,7 @@ def _candidates(storage: str, run_id: str) -> Candidates:
     for pooling in (Pooling.MEAN, Pooling.LAST):
         own = by_layer(predicted.filter(pooling=pooling.value), "correct")
         start = sum(len(each) for each in correct)
-        contenders[Contender(NO_PROMPT, pooling, NormState.AS_RETURNED)] = slice(start, start + len(own))
+        contenders[Contender(prompt, pooling, NormState.AS_RETURNED)] = slice(start, start + len(own))
         correct.append(own)
     steps = step_sizes(dataset["train_rows"], len(dataset["classes"]))
     sizes = [*(size for size in steps[:-1] if size <= MOST_ROWS), steps[-1]]
@@ -210,4 +239,4 @@ def _leave_out(
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

@@ -5,11 +5,52 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from study.race import Candidates
-from tasks.choosing.race import Contender
+from study.race import Candidates, share_embedded, together
+from tasks.choosing.race import Contender, Standing, Step
 from tasks.vocabulary import NormState, Pooling
 
 ROWS, READ = 40, 15
+
+
+def of_prompt(prompt: str, right: list[list[bool]]) -> Candidates:
+    """Two rows, a layer a list."""
+    return Candidates(
+        model="model",
+        dataset="set",
+        sizes=[2],
+        contenders={Contender(prompt, Pooling.MEAN, NormState.AS_RETURNED): slice(0, len(right))},
+        left_out={"loss:0:2": ~np.array(right) * np.float32(1), "hit:0:2": np.array(right)},
+        correct=np.array(right),
+        turns=np.arange(2)[None],
+    )
+
+
+def test_runs_with_several_prompts_are_one_race() -> None:
+    both = together(
+        [of_prompt("none", [[True, False]]), of_prompt("a {text}", [[False, False], [True, True]])]
+    )
+    assert {each.prompt: (own.start, own.stop) for each, own in both.contenders.items()} == {
+        "none": (0, 1),
+        "a {text}": (1, 3),
+    }
+    assert both.best_of_all_rows() == 2
+    assert both.correct.tolist() == [[True, False], [False, False], [True, True]]
+    others = replace(of_prompt("b {text}", [[True, True]]), turns=np.array([[1, 0]]))
+    with pytest.raises(ValueError, match="other rows"):
+        together([both, others])
+
+
+def test_rows_count_for_each_prompt_that_was_still_in_the_race() -> None:
+    def step(rows: int, *prompts: str) -> Step:
+        contenders = [Contender(each, Pooling.MEAN, NormState.AS_RETURNED) for each in prompts]
+        return Step(rows, tuple(Standing(each, 0, 0.5, 0.5, True) for each in contenders), 500)
+
+    run = replace(
+        together([of_prompt("none", [[True, True]]), of_prompt("a", [[True, True]])]), sizes=[10, 20, 100]
+    )
+    # Ten rows with both, ten more with one, of 200.
+    assert share_embedded([step(10, "none", "a"), step(20, "a")], run) == pytest.approx(0.15)
+    assert share_embedded([step(10, "none", "a")], run) == pytest.approx(0.1)
 
 
 def test_the_train_rows_beyond_a_draws_turn_are_those_that_judge() -> None:
