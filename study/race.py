@@ -113,11 +113,13 @@ def main(storage: str, results: str | Path = RESULTS) -> None:
         by_set = part.group_by("dataset").agg(pl.col("above_all_rows", *told).mean())
         means = {name: float(by_set[name].to_numpy().mean()) for name in told}
         mean, low, high = mean_of_sets(by_set["above_all_rows"].to_list())
+        short = 100 * (part["expected_accuracy"] - part["left_out_accuracy"]).to_numpy()
         print(
             f"{model!s}, until {until!s}, {len(by_set)} sets: {means['share']:.1%} of the rows, split regret above "
             f"that of all rows {100 * mean:+.2f} points ({100 * low:+.2f} to {100 * high:+.2f}), worst "
             f"{100 * part['above_all_rows'].to_numpy().max():+.2f}; told {means['chance']:.2f}, near "
-            f"{means['near']:.2f}, by unread rows too {means['near_of_unread']:.2f}"
+            f"{means['near']:.2f}, by unread rows too {means['near_of_unread']:.2f}; accuracy told for all rows above "
+            f"what it is {short.mean():+.1f} points, {short.min():+.1f} to {short.max():+.1f}"
         )
 
 
@@ -141,6 +143,8 @@ def _races(run: Candidates) -> Iterator[dict[str, Any]]:
                 "pooling": leader.contender.pooling.value,
                 "layer": leader.layer,
                 "chance": leader.chance,
+                "expected_accuracy": leader.expected_accuracy,
+                "left_out_accuracy": float(run.left_out[f"hit:0:{run.sizes[-1]}"][candidate].mean()),
                 "split_regret": regret,
                 "near": regret <= NEAR,
                 "unread_regret": of_unread,

@@ -40,6 +40,8 @@ class Expectation:
     """float64 [L]: expected accuracy, at the level of the left-out hits of the best layer."""
     covariance: FloatArray
     """float64 [L, L]: of its errors, rows being drawn anew."""
+    worth: float
+    """Accuracy that a nat of log loss less is worth on this curve."""
     seed: int
 
     @classmethod
@@ -62,7 +64,7 @@ class Expectation:
         """From what the rows come to: their means [L] and the covariances [L, L] of these."""
         worth = accuracy_per_nat(losses, loss_noise, hits, hit_noise)
         best = int(losses.argmin())
-        return cls(hits[best] - worth * (losses - losses[best]), worth**2 * loss_noise, seed)
+        return cls(hits[best] - worth * (losses - losses[best]), worth**2 * loss_noise, worth, seed)
 
     def confidence(self, layer: int, near: float = NEAR) -> float:
         """0–1: how likely the layer's accuracy falls short of the best layer's by no more than `near`."""

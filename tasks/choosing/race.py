@@ -68,7 +68,8 @@ class Standing:
     layer: int
     """Its best."""
     expected_accuracy: float
-    """There, with all the train rows, 0–1."""
+    """There, of ridge regression with all the train rows, 0–1; after the first step, which shows no trend, with those
+    that were seen."""
     chance: float
     """0–1: how likely that layer is within reach of the best of all."""
     stays: bool
@@ -132,12 +133,16 @@ def judge(
     """
     losses = np.concatenate([extrapolated(each, train_rows) for each in seen.values()])
     expected = Expectation.of(losses, np.concatenate([each.correct for each in seen.values()]), seed=seed)
+    # Hits are those of the rows that were seen; what the best layer's loss has yet to fall is worth some more.
+    best = int(losses.mean(axis=1).argmin())
+    now = np.concatenate([each.log_loss for each in seen.values()])[best]
+    gained = expected.worth * float(now.mean(dtype=np.float64) - losses[best].mean())
     standings, first = [], 0
     for contender, each in seen.items():
         layers = len(each.log_loss)
         layer = int(expected.mean[first : first + layers].argmax())
         chance = expected.confidence(first + layer, within)
-        accuracy = float(expected.mean[first + layer])
+        accuracy = min(float(expected.mean[first + layer]) + gained, 1.0)
         standings.append(Standing(contender, layer, accuracy, chance, chance >= 1 - until))
         first += layers
     standings.sort(key=lambda each: -each.expected_accuracy)

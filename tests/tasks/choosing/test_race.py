@@ -83,6 +83,25 @@ def test_what_gains_more_from_every_row_leads_though_it_lags() -> None:
     assert judge({MEAN: first, LAST: riser}, 1_000, until=0.85, within=0.005).leader.contender == MEAN
 
 
+def test_the_accuracy_told_is_that_with_all_rows() -> None:
+    """Of layers right on 1 − loss of the rows, a loss falls as 0.3 + 100/rows on the best one."""
+    draw = np.random.default_rng(0)
+
+    def seen(rows: int) -> LeftOut:
+        losses = np.array([0.3, 0.34, 0.4])[:, None] + 100 / rows
+        shared = 0.02 * draw.standard_normal(rows)
+        right = np.arange(rows)[None] / rows >= losses
+        return LeftOut(losses + shared, right, losses + 100 / rows + shared[: rows // 2])
+
+    step = judge({MEAN: seen(1_000)}, 10_000, until=0.85, within=0.005)
+    assert step.leader.expected_accuracy == pytest.approx(1 - 0.31, abs=0.01)
+    of_seen = judge({MEAN: seen(1_000)}, 1_000, until=0.85, within=0.005)
+    assert of_seen.leader.expected_accuracy == pytest.approx(1 - 0.4, abs=0.01)
+    # Nobody is right on more than all rows.
+    sure = LeftOut(np.full((2, 100), 0.1), np.ones((2, 100), bool), np.full((2, 50), 5.0))
+    assert judge({MEAN: sure}, 10_000, until=0.85, within=0.005).leader.expected_accuracy == 1.0
+
+
 def test_who_has_no_chance_is_left_behind_and_who_is_level_stays() -> None:
     good, level, bad = (rows_of(losses, 1_000) for losses in ([0.9, 0.5], [0.501, 0.8], [1.5, 1.4]))
     other = Contender("none", Pooling.LAST, NormState.AS_RETURNED)
