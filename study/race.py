@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,8 @@ from storage.sources.grammar import parse_source
 from storage.staged import read_staged
 from study.measures import held_out_best, mean_of_sets
 from tasks.choosing.curve_choice import by_layer
-from tasks.choosing.expectation import NEAR
-from tasks.choosing.race import Contender, LeftOut, Step, judge, step_sizes
+from tasks.choosing.expectation import NEAR, Expectation
+from tasks.choosing.race import Contender, LeftOut, Step, extrapolated, judge, step_sizes
 from tasks.data.splits import stratified_sample
 from tasks.machine import CORES
 from tasks.numerics.cores import use_threads
@@ -109,14 +110,15 @@ def main(storage: str, results: str | Path = RESULTS) -> None:
     table = pl.DataFrame(rows).sort("until", "model", "dataset", "draw")
     table.write_csv(results, float_precision=5)
     for (model, until), part in table.group_by("model", "until", maintain_order=True):
-        told = ("share", "chance", "near", "near_of_unread")
+        told = ("share", "blocks", "chance", "near", "near_of_unread")
         by_set = part.group_by("dataset").agg(pl.col("above_all_rows", *told).mean())
         means = {name: float(by_set[name].to_numpy().mean()) for name in told}
         mean, low, high = mean_of_sets(by_set["above_all_rows"].to_list())
         short = 100 * (part["expected_accuracy"] - part["left_out_accuracy"]).to_numpy()
         print(
-            f"{model!s}, until {until!s}, {len(by_set)} sets: {means['share']:.1%} of the rows, split regret above "
-            f"that of all rows {100 * mean:+.2f} points ({100 * low:+.2f} to {100 * high:+.2f}), worst "
+            f"{model!s}, until {until!s}, {len(by_set)} sets: {means['share']:.1%} of the rows, "
+            f"{means['blocks']:.0%} of their blocks in play; split regret above that of all rows {100 * mean:+.2f} "
+            f"points ({100 * low:+.2f} to {100 * high:+.2f}), worst "
             f"{100 * part['above_all_rows'].to_numpy().max():+.2f}; told {means['chance']:.2f}, near "
             f"{means['near']:.2f}, by unread rows too {means['near_of_unread']:.2f}; accuracy told for all rows above "
             f"what it is {short.mean():+.1f} points, {short.min():+.1f} to {short.max():+.1f}"
@@ -139,6 +141,7 @@ def _races(run: Candidates) -> Iterator[dict[str, Any]]:
                 "draw": draw,
                 "train_rows": last.rows,
                 "share": share_embedded(steps, run),
+                "blocks": share_of_blocks(steps, run, draw, until),
                 "prompt": leader.contender.prompt,
                 "pooling": leader.contender.pooling.value,
                 "layer": leader.layer,
@@ -159,6 +162,26 @@ def share_embedded(steps: Sequence[Step], run: Candidates) -> float:
     added = np.diff([0, *(step.rows for step in steps)])
     embedded = sum(int(rows) * len(own) for rows, own in zip(added, prompts, strict=True))
     return embedded / (run.sizes[-1] * len({each.prompt for each in run.contenders}))
+
+
+def share_of_blocks(steps: Sequence[Step], run: Candidates, draw: int, until: float) -> float:
+    """Of the blocks that ran over the rows of a race, those up to the highest layer that was still in play: with a
+    chance of at least 1 − until after the step before. In the first step all run."""
+    blocks = max(own.stop - own.start for own in run.contenders.values()) - 1
+    ran, needed = steps[0].rows * blocks, steps[0].rows * blocks
+    for number, (before, step) in enumerate(pairwise(steps)):
+        seen = {
+            each.contender: run._seen(run.contenders[each.contender], draw, number)
+            for each in before.standings
+        }
+        told = np.concatenate([extrapolated(each, run.sizes[-1]) for each in seen.values()])
+        expected = Expectation.of(told, np.concatenate([each.correct for each in seen.values()]), seed=draw)
+        layers = np.concatenate([np.arange(len(each.log_loss)) for each in seen.values()])
+        chances = np.array([expected.confidence(place, NEAR) for place in range(len(layers))])
+        highest = int(layers[chances >= min(1 - until, chances.max())].max())
+        ran += (step.rows - before.rows) * blocks
+        needed += (step.rows - before.rows) * highest
+    return needed / ran
 
 
 def together(runs: Sequence[Candidates]) -> Candidates:

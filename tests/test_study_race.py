@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from study.race import Candidates, share_embedded, together
+from study.race import Candidates, share_embedded, share_of_blocks, together
 from tasks.choosing.race import Contender, Standing, Step
 from tasks.vocabulary import NormState, Pooling
 
@@ -51,6 +51,28 @@ def test_rows_count_for_each_prompt_that_was_still_in_the_race() -> None:
     # Ten rows with both, ten more with one, of 200.
     assert share_embedded([step(10, "none", "a"), step(20, "a")], run) == pytest.approx(0.15)
     assert share_embedded([step(10, "none", "a")], run) == pytest.approx(0.1)
+
+
+def test_blocks_above_the_highest_layer_in_play_are_counted() -> None:
+    draw = np.random.default_rng(0)
+    # Of four layers the second is far the best: after the first step one block of three is needed.
+    rows = {
+        size: np.array([2.0, 0.1, 2.0, 2.0])[:, None] + 0.01 * draw.standard_normal((4, size))
+        for size in (50, 100, 400)
+    }
+    run = Candidates(
+        model="model",
+        dataset="set",
+        sizes=[50, 100, 400],
+        contenders={Contender("none", Pooling.MEAN, NormState.AS_RETURNED): slice(0, 4)},
+        left_out={f"loss:0:{size}": told for size, told in rows.items()}
+        | {f"hit:0:{size}": told < 1 for size, told in rows.items()},
+        correct=np.ones((4, 10), bool),
+        turns=draw.permutation(400)[None],
+    )
+    steps = list(run.steps(0, 0.85))
+    assert [each.rows for each in steps] == [50, 100]
+    assert share_of_blocks(steps, run, 0, 0.85) == pytest.approx((50 * 3 + 50 * 1) / (100 * 3))
 
 
 def test_the_train_rows_beyond_a_draws_turn_are_those_that_judge() -> None:
