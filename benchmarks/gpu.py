@@ -46,7 +46,7 @@ SCORING_SECONDS = 60.0
 # Rows on which the GPU's silhouettes are held against the CPU's in float64.
 CHECKED_ROWS = 4_000
 PEAK_ROWS = (4096, 16384, 65536)
-# Of a peer's batch, padded.
+# Of a peer's batch at most, padded.
 PEER_TOKENS = (8_192, 32_768, 131_072)
 KEY = (NormState.AS_RETURNED, Pooling.MEAN)
 
@@ -233,8 +233,11 @@ def peer_tokens_per_s(model: Any, texts: Sequence[str]) -> tuple[str, float]:
     rows = sorted(read_ids(texts)["input_ids"], key=len, reverse=True)
     rates = []
     for budget in PEER_TOKENS if device.type == "cuda" else PEER_TOKENS[:1]:
-        size = max(budget // len(rows[0]), 1)
-        batches = [rows[at : at + size] for at in range(0, len(rows), size)]
+        batches: list[list[list[int]]] = []
+        for row in rows:
+            if not batches or len(batches[-1][0]) * (len(batches[-1]) + 1) > budget:
+                batches.append([])
+            batches[-1].append(row)
 
         def compute(batches: Sequence[Sequence[list[int]]] = batches) -> None:
             for batch in batches:

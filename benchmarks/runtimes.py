@@ -22,6 +22,7 @@ from transformers import AutoModel, AutoTokenizer
 from benchmarks.bars import Bar, bar, seconds_of
 from benchmarks.extraction import MAX_LENGTH, REPEATS, ROWS, texts_of
 from benchmarks.peak import Peak
+from tasks.embedding.backbone import find_blocks
 from tasks.embedding.calibration import calibrate
 from tasks.embedding.embed import embed_texts
 from tasks.embedding.model import load_model, resolve_model
@@ -71,8 +72,9 @@ def _of_model(spec: str) -> list[Bar]:
                 token_budget=budget,
             )
 
-        plain = AutoModel.from_pretrained(folder)
-        products = [part for part in plain.modules() if isinstance(part, nn.Linear)]
+        # Of the blocks: a pooler has a token a text.
+        blocks = find_blocks(AutoModel.from_pretrained(folder))[2]
+        products = [part for part in blocks.modules() if isinstance(part, nn.Linear)]
         shapes = [(part.out_features, part.in_features) for part in products]
         peak = Peak(shapes, getattr(torch, dtype))
         ours(texts[:50])
@@ -117,7 +119,8 @@ class _Peer:
 
     def embed(self, texts: Sequence[str], compute: Compute, batch: int) -> object:
         """Embeddings [batch, D] of each batch."""
-        order = sorted(texts, key=len, reverse=True)
+        lengths = [len(each) for each in self.tokenizer(list(texts))["input_ids"]]
+        order = [texts[place] for place in np.argsort(lengths)[::-1]]
         return compute(self._read(order[at : at + batch]) for at in range(0, len(order), batch))
 
     def _read(self, texts: Sequence[str]) -> Read:

@@ -157,7 +157,7 @@ def _races(run: Candidates) -> Iterator[dict[str, Any]]:
 
 
 def share_embedded(steps: Sequence[Step], run: Candidates) -> float:
-    """Rows that were embedded with all prompts, over all rows with every one of them."""
+    """Rows that were embedded, summed over the prompts, over all rows with every one of them."""
     prompts = [{each.contender.prompt for each in step.standings} for step in steps]
     added = np.diff([0, *(step.rows for step in steps)])
     embedded = sum(int(rows) * len(own) for rows, own in zip(added, prompts, strict=True))
@@ -191,6 +191,8 @@ def together(runs: Sequence[Candidates]) -> Candidates:
     for run in runs:
         if run.sizes != first.sizes or not np.array_equal(run.turns, first.turns):
             raise ValueError(f"runs of {first.model} on {first.dataset} have read other rows")
+        if contenders.keys() & run.contenders.keys():
+            raise ValueError(f"two runs of {first.model} on {first.dataset} have the same prompt")
         contenders |= {
             each: slice(start + own.start, start + own.stop) for each, own in run.contenders.items()
         }

@@ -38,6 +38,8 @@ def test_runs_with_several_prompts_are_one_race() -> None:
     others = replace(of_prompt("b {text}", [[True, True]]), turns=np.array([[1, 0]]))
     with pytest.raises(ValueError, match="other rows"):
         together([both, others])
+    with pytest.raises(ValueError, match="the same prompt"):
+        together([both, of_prompt("none", [[True, True]])])
 
 
 def test_rows_count_for_each_prompt_that_was_still_in_the_race() -> None:

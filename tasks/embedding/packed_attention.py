@@ -26,8 +26,10 @@ _SHORT = 256
 _VECTOR = 32
 # A call for all lengths may differ by so much of the largest value: rounding in half precision.
 _CLOSE = 2e-2
-# What it is tried with.
-_TRIED_WINDOW = 5
+# It is tried with more tokens than it looks at at a time, and a window of as many.
+_TRIED, _TRIED_WINDOW = (300, 9, 9, 1), 150
+# Keys of a prefix, repeated for each text, that it may be given for each token.
+_MOST_REPEATED = 4
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,9 @@ def attend(
             raise ValueError("tokens that see what follows them are not the same in every text")
         current.records.keep_attention(module, key, value)
     before = None if current.prefix is None else current.prefix.keys_and_values[module]
-    if current.look is None and _serves_all_lengths(query, key, sight):
+    repeated = 0 if before is None else before[0].shape[1] * sum(group.texts for group in current.groups)
+    few_keys = repeated <= _MOST_REPEATED * query.shape[2]
+    if current.look is None and few_keys and _serves_all_lengths(query, key, sight):
         ends = current.ends_on(query.device)
         return attend_in_one_call(query, key, value, before, ends, scale, causal, sliding_window), None
     blocks_run = current.calls.total()
@@ -197,18 +201,21 @@ def _is_right(
         return torch.randn(shape, generator=draw).to(device, dtype)
 
     sight = Sight(size**-0.5, causal, _TRIED_WINDOW if windowed else None, None)
-    groups = [LengthGroup(0, 1, 33), LengthGroup(33, 2, 9), LengthGroup(51, 1, 1)]
-    lengths, tokens, prefix = [33, 9, 9, 1], groups[-1].stop, 5
+    groups = [LengthGroup(0, 1, _TRIED[0]), LengthGroup(_TRIED[0], 2, _TRIED[1])]
+    groups.append(LengthGroup(groups[-1].stop, 1, _TRIED[3]))
+    tokens, prefix = groups[-1].stop, 5
     query, key, value = (numbers(1, count, tokens, size) for count in (heads, kv_heads, kv_heads))
     befores: list[tuple[Tensor, Tensor] | None] = [None]
     if causal:  # only then is there a prefix
         befores += [(numbers(kv_heads, prefix, size), numbers(kv_heads, prefix, size))]
     for before in befores:
-        ends = Ends.of(lengths, 0 if before is None else prefix, device)
+        ends = Ends.of(_TRIED, 0 if before is None else prefix, device)
         try:
             found = attend_in_one_call(query, key, value, before, ends, sight.scale, causal, sight.window)
+        except torch.OutOfMemoryError:
+            raise  # it says nothing of the kernel
         except RuntimeError as error:
-            log.info("Attention is computed length by length: %s", error)
+            log.warning("Attention is computed length by length: %s", error)
             return False
         wanted = _attend_by_length(query, key, value, before, groups, sight)
         if not bool((found - wanted).abs().max() <= _CLOSE * wanted.abs().max()):

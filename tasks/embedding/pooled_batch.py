@@ -12,8 +12,9 @@ from torch import Tensor
 from tasks.embedding.forward import Backbone
 from tasks.embedding.packed_attention import LastLayerReached, LengthGroup, Look, Sight
 from tasks.embedding.pooling import POOLINGS, Joined, pool, pool_windows
-from tasks.embedding.segments import Segments
+from tasks.embedding.segments import REDUCED, Segments
 from tasks.embedding.shared_prefix import SharedPrefix
+from tasks.embedding.transfer import sent
 from tasks.vocabulary import NormState, Pooling
 
 Key = tuple[NormState, Pooling]
@@ -65,10 +66,7 @@ class PooledBatch:
         self._states: Tensor | None = None
         self._before: dict[NormState, Tensor | None] = {}
         self._weights: dict[tuple[Pooling, LengthGroup], Tensor] = {}
-        packed = torch.from_numpy(np.concatenate(ids).astype(np.int64))
-        if backbone.device.type == "cuda":
-            packed = packed.pin_memory().to(backbone.device, non_blocking=True)
-        self.tokens = packed.to(backbone.device)
+        self.tokens = sent(torch.from_numpy(np.concatenate(ids).astype(np.int64)), backbone.device)
         """int64 [T] on the model's device."""
 
     @property
@@ -103,7 +101,7 @@ class PooledBatch:
     def _pool(self, states: Tensor, before: Tensor | None, pooling: Pooling, into: Tensor) -> None:
         """states: [T, D] → into: [B, D]. before: [P, D], the states of what stands before every text."""
         ranges = None if self._ranges is None else self._ranges[pooling]
-        if states.device.type == "cpu":
+        if states.device.type == "cpu" or POOLINGS[pooling].function not in REDUCED:
             _pool_groups(states, before, self.groups, pooling, self._around, into, ranges)
             return
         if pooling not in self._segments:

@@ -11,8 +11,12 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-from tasks.embedding.pooling import POOLINGS, Joined, counted
+from tasks.embedding.pooling import POOLINGS, Joined, counted, first, last, maximum, mean, mean_tail
+from tasks.embedding.transfer import sent
 from tasks.vocabulary import Pooling
+
+REDUCED = (mean, mean_tail, maximum, first, last)
+"""The functions of `POOLINGS` that are done so. Every other one is called length by length, whatever the device."""
 
 Span = tuple[int, int]
 """Of a text's tokens, those from, and up to; what stands before all texts is counted too."""
@@ -68,19 +72,19 @@ class Segments:
         ends = list(accumulate(self._lengths))
         if self.pooling is Pooling.FIRST:
             ends = [end - length + 1 for end, length in zip(ends, self._lengths, strict=True)]
-        return torch.tensor(ends).sub_(1).to(self._device)
+        return sent(torch.tensor(ends).sub_(1), self._device)
 
     @cached_property
     def _parts(self) -> Tensor:
         """int64 [2 · B + 1]: how many tokens are in no text's span, in the first one's, in none …; T in all."""
         parts, read, start = [], 0, 0
-        for (first, stop), length in zip(self._spans, self._lengths, strict=True):
-            own_first, own_stop = max(first - self._prefix, 0), max(stop - self._prefix, 0)
+        for (begin, stop), length in zip(self._spans, self._lengths, strict=True):
+            own_first, own_stop = max(begin - self._prefix, 0), max(stop - self._prefix, 0)
             own_stop = max(own_stop, own_first)
             parts += [start + own_first - read, own_stop - own_first]
             read = start + own_stop
             start += length
-        return torch.tensor([*parts, start - read]).to(self._device)
+        return sent(torch.tensor([*parts, start - read]), self._device)
 
     @cached_property
     def _of_prefix(self) -> list[tuple[Span, Tensor]]:
@@ -89,18 +93,18 @@ class Segments:
         for row, (start, stop) in enumerate(self._spans):
             if start < min(stop, self._prefix):
                 rows.setdefault((start, min(stop, self._prefix)), []).append(row)
-        return [(span, torch.tensor(of_span).to(self._device)) for span, of_span in rows.items()]
+        return [(span, sent(torch.tensor(of_span), self._device)) for span, of_span in rows.items()]
 
     @cached_property
     def _counts(self) -> Tensor:
         """float32 [B, 1]: how many tokens are pooled; 1 where none is."""
         counts = [max(stop - start, 1) for start, stop in self._spans]
-        return torch.tensor(counts, dtype=torch.float32)[:, None].to(self._device)
+        return sent(torch.tensor(counts, dtype=torch.float32)[:, None], self._device)
 
     @cached_property
     def _empty(self) -> Tensor:
         """bool [B, 1]."""
-        return torch.tensor([stop <= start for start, stop in self._spans])[:, None].to(self._device)
+        return sent(torch.tensor([stop <= start for start, stop in self._spans])[:, None], self._device)
 
 
 def _usual(pooling: Pooling, length: int, around: tuple[int, int]) -> Span:

@@ -1,6 +1,5 @@
 """Attention over texts of all lengths in one call, by torch's kernel for GPUs, in the place of one call a length."""
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -8,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-log = logging.getLogger(__name__)
+from tasks.embedding.transfer import sent
 
 HALF = (torch.bfloat16, torch.float16)
 """What that kernel computes in."""
@@ -35,13 +34,15 @@ class Ends:
         if prefix:
             starts = prefix + np.cumsum(own) - own
             of_each = [(np.arange(prefix), np.arange(at, at + n)) for at, n in zip(starts, own, strict=True)]
-            places = torch.from_numpy(np.concatenate([part for each in of_each for part in each])).to(device)
+            places = sent(
+                torch.from_numpy(np.concatenate([part for each in of_each for part in each])), device
+            )
         longest = int(own.max())
         return cls(_ends(own, device), _ends(own + prefix, device), longest, longest + prefix, places)
 
 
 def _ends(lengths: np.ndarray, device: torch.device) -> Tensor:
-    return torch.from_numpy(np.concatenate(([0], np.cumsum(lengths))).astype(np.int32)).to(device)
+    return sent(torch.from_numpy(np.concatenate(([0], np.cumsum(lengths))).astype(np.int32)), device)
 
 
 def attend_in_one_call(

@@ -44,8 +44,9 @@ class Fit:
 
 
 def onward(last: Fit, before: Fit, penalty: float) -> Fit:
-    """Where to look for the optimum of the next penalty of a path: on the line through the last two optima, which bends
-    little over the penalty's logarithm (the predictor of Park & Hastie 2007, doi 10.1111/j.1467-9868.2007.00607.x).
+    """Where to begin looking for the optimum of the next penalty, above 0, of a path: on the line through the last two
+    optima, which bends little over the penalty's logarithm (the predictor of Park & Hastie 2007, doi
+    10.1111/j.1467-9868.2007.00607.x). A start and no optimum: its weights and intercepts alone are good for something.
 
     No further beyond the last one than that is from the one before, and not back.
     """
@@ -258,24 +259,27 @@ def _line_search(
     slope: torch.Tensor,
 ) -> _Point:
     """The point theta + step·direction of each fit, whose logits are logits + step·shift, at which under a third of the
-    slope is left: the convex line's slope is brought to 0 by the secant through the last two."""
+    slope is left, or the last of MOST_STEPS: the convex line's slope is brought to 0 by the secant through two points.
+    """
     weights, move = theta[:, :, :-1], direction[:, :, :-1]
     ww, wm, mm = _dot(weights, weights), _dot(weights, move), _dot(move, move)
     before, slope_before = torch.zeros_like(slope), slope
-    step = torch.ones_like(slope)
+    following = torch.ones_like(slope)
     for _ in range(MOST_STEPS):
+        step = following
         loss, residual = problem.look(torch.addcmul(logits, step.float()[:, None, None], shift))
         value = loss + 0.5 * problem.penalty * (ww + 2 * step * wm + step**2 * mm)
         slope_here = _dot(residual, shift) / problem.rows + problem.penalty * (wm + step * mm)
         poor = slope_here.abs() > 0.3 * slope.abs()
         if not bool(poor.any()):
             break
-        rise = (slope_here - slope_before) / (step - before)
+        gap = torch.where(step == before, 1.0, step - before)
+        rise = (slope_here - slope_before) / gap
         secant = step - slope_here / rise.clamp_min(1e-30)
         # Far from the optimum the slope hardly changes: never more than a factor of ten at a time.
         secant = torch.minimum(torch.maximum(secant, 0.1 * step), 10.0 * step)
         before, slope_before = torch.where(poor, step, before), torch.where(poor, slope_here, slope_before)
-        step = torch.where(poor, secant, step)
+        following = torch.where(poor, secant, step)
     return _Point(step, value, residual)
 
 

@@ -1,15 +1,18 @@
 """Pooling by one reduction, against a call for each length."""
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks.embedding import pooled_batch
-from tasks.embedding.pooled_batch import length_groups
-from tasks.embedding.pooling import POOLINGS, Joined
-from tasks.embedding.segments import Segments
-from tasks.vocabulary import Pooling
+from tasks.embedding.backbone import find_backbone
+from tasks.embedding.pooled_batch import PooledBatch, length_groups
+from tasks.embedding.pooling import POOLINGS, PoolingRecord, first, last
+from tasks.embedding.segments import REDUCED, Segments
+from tasks.vocabulary import NormState, Pooling
+from tests.tasks.embedding.test_backbone import small_model
 
 PLAIN = [each for each in Pooling if POOLINGS[each].weights is None]
 
@@ -50,8 +53,17 @@ def test_a_state_that_is_not_finite_stays_in_its_text(pooling):
     assert found[1].isnan().all()
 
 
-def test_every_pooling_without_attention_is_known_to_it():
-    known = {Pooling.FIRST, Pooling.LAST} | {
-        each for each in PLAIN if POOLINGS[each].joined in (Joined.MEAN, Joined.MAXIMUM)
-    }
-    assert known == set(PLAIN)
+def test_a_pooling_that_it_does_not_know_is_called_length_by_length(monkeypatch):
+    def first_and_last(states, mask):
+        return (first(states, mask) + last(states, mask)) / 2
+
+    backbone = find_backbone(small_model("llama").to("meta"))
+    ids = [np.arange(2, 2 + length, dtype=np.int32) for length in (5, 5, 2)]
+    keys = [(NormState.AS_RETURNED, Pooling.MEAN), (NormState.AS_RETURNED, Pooling.MAX)]
+    by_length = []
+    monkeypatch.setitem(POOLINGS, Pooling.MAX, PoolingRecord(first_and_last, None))
+    monkeypatch.setattr(pooled_batch, "_pool_groups", lambda *of: by_length.append(of[3]))
+    batch = PooledBatch(backbone, ids, keys, 1)
+    batch.take(0, torch.empty(12, backbone.hidden_size, device="meta"))
+    assert by_length == [Pooling.MAX]
+    assert {POOLINGS[each].function for each in PLAIN if each is not Pooling.MAX} <= set(REDUCED)

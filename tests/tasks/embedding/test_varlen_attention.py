@@ -3,8 +3,6 @@
 The kernel itself is for GPUs. In its place stands what torch's page of it says, computed score by score.
 """
 
-import logging
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -17,6 +15,7 @@ from tasks.embedding.embed import embed_texts
 from tasks.embedding.families import FAMILIES
 from tasks.embedding.packed_attention import Sight, _attend_by_length, _is_right, _serves_all_lengths
 from tasks.embedding.pooled_batch import length_groups
+from tasks.embedding.prompts import with_prompt
 from tasks.embedding.varlen_attention import Ends, attend_in_one_call
 from tasks.vocabulary import NormState, Pooling
 from tests.tasks.embedding.test_backbone import MODELS, small_model
@@ -54,9 +53,16 @@ def as_documented(
 
 @pytest.fixture
 def kernel(monkeypatch):
-    """As documented, and wherever it is asked for."""
-    monkeypatch.setattr(varlen, "varlen_attn", as_documented)
+    """As documented, and wherever it is asked for; a call each in the list."""
+    calls = []
+
+    def counted(*tensors, **options):
+        calls.append(options)
+        return as_documented(*tensors, **options)
+
+    monkeypatch.setattr(varlen, "varlen_attn", counted)
     monkeypatch.setattr(packed_attention, "_serves_all_lengths", lambda q, k, sight: sight.softcap is None)
+    return calls
 
 
 @settings(max_examples=25, deadline=None)
@@ -93,19 +99,26 @@ def test_is_asked_for_what_a_call_for_each_length_gives(
     torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("prompt", [None, "the cat sat on {text}"])
 @pytest.mark.parametrize(
     "name", [name for name in MODELS if FAMILIES[small_model(name).config.model_type].packed]
 )
-def test_layers_of_a_family_are_the_same_either_way(name, request):
-    tokenizer = word_tokenizer()
+def test_layers_of_a_family_are_the_same_either_way(name, prompt, request):
+    tokenizer = word_tokenizer() if prompt is None else with_prompt(word_tokenizer(), prompt)
     asked = {
         "poolings": [Pooling.MEAN, Pooling.LAST],
         "norm_states": [NormState.AS_RETURNED],
         "token_budget": 64,
     }
-    by_length = embed_texts(find_backbone(small_model(name)), tokenizer, TEXTS[:4], max_length=8, **asked)
-    request.getfixturevalue("kernel")
-    at_once = embed_texts(find_backbone(small_model(name)), tokenizer, TEXTS[:4], max_length=8, **asked)
+    backbone = find_backbone(small_model(name))
+    by_length = embed_texts(backbone, tokenizer, TEXTS[:4], max_length=8, **asked)
+    calls = request.getfixturevalue("kernel")
+    at_once = embed_texts(backbone, tokenizer, TEXTS[:4], max_length=8, **asked)
+    # One for each block, and one more where what all texts begin with is computed before them; none where logits are
+    # capped.
+    shared = prompt is not None and backbone.shares_prefix
+    capped = getattr(backbone.model.config, "attn_logit_softcapping", None) is not None
+    assert len(calls) == (0 if capped else backbone.layers * (1 + shared))
     for key, values in by_length.states.items():
         torch.testing.assert_close(
             torch.from_numpy(at_once.states[key]), torch.from_numpy(values), atol=2e-5, rtol=1e-4
@@ -114,25 +127,62 @@ def test_layers_of_a_family_are_the_same_either_way(name, request):
 
 @pytest.mark.parametrize(("causal", "windowed"), [(True, True), (True, False), (False, True), (False, False)])
 def test_a_kernel_that_does_as_documented_is_taken(kernel, causal, windowed):
-    assert _is_right.__wrapped__(CPU, torch.float32, 4, 2, 8, causal, windowed)
+    assert _is_right.__wrapped__(CPU, torch.float32, 2, 1, 8, causal, windowed)
+
+
+def from_the_top(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, window_size, **options):
+    """Causal as if the first query stood at the first key: right without a prefix."""
+    texts = zip(cu_seq_q[:-1], cu_seq_q[1:], cu_seq_k[:-1], strict=True)
+    kept = torch.cat([torch.arange(start, start + stop - at) for at, stop, start in texts])
+    ends = cu_seq_q, cu_seq_q, max_q, max_q
+    return as_documented(query, key[kept], value[kept], *ends, window_size=window_size, **options)
 
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"window_size": (-1, -1)}, {"scale": 1.0}, {"cu_seq_k": torch.tensor([0, 52, 52, 52, 52])}],
+    [
+        {"window_size": (-1, -1)},
+        {"window_size": (-1, 0)},
+        {"scale": 1.0},
+        {"cu_seq_k": torch.tensor([0, 319, 319, 319, 319])},
+    ],
 )
 def test_a_kernel_that_does_something_else_is_not(monkeypatch, caplog, wrong):
     def other(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, **options):
         given = {"cu_seq_k": cu_seq_k} | options | wrong
-        return as_documented(query, key, value, cu_seq_q, max_q=max_q, max_k=99, **given)
+        return as_documented(query, key, value, cu_seq_q, max_q=max_q, max_k=999, **given)
 
     monkeypatch.setattr(varlen, "varlen_attn", other)
-    assert not _is_right.__wrapped__(CPU, torch.float32, 4, 2, 8, True, True)
+    assert not _is_right.__wrapped__(CPU, torch.float32, 2, 1, 8, True, True)
     assert "differs here" in caplog.text
 
 
+def test_a_kernel_that_is_wrong_with_a_prefix_alone_is_not(monkeypatch, caplog):
+    monkeypatch.setattr(varlen, "varlen_attn", from_the_top)
+    assert not _is_right.__wrapped__(CPU, torch.float32, 2, 1, 8, True, False)
+    assert "differs here" in caplog.text
+    # Where texts see all of themselves there is no prefix, and it is as good as any.
+    assert _is_right.__wrapped__(CPU, torch.float32, 2, 1, 8, False, False)
+
+
+def test_memory_that_runs_out_says_nothing_of_the_kernel(monkeypatch):
+    def runs_out(*_, **__):
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(varlen, "varlen_attn", runs_out)
+    with pytest.raises(torch.OutOfMemoryError):
+        _is_right.__wrapped__(CPU, torch.float32, 2, 1, 8, True, False)
+
+
+def test_a_long_prompt_before_short_texts_is_not_repeated_for_each(kernel):
+    tokenizer = with_prompt(word_tokenizer(), f"{'the cat sat on ' * 4}{{text}}")
+    backbone = find_backbone(small_model("llama"))
+    asked = {"poolings": [Pooling.MEAN], "norm_states": [NormState.AS_RETURNED], "token_budget": 64}
+    embed_texts(backbone, tokenizer, ["dog", "cat"], max_length=20, **asked)
+    assert len(kernel) == backbone.layers  # the prompt's own pass alone
+
+
 def test_without_a_kernel_texts_of_one_length_are_attended_to_at_a_time(caplog):
-    caplog.set_level(logging.INFO)
     # A CPU has none.
     assert not _is_right.__wrapped__(CPU, torch.bfloat16, 4, 2, 8, True, False)
     assert "Attention is computed length by length" in caplog.text

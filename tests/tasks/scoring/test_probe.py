@@ -7,6 +7,7 @@ from sklearn.metrics import balanced_accuracy_score, f1_score, log_loss, recall_
 from sklearn.preprocessing import StandardScaler
 
 from storage.errors import UserError
+from tasks.numerics import softmax_regression
 from tasks.numerics.principal_axes import PrincipalAxes, decompose
 from tasks.numerics.softmax_regression import fit_path, onward
 from tasks.scoring import probe
@@ -206,6 +207,28 @@ def test_the_line_through_two_optima_leads_to_the_next_one_sooner_than_the_last_
     (led,) = fit_path(Z, codes, 12, (0.0009,), start=[onward(last, before, 0.0009)])
     assert led.objective == pytest.approx(warm.objective, rel=1e-5)
     assert led.iterations < warm.iterations
+
+
+def test_a_line_search_that_is_ended_tells_of_the_step_that_it_looked_at(monkeypatch):
+    monkeypatch.setattr(softmax_regression, "MOST_STEPS", 1)
+    X, y = clouds(80, 5, 3)
+    Z, codes = torch.from_numpy(StandardScaler().fit_transform(X)).float(), torch.from_numpy(y)
+    problem = softmax_regression._Problem.of(Z, codes, 3, (0.01,), None, None)
+    theta = torch.zeros(1, 3, 6, dtype=torch.float64)
+    logits = problem.logits(theta)
+    direction = -50 * problem.gradient(
+        problem.look(logits)[1], theta
+    )  # too far: a second look would be asked for
+    slope = -(direction**2).sum((1, 2)) / 50
+    found = softmax_regression._line_search(
+        problem, logits, problem.logits(direction), theta, direction, slope
+    )
+    at = theta + found.step[:, None, None] * direction
+    loss, residual = problem.look(problem.logits(at))
+    assert float(found.value) == pytest.approx(
+        float(loss) + 0.005 * float((at[:, :, :-1] ** 2).sum()), rel=1e-6
+    )
+    torch.testing.assert_close(found.residual, residual, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize(
