@@ -121,12 +121,13 @@ def fit_path(
             history = [_Pair(pair.step[keep], pair.change[keep], pair.rho[keep]) for pair in history]
         shift = problem.logits(direction)
         found = _line_search(problem, logits, shift, theta, direction, slope)
-        ended = (found.value >= value).tolist()
-        step = torch.where(found.value < value, found.step, 0.0)
+        lower = found.value < value  # and so is a number
+        ended = (~lower).tolist()
+        step = torch.where(lower, found.step, 0.0)
         logits.addcmul_(step.float()[:, None, None], shift)
         moved = step[:, None, None] * direction
         theta = theta + moved
-        value = torch.minimum(value, found.value)
+        value = torch.where(lower, found.value, value)
         before, gradient = gradient, problem.gradient(found.residual, theta)
         history = [*history[-MEMORY + 1 :], _Pair.of(moved, gradient - before)]
     return [fits[index] for index in range(fits_wanted)]
