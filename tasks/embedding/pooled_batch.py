@@ -12,7 +12,7 @@ from torch import Tensor
 from tasks.embedding.forward import Backbone
 from tasks.embedding.packed_attention import LastLayerReached, LengthGroup, Look, Sight
 from tasks.embedding.pooling import POOLINGS, Joined, pool, pool_windows
-from tasks.embedding.segments import REDUCED, Segments
+from tasks.embedding.segments import REDUCED, REDUCING, Segments
 from tasks.embedding.shared_prefix import SharedPrefix
 from tasks.embedding.transfer import sent
 from tasks.vocabulary import NormState, Pooling
@@ -101,7 +101,7 @@ class PooledBatch:
     def _pool(self, states: Tensor, before: Tensor | None, pooling: Pooling, into: Tensor) -> None:
         """states: [T, D] → into: [B, D]. before: [P, D], the states of what stands before every text."""
         ranges = None if self._ranges is None else self._ranges[pooling]
-        if states.device.type == "cpu" or POOLINGS[pooling].function not in REDUCED:
+        if states.device.type not in REDUCING or POOLINGS[pooling].function not in REDUCED:
             _pool_groups(states, before, self.groups, pooling, self._around, into, ranges)
             return
         if pooling not in self._segments:

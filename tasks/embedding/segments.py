@@ -15,6 +15,8 @@ from tasks.embedding.pooling import POOLINGS, Joined, counted, first, last, maxi
 from tasks.embedding.transfer import sent
 from tasks.vocabulary import Pooling
 
+REDUCING = ("cuda", "meta")
+"""Devices that have such a reduction and gain by it; Apple's has none."""
 REDUCED = (mean, mean_tail, maximum, first, last)
 """The functions of `POOLINGS` that are done so. Every other one is called length by length, whatever the device."""
 

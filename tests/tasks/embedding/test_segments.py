@@ -53,6 +53,17 @@ def test_a_state_that_is_not_finite_stays_in_its_text(pooling):
     assert found[1].isnan().all()
 
 
+def test_a_device_without_such_a_reduction_is_never_asked_for_it(monkeypatch):
+    """Apple's GPU has none; nor does a CPU need one."""
+    monkeypatch.setattr(torch, "segment_reduce", None)
+    backbone = find_backbone(small_model("llama"))
+    batch = PooledBatch(
+        backbone, [np.arange(2, 7, dtype=np.int32)], [(NormState.AS_RETURNED, Pooling.MEAN)], 1
+    )
+    batch.take(0, torch.zeros(5, backbone.hidden_size))
+    assert pooled_batch.REDUCING == ("cuda", "meta")
+
+
 def test_a_pooling_that_it_does_not_know_is_called_length_by_length(monkeypatch):
     def first_and_last(states, mask):
         return (first(states, mask) + last(states, mask)) / 2
