@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 import transformers
 from torch import Tensor, nn
 
 from storage.errors import UserError
 from tasks.embedding.comparison import compare, run_plainly
-from tasks.embedding.cpu_weights import pack_weights, packs_bfloat16
+from tasks.embedding.cpu_weights import pack_weights, packs
 from tasks.embedding.families import FAMILIES, family_row, frequencies_change
 from tasks.embedding.forward import Backbone
 from tasks.embedding.packed_attention import PACKED, attend
@@ -56,7 +55,7 @@ def find_backbone(model: nn.Module) -> Backbone:
     if backbone.packed:
         transformers.AttentionInterface.register(PACKED, attend)
         body.set_attn_implementation(PACKED)
-    if backbone.device.type == "cpu" and backbone.dtype == torch.bfloat16 and packs_bfloat16():
+    if backbone.device.type == "cpu" and packs(backbone.dtype):
         pack_weights(blocks)
     return backbone
 

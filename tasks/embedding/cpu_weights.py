@@ -1,7 +1,8 @@
-"""Weights laid out once as the CPU's bfloat16 matrix products read them, instead of at every call."""
+"""Weights laid out once as oneDNN's matrix products read them, instead of at every call."""
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,8 +21,26 @@ def packs_bfloat16() -> bool:
     )
 
 
+def packs(dtype: torch.dtype) -> bool:
+    """Whether products of this dtype are faster here by oneDNN, with weights laid out for it, than as torch does them.
+
+    In float32 that is so on AMD's processors: torch's own are MKL's, which leave much of AVX-512 unused there
+    (docs/performance.md).
+    """
+    if dtype == torch.bfloat16:
+        return packs_bfloat16()
+    has_products = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    return dtype == torch.float32 and has_products and torch.backends.mkl.is_available() and _is_amd()
+
+
+@cache
+def _is_amd() -> bool:
+    described = Path("/proc/cpuinfo")
+    return described.is_file() and "AuthenticAMD" in described.read_text(errors="replace")
+
+
 def pack_weights(blocks: nn.ModuleList) -> None:
-    """Lay the weights of bfloat16 blocks out for oneDNN, in place. Only where `packs_bfloat16`.
+    """Lay the weights of blocks out for oneDNN, in place. Only where `packs` their dtype.
 
     A gated MLP also gets its activation and its product computed where the matrix product writes. The plain weights
     are freed: two copies would double the memory of a model. The operators are those that torch.compile emits.

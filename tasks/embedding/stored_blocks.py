@@ -16,7 +16,7 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from storage.errors import UserError
 from tasks.embedding.backbone import find_backbone, find_blocks
-from tasks.embedding.cpu_weights import pack_weights, packs_bfloat16
+from tasks.embedding.cpu_weights import pack_weights, packs
 from tasks.embedding.description import headless, not_loaded, whole_config
 from tasks.embedding.families import FAMILIES, family_row
 from tasks.embedding.forward import Backbone
@@ -179,7 +179,7 @@ def open_backbone(folder: str, dtype: str, device: str, *, trust_remote_code: bo
         # Buffers that are computed stay as they are.
         block.load_state_dict(state, strict=False, assign=True)
         block.eval().requires_grad_(False)
-        if place.type == "cpu" and number == torch.bfloat16 and packs_bfloat16():
+        if place.type == "cpu" and packs(number):
             pack_weights(nn.ModuleList([block]))
         return block
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from tasks.embedding import cpu_weights
 from tasks.embedding.backbone import find_backbone
 from tasks.embedding.cpu_weights import packs_bfloat16
 from tasks.embedding.embed import choose_dtype, embed_texts
@@ -53,6 +54,19 @@ def test_without_onednn_a_bfloat16_model_embeds_with_torchs_own_products(
     assert packed_weights(plain) == 0
     for backbone in (usual, plain):
         assert relative_error(mean_of_every_layer(backbone), exact) < 0.02
+
+
+@pytest.mark.parametrize("name", ["llama", "bert", "t5"])
+def test_float32_is_laid_out_where_mkl_is_slow_and_gives_the_same(name, monkeypatch):
+    model = small_model(name)
+    found = {}
+    for amd in (False, True):
+        monkeypatch.setattr(cpu_weights, "_is_amd", lambda amd=amd: amd)
+        backbone = find_backbone(copy.deepcopy(model))
+        is_there = torch.backends.mkldnn.is_available() and torch.backends.mkl.is_available()
+        assert (packed_weights(backbone) > 0) == (amd and is_there)
+        found[amd] = mean_of_every_layer(backbone)
+    assert relative_error(found[True], found[False]) < 1e-6
 
 
 def test_without_onednn_auto_is_float32(monkeypatch: pytest.MonkeyPatch) -> None:
