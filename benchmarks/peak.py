@@ -7,14 +7,16 @@ import torch
 from torch import nn
 
 from benchmarks.bars import seconds_of
+from tasks.numerics.matrix_products import product
 
 PEAK_ROWS = (512, 1024, 2048, 4096, 8192)
 
 
 class Peak:
-    """The machine's matrix-product peak at a model's own shapes: FLOP/s of the best rows M and the best threading.
+    """The machine's matrix-product peak at a model's own shapes: FLOP/s of the best rows M, threading and library.
 
-    Either all threads share one product, or each has a product of its own, whichever is faster.
+    In float32 torch's own products are MKL's, and oneDNN's may be faster. Either all threads share one product, or each
+    has a product of its own, whichever is faster.
     """
 
     def __init__(self, products: Sequence[tuple[int, int]], dtype: torch.dtype) -> None:
@@ -32,19 +34,26 @@ class Peak:
     def _best(self, rows: int, columns: int) -> float:
         weight = torch.randn(rows, columns, dtype=self.dtype)
         rates = []
+        kernels = [nn.functional.linear, product] if self.dtype == torch.float32 else [nn.functional.linear]
         for m in PEAK_ROWS:
             inputs = torch.randn(m, columns, dtype=self.dtype)
             repeats = max(int(4e9 / (m * rows * columns)), 1)
 
-            @torch.inference_mode()
-            def products(inputs: torch.Tensor = inputs, repeats: int = repeats) -> None:
-                for _ in range(repeats):
-                    nn.functional.linear(inputs, weight)
+            for multiply in kernels:
 
-            products()
-            flop = 2.0 * m * rows * columns * repeats
-            rates.append(flop / min(seconds_of(products) for _ in range(2)))
-            rates.append(self.threads * flop / self._each_alone(products))
+                @torch.inference_mode()
+                def products(
+                    inputs: torch.Tensor = inputs,
+                    repeats: int = repeats,
+                    multiply: Callable[..., torch.Tensor] = multiply,
+                ) -> None:
+                    for _ in range(repeats):
+                        multiply(inputs, weight)
+
+                products()
+                flop = 2.0 * m * rows * columns * repeats
+                rates.append(flop / min(seconds_of(products) for _ in range(2)))
+                rates.append(self.threads * flop / self._each_alone(products))
         return max(rates)
 
     def _each_alone(self, products: Callable[[], None]) -> float:
