@@ -19,9 +19,10 @@ unexport PYTHONDONTWRITEBYTECODE
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	# torch first and by its exact pin: a looser demand may pull gigabytes of CUDA. Python compiles what is imported, and
-	# not all that there is.
+	# not all that there is. PEP 517: the pip of Debian's Python 3.11 runs an old setup.py by itself else, and installs what
+	# that asks for without what this needs in turn.
 	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --no-compile --use-pep517 --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
 demo: $(INSTALLED)
@@ -32,7 +33,7 @@ test: $(INSTALLED)
 
 # `kill -9` at MOMENTS seeded moments and of every process that a sweep has: about half an hour on two cores.
 test-faults: $(INSTALLED)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,dask,ray]'
+	$(BIN)/python -m pip install --quiet --use-pep517 --constraint constraints.txt --editable '.[dev,dask,ray]'
 	LAYERSCOUT_FAULT_MOMENTS=$(or $(MOMENTS),50) $(BIN)/python -m pytest tests/faults
 
 # One entry for SECONDS, or until a find: `make fuzz ENTRY=table SECONDS=7200`. What is of use stays in build/fuzz.
@@ -56,7 +57,7 @@ lint: $(INSTALLED)
 	$(BIN)/lint-imports
 
 bench: $(INSTALLED)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,bench]'
+	$(BIN)/python -m pip install --quiet --use-pep517 --constraint constraints.txt --editable '.[dev,bench]'
 	$(BIN)/python -m benchmarks $(if $(ONLY),--only $(ONLY))
 
 # Goes on where it was ended. Most data sets are read from the folder DATA_ROOT.
