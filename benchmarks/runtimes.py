@@ -155,8 +155,9 @@ def _best_of(peer: _Peer, texts: Sequence[str]) -> Embed:
 
 
 def _openvino(model: nn.Module, example: dict[str, Tensor], dtype: str, way: str) -> Compute:
-    # It would tell its makers that it was called; without that package it does not.
-    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    # It tells its makers that it was called, unless that package is missing, as what stands here as None is.
+    modules: dict[str, Any] = sys.modules
+    modules["openvino_telemetry"] = None
     import openvino
 
     precision = {"bfloat16": "bf16", "float32": "f32"}[dtype]

@@ -28,8 +28,7 @@ from tasks.embedding.embed import plan_batches, workers_of
 from tasks.embedding.forward import Backbone, capturing, forward_layers
 from tasks.embedding.loading import load_for
 from tasks.embedding.model import ModelFolder
-from tasks.embedding.packed_attention import LengthGroup, Sight
-from tasks.embedding.pooled_batch import length_groups
+from tasks.embedding.packed_attention import LengthGroup, Sight, length_groups
 from tasks.embedding.settings import Settings
 from tasks.embedding.text_pairs import texts_of
 from tasks.embedding.tokens import Tokens, tokenise

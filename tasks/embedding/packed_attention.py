@@ -46,6 +46,22 @@ class LengthGroup:
         return self.start + self.texts * self.length
 
 
+def length_groups(counts: Sequence[int]) -> list[LengthGroup]:
+    """Neighbours of one length make a group."""
+    groups: list[LengthGroup] = []
+    for count in counts:
+        if groups and groups[-1].length == count:
+            groups[-1] = LengthGroup(groups[-1].start, groups[-1].texts + 1, count)
+        else:
+            groups.append(LengthGroup(groups[-1].stop if groups else 0, 1, count))
+    return groups
+
+
+def text_lengths(groups: Sequence[LengthGroup]) -> list[int]:
+    """The other way round: of each text, in order."""
+    return [group.length for group in groups for _ in range(group.texts)]
+
+
 class LastLayerReached(BaseException):
     """Ends a forward pass whose further blocks nobody asked for. No error, so that no handler of errors takes it."""
 
@@ -87,8 +103,9 @@ class ForwardPass:
     def ends_on(self, device: torch.device) -> Ends:
         """Of the texts of this pass, made once."""
         if device not in self.ends:
-            lengths = [group.length for group in self.groups for _ in range(group.texts)]
-            self.ends[device] = Ends.of(lengths, 0 if self.prefix is None else self.prefix.length, device)
+            self.ends[device] = Ends.of(
+                text_lengths(self.groups), 0 if self.prefix is None else self.prefix.length, device
+            )
         return self.ends[device]
 
     def reached(self, layer: int, states: Tensor) -> None:
@@ -201,9 +218,7 @@ def _is_right(
         return torch.randn(shape, generator=draw).to(device, dtype)
 
     sight = Sight(size**-0.5, causal, _TRIED_WINDOW if windowed else None, None)
-    groups = [LengthGroup(0, 1, _TRIED[0]), LengthGroup(_TRIED[0], 2, _TRIED[1])]
-    groups.append(LengthGroup(groups[-1].stop, 1, _TRIED[3]))
-    tokens, prefix = groups[-1].stop, 5
+    groups, tokens, prefix = length_groups(_TRIED), sum(_TRIED), 5
     query, key, value = (numbers(1, count, tokens, size) for count in (heads, kv_heads, kv_heads))
     befores: list[tuple[Tensor, Tensor] | None] = [None]
     if causal:  # only then is there a prefix

@@ -10,7 +10,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tasks.embedding.forward import Backbone
-from tasks.embedding.packed_attention import LastLayerReached, LengthGroup, Look, Sight
+from tasks.embedding.packed_attention import (
+    LastLayerReached,
+    LengthGroup,
+    Look,
+    Sight,
+    length_groups,
+    text_lengths,
+)
 from tasks.embedding.pooling import POOLINGS, Joined, pool, pool_windows
 from tasks.embedding.segments import REDUCED, REDUCING, Segments
 from tasks.embedding.shared_prefix import SharedPrefix
@@ -105,8 +112,8 @@ class PooledBatch:
             _pool_groups(states, before, self.groups, pooling, self._around, into, ranges)
             return
         if pooling not in self._segments:
-            lengths = [group.length for group in self.groups for _ in range(group.texts)]
             prefix = 0 if before is None else len(before)
+            lengths = text_lengths(self.groups)
             self._segments[pooling] = Segments(pooling, lengths, prefix, self._around, ranges, states.device)
         into.copy_(self._segments[pooling].pool(states, before))
 
@@ -192,17 +199,6 @@ def _word_groups(
         rows = np.flatnonzero(lengths == length)
         tokens = spans[rows, :1] + np.arange(length)
         groups.append((torch.from_numpy(rows).to(device), torch.from_numpy(tokens).to(device)))
-    return groups
-
-
-def length_groups(counts: Sequence[int]) -> list[LengthGroup]:
-    """Neighbours of one length make a group."""
-    groups: list[LengthGroup] = []
-    for count in counts:
-        if groups and groups[-1].length == count:
-            groups[-1] = LengthGroup(groups[-1].start, groups[-1].texts + 1, count)
-        else:
-            groups.append(LengthGroup(groups[-1].stop if groups else 0, 1, count))
     return groups
 
 

@@ -12,6 +12,7 @@ import torch
 
 from storage.errors import UserError
 from tasks.numerics.matrix_rows import as_labels, as_rows, blocks_of, check_finite
+from tasks.numerics.proportion import wilson_interval
 from tasks.numerics.softmax_regression import Fit, fit_path, onward
 from tasks.scoring.features import Features
 from tasks.scoring.folds import FOLDS, Folds, folds_of
@@ -379,16 +380,6 @@ def _detection(
         auroc=float(roc_auc_score(truly, score, sample_weight=weights)),
         true_positive_rate=float(true[false <= FALSE_POSITIVES].max()),
     )
-
-
-def wilson_interval(hits: float, n: int) -> tuple[float, float]:
-    """95 % interval of a proportion (Wilson 1927, doi 10.1080/01621459.1927.10502953), within [0, 1]."""
-    z = 1.959963984540054
-    share = hits / n
-    middle = share + z * z / (2 * n)
-    half = z * float(np.sqrt(share * (1 - share) / n + z * z / (4 * n * n)))
-    whole = 1 + z * z / n
-    return max(0.0, (middle - half) / whole), min(1.0, (middle + half) / whole)
 
 
 def _log_loss(logits: np.ndarray, classes: np.ndarray, y_test: np.ndarray, weights: np.ndarray) -> float:

@@ -16,8 +16,8 @@ from tasks.data.dataset import Dataset
 from tasks.data.splits import stratified_sample
 from tasks.data.stored_table import read_table, targets_of
 from tasks.data.units import read_units
+from tasks.numerics.proportion import wilson_interval
 from tasks.retries import LONG_S, RETRIED
-from tasks.scoring.probe import wilson_interval
 from tasks.scoring.ridge import TEMPERATURES
 from tasks.scoring.target import Target, fit_decision_rule, interval, judge, right_of_none
 from tasks.vocabulary import Task

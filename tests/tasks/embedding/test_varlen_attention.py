@@ -13,8 +13,13 @@ from tasks.embedding import packed_attention
 from tasks.embedding.backbone import find_backbone
 from tasks.embedding.embed import embed_texts
 from tasks.embedding.families import FAMILIES
-from tasks.embedding.packed_attention import Sight, _attend_by_length, _is_right, _serves_all_lengths
-from tasks.embedding.pooled_batch import length_groups
+from tasks.embedding.packed_attention import (
+    Sight,
+    _attend_by_length,
+    _is_right,
+    _serves_all_lengths,
+    length_groups,
+)
 from tasks.embedding.prompts import with_prompt
 from tasks.embedding.varlen_attention import Ends, attend_in_one_call
 from tasks.vocabulary import NormState, Pooling

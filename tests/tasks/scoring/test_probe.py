@@ -9,11 +9,12 @@ from sklearn.preprocessing import StandardScaler
 from storage.errors import UserError
 from tasks.numerics import softmax_regression
 from tasks.numerics.principal_axes import PrincipalAxes, decompose
+from tasks.numerics.proportion import wilson_interval
 from tasks.numerics.softmax_regression import fit_path, onward
 from tasks.scoring import probe
 from tasks.scoring.features import Features
 from tasks.scoring.folds import FOLDS, folds_of
-from tasks.scoring.probe import fit_probe, fit_probe_on, wilson_interval
+from tasks.scoring.probe import fit_probe, fit_probe_on
 from tasks.vocabulary import ProbeProtocol
 
 
