@@ -14,11 +14,7 @@ def packs_bfloat16() -> bool:
 
     Without them torch computes bfloat16 all the same, but slower than float32.
     """
-    return (
-        torch.backends.mkldnn.is_available()
-        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-        and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    )
+    return _has_onednn() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 def packs(dtype: torch.dtype) -> bool:
@@ -29,8 +25,11 @@ def packs(dtype: torch.dtype) -> bool:
     """
     if dtype == torch.bfloat16:
         return packs_bfloat16()
-    has_products = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-    return dtype == torch.float32 and has_products and torch.backends.mkl.is_available() and _is_amd()
+    return dtype == torch.float32 and _has_onednn() and torch.backends.mkl.is_available() and _is_amd()
+
+
+def _has_onednn() -> bool:
+    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
 @cache
