@@ -1,6 +1,6 @@
 """Damaged storage, queries that cannot be answered, outputs that cannot be written."""
 
-import tarfile
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,8 +13,7 @@ ARCHIVE = Path(__file__).parents[1] / "fixtures" / "storage-0.1.0.tar.xz"
 
 def _storage() -> Path:
     """`layerscout-out` in the current folder; its database."""
-    with tarfile.open(ARCHIVE) as archive:
-        archive.extractall(".", filter="data")
+    shutil.unpack_archive(ARCHIVE)
     Path("storage-0.1.0").rename("layerscout-out")
     return Path("layerscout-out/results.duckdb")
 

@@ -4,7 +4,6 @@ import json
 import shutil
 import subprocess
 import sys
-import tarfile
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
@@ -357,8 +356,7 @@ def test_what_the_run_left_is_verified_before_anything_is_exported_from_it(
 
 
 def test_a_run_of_version_0_1_0_is_exported_from_its_storage(tmp_path: Path) -> None:
-    with tarfile.open(Path(__file__).parents[1] / "fixtures" / "storage-0.1.0.tar.xz") as packed:
-        packed.extractall(tmp_path, filter="data")
+    shutil.unpack_archive(Path(__file__).parents[1] / "fixtures" / "storage-0.1.0.tar.xz", tmp_path)
     layout = Layout(str(tmp_path / "storage-0.1.0"))
     (run_id,) = query(layout.results, "SELECT run_id FROM run")["run_id"]
     out = tmp_path / "model"

@@ -1,7 +1,6 @@
 """A storage that version 0.1.0 wrote is still queried, reported, compared, exported and rebuilt, and loses nothing."""
 
 import shutil
-import tarfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,8 +32,7 @@ def old(tmp_path: Path) -> tuple[Layout, str]:
 
 
 def unpacked(version: str, into: Path) -> tuple[Layout, str]:
-    with tarfile.open(FIXTURES / f"{version}.tar.xz") as archive:
-        archive.extractall(into, filter="data")
+    shutil.unpack_archive(FIXTURES / f"{version}.tar.xz", into)
     layout = Layout(str(into / version))
     return layout, query(layout.results, "SELECT run_id FROM run").item()
 
