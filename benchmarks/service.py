@@ -190,7 +190,12 @@ def _parameters(
     for split, count in zip(("train", "test"), rows, strict=True):
         emotion(split).head(count).write_parquet(data / f"{split}.parquet")
     return SweepParameters(
-        model=MODEL, dataset=f"path:{data}", pooling=poolings, metric=("euclidean",), storage=storage
+        model=MODEL,
+        dataset=f"path:{data}",
+        pooling=poolings,
+        metric=("euclidean",),
+        until_confident="never",
+        storage=storage,
     )
 
 

@@ -160,15 +160,21 @@ def search(
 
         found = run_on_server(search_flow, parameters)
         return Answer(found.chosen, found.answers)
+    from flows.layer_sweep import check_before_work
+    from flows.race import settle_race
     from flows.unrecorded_sweep import unrecorded_sweep
     from tasks.choosing.prompt_choice import compare_prompts
+    from tasks.data.dataset import prepare_dataset
 
-    if parameters.until_confident is not None:
+    layout = check_before_work(parameters.sweeps()[0])
+    dataset = prepare_dataset(parameters.dataset, layout, **parameters.rows_asked)
+    parameters = settle_race(parameters, dataset)
+    if parameters.until_confident != "never":
         found = raced_search(parameters, unrecorded_sweep)
         return Answer(found.chosen, found.answers)
     swept, _ = sweep_each(parameters, unrecorded_sweep)
     tables = {each: outcome.tables for each, outcome in swept.items()}
-    answers = compare_prompts(next(iter(swept.values())).layout, tables, seed=parameters.seed)
+    answers = compare_prompts(layout, tables, seed=parameters.seed)
     return Answer(swept[next(each.prompt for each in answers if each.is_answer)], answers)
 
 

@@ -14,7 +14,7 @@ from prefect.runtime import flow_run
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.parameters import SweepParameters
-from flows.race import Raced, delete_raced, race, tell_of_races
+from flows.race import Raced, delete_raced, race, settle_race
 from flows.run_id import describe_run
 from flows.running.engines import Engine
 from flows.running.failure import failing_in_words
@@ -32,7 +32,7 @@ from tasks.choosing.curve_choice import audit_task, choose_layer_task
 from tasks.choosing.race import judge_step, judge_step_task, stage_race
 from tasks.choosing.together import audit_together_task, choose_together_task, is_found_together
 from tasks.curves import curves_of, drawn_layers, layers_of
-from tasks.data.dataset import prepare_dataset_task
+from tasks.data.dataset import Dataset, prepare_dataset_task
 from tasks.embedding.attention import attention_texts, is_measured, measure_attention, measure_attention_task
 from tasks.embedding.embedding_set import (
     ShardOutcome,
@@ -100,7 +100,7 @@ def _sweep(sweeps: Sequence[SweepParameters], engine: Engine) -> SweepOutcome:
     futures: list[PrefectFuture[Any]] = []
     # So that the UI's list of runs can be asked for a model or a data set.
     tag_flow_run(f"model:{parameters.model}", f"dataset:{parameters.dataset}")
-    _lend_hub_token()
+    lend_hub_token()
 
     preparing = prepare_dataset_task.submit(parameters.dataset, layout, **parameters.rows_asked)
     resolving = resolve_model_task.submit(parameters.model, parameters.trust_remote_code)
@@ -108,17 +108,24 @@ def _sweep(sweeps: Sequence[SweepParameters], engine: Engine) -> SweepOutcome:
     with working("Reading the data set and the model"):
         dataset, model = preparing.result(), resolving.result()
     check_task(parameters, dataset)
+
+    def rows_of(asked: SweepParameters, why: str) -> Dataset:
+        preparing = prepare_dataset_task.submit(asked.dataset, layout, **asked.rows_asked)
+        futures.append(preparing)
+        with working(why):
+            prepared: Dataset = preparing.result()
+        return prepared
+
+    as_asked = parameters.rows_asked
+    parameters, *_ = sweeps = [settle_race(each, dataset) for each in sweeps]
+    if parameters.rows_asked != as_asked:
+        dataset = rows_of(parameters, "Taking the rows in turn")
     parameters, *_ = sweeps = start_on_slots(sweeps, model, engine.start)
     raced = None
-    if parameters.until_confident is not None:
+    if parameters.until_confident != "never":
         raced = race(sweeps, dataset, model, layout, _Work(engine, futures))
         parameters = raced.parameters
-        preparing = prepare_dataset_task.submit(parameters.dataset, layout, **parameters.rows_asked)
-        futures.append(preparing)
-        with working("Taking the rows that were read"):
-            dataset = preparing.result()
-    else:
-        tell_of_races(parameters, dataset)
+        dataset = rows_of(parameters, "Taking the rows that were read")
     begun = None if raced is None else raced.begun
     asked = settle_settings(parameters, dataset, model)
     dataset = settle_words(layout, parameters, dataset, model, asked)
@@ -316,7 +323,7 @@ def nothing_told_apart(parameters: SweepParameters) -> str:
     )
 
 
-def _lend_hub_token() -> None:
+def lend_hub_token() -> None:
     """Let the hub's client find the Prefect Secret `hf-token` where no HF_TOKEN is set."""
     if "HF_TOKEN" in os.environ:
         return

@@ -222,13 +222,13 @@ class AskedOfAll(BaseModel):
         description="A stratified part of the test rows; when left out all, or with until_confident as many as the "
         "intervals take.",
     )
-    until_confident: float | None = Field(
-        None,
-        ge=0.5,
-        lt=1,
+    until_confident: Annotated[float, Field(ge=0.5, lt=1)] | Literal["auto", "never"] = Field(
+        "auto",
         title="Until confident",
         description="Embed more and more train rows, and no more than it takes until the chosen layer is within reach "
-        "of the best one with this confidence, such as 0.85. Beyond 0.93 it takes all rows, as when this is left out.",
+        "of the best one with this confidence, such as 0.9; beyond 0.93 it takes all rows. never: all rows at once. "
+        "auto: 0.85 of more than 5,000 train rows that are independent, count alike and are of one class each, unless "
+        "max_train_rows says how many; else never.",
     )
     within: float = Field(
         0.5,
@@ -338,12 +338,12 @@ class AskedOfAll(BaseModel):
 
     @model_validator(mode="after")
     def _of_a_race(self) -> Self:
-        if self.until_confident is None:
+        if isinstance(self.until_confident, str):
             for name in ("within", "budget"):
                 if getattr(self, name) != type(self).model_fields[name].default:
                     raise ValueError(
-                        f"{name} {getattr(self, name)} says how long rows are added, and they are only with "
-                        "until_confident: give that too, or leave it out"
+                        f"{name} {getattr(self, name)} says how long rows are added until a confidence is reached: "
+                        "say which (until_confident 0.85), or leave it out"
                     )
         elif are_saved_states(self.model):
             raise ValueError(
@@ -378,7 +378,7 @@ class AskedOfAll(BaseModel):
             }
         )
         states = are_saved_states(self.model)
-        in_turn = self.row_order == "sampled" or self.until_confident is not None
+        in_turn = self.row_order == "sampled" or isinstance(self.until_confident, float)
         return asked | {"in_turn": in_turn, "of_saved_states": states}
 
     @field_validator("text_column", "label_column", mode="before")

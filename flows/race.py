@@ -4,9 +4,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
-from flows.parameters import SweepParameters
+from flows.parameters import AskedOfAll, SweepParameters
 from flows.running.progress import tell
 from flows.settled import settle_settings
 from storage.errors import UserError
@@ -21,9 +21,14 @@ from tasks.embedding.set_records import EmbeddingSet
 from tasks.embedding.settings import Settings
 from tasks.machine import CORES
 from tasks.scoring.left_out import FirstRows, leave_out, read_left_out
+from tasks.vocabulary import Task
+
+Asked = TypeVar("Asked", bound=AskedOfAll)
 
 WORTH_A_RACE = 5_000
-"""Of so many train rows a race embeds a part; of fewer it may embed most."""
+"""Of more train rows a race embeds a part; of fewer it may embed most."""
+UNLESS_ASKED = 0.85
+"""The confidence of a race that nobody asked for (docs/study.md, How few rows)."""
 
 
 class Work(Protocol):
@@ -79,6 +84,10 @@ def race(
         UserError: no prompt can begin; what the first says.
     """
     asked = sweeps[0]
+    tell(
+        f"Of {dataset.train_rows:,} train rows no more are embedded than it takes to be {asked.until_confident:.0%} "
+        "sure (--until-confident never: all of them)"
+    )
     sizes = step_sizes(dataset.train_rows, len(dataset.classes))
     entries, failed = _enter(sweeps, dataset, model, layout, work, sizes)
     with ExitStack() as held:
@@ -93,7 +102,7 @@ def race(
         "max_test_rows": asked.max_test_rows or (None if course.judged_by_all else course.test_rows),
         "row_order": "sampled",
         "max_length": entries[winner].settings.max_length,
-        "until_confident": None,
+        "until_confident": "never",
         "within": SweepParameters.model_fields["within"].default,
         "budget": None,
     }
@@ -113,7 +122,7 @@ def _run(
 ) -> Course:
     """From the first step to the one that ends it."""
     until, within = asked.until_confident, asked.within / 100
-    assert until is not None
+    assert isinstance(until, float)
     started = time.monotonic()
     layers = tuple(range((asked.max_layer or model.layers) + 1))
     staying = [
@@ -161,12 +170,18 @@ def _run(
     return ended("rows")
 
 
-def tell_of_races(parameters: SweepParameters, dataset: Dataset) -> None:
-    """Say that fewer rows may do, where many are about to be embedded."""
-    rows = dataset.train_rows
-    asks_for_all = parameters.max_train_rows is None and not are_saved_states(parameters.model)
-    if asks_for_all and rows > WORTH_A_RACE:
-        tell(f"All of {rows:,} train rows are embedded; --until-confident 0.85 embeds no more than it takes")
+def settle_race(parameters: Asked, dataset: Dataset) -> Asked:
+    """The parameters with a confidence to reach, or never, in the place of auto."""
+    if parameters.until_confident != "auto":
+        return parameters
+    can_race = (
+        dataset.task is Task.SINGLE_LABEL
+        and dataset.group_key is None
+        and dataset.weight_column is None
+        and not are_saved_states(parameters.model)
+    )
+    worth_it = can_race and parameters.max_train_rows is None and dataset.train_rows > WORTH_A_RACE
+    return parameters.model_copy(update={"until_confident": UNLESS_ASKED if worth_it else "never"})
 
 
 def delete_raced(layout: Layout, raced: Raced, swept: EmbeddingSet) -> None:

@@ -6,15 +6,22 @@ from uuid import UUID
 
 from prefect import flow
 
-from flows.layer_sweep import SweepOutcome, layer_sweep, sweep_on_engine
+from flows.layer_sweep import (
+    SweepOutcome,
+    check_before_work,
+    layer_sweep,
+    lend_hub_token,
+    sweep_on_engine,
+)
 from flows.parameters import SweepParameters
+from flows.race import settle_race
 from flows.running.failure import failing_in_words
 from flows.running.progress import tell, working
 from flows.running.tags import tag_flow_run
 from flows.search_parameters import SearchParameters
 from storage.errors import UserError
 from tasks.choosing.prompt_choice import PromptAnswer, compare_prompts, compare_prompts_task
-from tasks.scoring.criteria import check_criteria
+from tasks.data.dataset import prepare_dataset_task
 
 
 @dataclass(frozen=True)
@@ -37,18 +44,21 @@ def search(parameters: SearchParameters) -> SearchOutcome:
     A prompt's sweep is a sub-flow run of its own: what an earlier execution finished is not computed again. Test rows
     tell what the choice was worth, and take no part in it.
     """
-    check_criteria(parameters.criterion)  # before anything is paid for
     tag_flow_run(f"model:{parameters.model}", f"dataset:{parameters.dataset}")
-    if parameters.until_confident is not None:
+    layout = check_before_work(parameters.sweeps()[0])
+    lend_hub_token()
+    preparing = prepare_dataset_task.submit(parameters.dataset, layout, **parameters.rows_asked)
+    with working("Reading the data set"):
+        parameters = settle_race(parameters, preparing.result())
+    if parameters.until_confident != "never":
         return raced_search(parameters, sweep_on_engine)
     swept, failed = sweep_each(parameters, layer_sweep)
-    layout = next(iter(swept.values())).layout
     tables = {prompt: outcome.tables for prompt, outcome in swept.items()}
     with working("Comparing the prompts"):
         comparing = compare_prompts_task.submit(layout, tables, parameters.seed)
         answers = comparing.result()
     best = next(each.prompt for each in answers if each.is_answer)
-    return SearchOutcome(answers, failed, swept[best], (comparing.task_run_id,))
+    return SearchOutcome(answers, failed, swept[best], (preparing.task_run_id, comparing.task_run_id))
 
 
 def raced_search(parameters: SearchParameters, sweep: Callable[..., SweepOutcome]) -> SearchOutcome:

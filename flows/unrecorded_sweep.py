@@ -14,7 +14,7 @@ from flows.layer_sweep import (
     start_on_slots,
 )
 from flows.parameters import SweepParameters
-from flows.race import Raced, delete_raced, race, tell_of_races
+from flows.race import Raced, delete_raced, race, settle_race
 from flows.run_id import describe_run
 from flows.running.progress import Pace, progress_bar, tell, working
 from flows.settled import check_task, scoring_of, settle_settings, settle_words
@@ -72,16 +72,18 @@ def run_sweep(sweeps: Sequence[SweepParameters], execution_id: str) -> tuple[str
         dataset = prepare_dataset(parameters.dataset, layout, **parameters.rows_asked)
         model = resolve_model(parameters.model, trust_remote_code=parameters.trust_remote_code)
     check_task(parameters, dataset)
+    as_asked = parameters.rows_asked
+    parameters, *_ = sweeps = [settle_race(each, dataset) for each in sweeps]
+    if parameters.rows_asked != as_asked:
+        dataset = prepare_dataset(parameters.dataset, layout, **parameters.rows_asked)
     parameters, *_ = sweeps = start_on_slots(
         sweeps, model, lambda slots: hold([each.device for each in slots])
     )
     raced = None
-    if parameters.until_confident is not None:
+    if parameters.until_confident != "never":
         raced = race(sweeps, dataset, model, layout, _work)
         parameters = raced.parameters
         dataset = prepare_dataset(parameters.dataset, layout, **parameters.rows_asked)
-    else:
-        tell_of_races(parameters, dataset)
     begun = None if raced is None else raced.begun
     with working("Planning the shards"):
         asked = settle_settings(parameters, dataset, model)

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from flows.parameters import SweepParameters
+from flows.race import settle_race
 from flows.running.progress import duration, working
 from flows.running.slots import plan_slots
 from flows.settled import check_task, scoring_of, settings_of
@@ -110,6 +111,10 @@ def show_plan(parameters: SweepParameters) -> None:
     with working("Reading the data set and the model's configuration"):
         dataset, table = read_dataset(parameters.dataset, layout, **parameters.rows_asked)
         check_task(parameters, dataset)
+        as_asked = parameters.rows_asked
+        parameters = settle_race(parameters, dataset)
+        if parameters.rows_asked != as_asked:
+            dataset, table = read_dataset(parameters.dataset, layout, **parameters.rows_asked)
         model = resolve_model(parameters.model, trust_remote_code=trust, weights=False)
         if model.is_saved_states:
             check_layers(SAVED_STATES, model.layers, False, parameters.norm_state, parameters.max_layer)
@@ -179,17 +184,19 @@ def _lengths(plan: Forecast, settings: Settings) -> str:
 
 def _steps(parameters: SweepParameters, dataset: Dataset) -> list[tuple[str, str]]:
     """How far a race may go; the rest of the plan is that of its last step."""
-    if parameters.until_confident is None:
+    if isinstance(parameters.until_confident, str):
         return []
     audited = (
         "" if parameters.max_test_rows is not None else ", judged by as many test rows as the interval takes"
     )
-    sizes = ", ".join(f"{size:,}" for size in step_sizes(dataset.train_rows, len(dataset.classes)))
+    steps = step_sizes(dataset.train_rows, len(dataset.classes))
+    sizes = ", ".join(f"{size:,}" for size in steps)
     return [
+        ("at least", f"{steps[:2][-1]:,} of {dataset.train_rows:,} train rows, and test rows"),
         (
             "at most",
             f"all of that: in steps of {sizes} train rows, until {parameters.until_confident:.0%} sure{audited}",
-        )
+        ),
     ]
 
 

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from flows import race as racing
 from flows.parameters import SweepParameters
-from flows.race import tell_of_races
+from flows.race import settle_race
 from flows.search import SearchOutcome, search
 from flows.search_parameters import SearchParameters
 from flows.terminal.show_search import search_as_json, show_search
@@ -25,7 +25,7 @@ from tasks.embedding.set_records import EmbeddingSet
 from tasks.embedding.shards import Shard
 from tasks.reporting.answer import answer_sentence
 from tasks.scoring.left_out import FirstRows
-from tasks.vocabulary import NormState, Pooling
+from tasks.vocabulary import NormState, Pooling, Task
 from tests.conftest import labelled_text
 from tests.flows.conftest import ask, sweep_here, tables
 
@@ -50,11 +50,11 @@ def asked(tiny_model: Path, many_rows: Path) -> dict[str, Any]:
 def raced(
     asked: dict[str, Any], tmp_path_factory: pytest.TempPathFactory, prefect_server: str
 ) -> SearchOutcome:
+    """Of rows that are called many here, so that nobody has to ask for it."""
     storage = str(tmp_path_factory.mktemp("raced"))
-    with temporary_settings({"PREFECT_API_URL": prefect_server}):
-        return search(
-            SearchParameters(**asked, prompt=(*PROMPTS, "model"), until_confident=0.85, storage=storage)
-        )
+    with temporary_settings({"PREFECT_API_URL": prefect_server}), pytest.MonkeyPatch.context() as patched:
+        patched.setattr(racing, "WORTH_A_RACE", TRAIN_ROWS - 1)
+        return search(SearchParameters(**asked, prompt=(*PROMPTS, "model"), storage=storage))
 
 
 def steps_of(outcome: SearchOutcome) -> pl.DataFrame:
@@ -188,7 +188,8 @@ def test_without_a_record_it_finds_the_same(
 def test_a_killed_race_goes_on_with_what_it_had(
     asked: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    parameters = SweepParameters(**asked, until_confident=0.85, storage=str(tmp_path))
+    monkeypatch.setattr(racing, "WORTH_A_RACE", TRAIN_ROWS - 1)
+    parameters = SweepParameters(**asked, storage=str(tmp_path))
     judged = racing.judge_step
 
     def struck(rows: int, *others: Any) -> Any:
@@ -275,8 +276,8 @@ def test_its_steps_are_shown_in_terminal_report_and_prefect(
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"within": 1.0}, "they are only with until_confident"),
-        ({"budget": 10.0}, "they are only with until_confident"),
+        ({"within": 1.0}, "until a confidence is reached: say which"),
+        ({"budget": 10.0, "until_confident": "never"}, "until a confidence is reached: say which"),
         ({"model": "states:file.npz", "until_confident": 0.8, "pooling": "mean"}, "no row is left to embed"),
         ({"until_confident": 0.4}, "greater than or equal to 0.5"),
     ],
@@ -288,18 +289,27 @@ def test_what_cannot_be_asked_for_is_refused(changed: dict[str, Any], message: s
 
 
 @pytest.mark.parametrize(
-    ("changed", "rows", "is_told"),
-    [({}, 5_001, True), ({}, 5_000, False), ({"max_train_rows": 9_000}, 9_000, False)],
+    ("changed", "of_rows", "settled"),
+    [
+        ({}, {"train_rows": 5_001}, 0.85),
+        ({}, {"train_rows": 5_000}, "never"),
+        ({"max_train_rows": 9_000}, {"train_rows": 9_000}, "never"),
+        ({"until_confident": "never"}, {"train_rows": 9_000}, "never"),
+        ({"until_confident": 0.9, "max_train_rows": 400}, {"train_rows": 400}, 0.9),
+        ({}, {"train_rows": 9_000, "weight_column": "weight"}, "never"),
+        ({}, {"train_rows": 9_000, "group_column": "author"}, "never"),
+        ({}, {"train_rows": 9_000, "task": Task.REGRESSION}, "never"),
+        ({}, {"train_rows": 9_000, "task": Task.TOKEN_CLASSIFICATION, "words": "words.parquet"}, "never"),
+        ({"model": "states:file.npz", "pooling": ("mean",)}, {"train_rows": 9_000}, "never"),
+    ],
 )
-def test_who_embeds_many_rows_is_told_that_fewer_may_do(
+def test_many_rows_that_may_race_do_unless_it_is_said_how_many(
     asked: dict[str, Any],
     changed: dict[str, Any],
-    rows: int,
-    is_told: bool,
+    of_rows: dict[str, Any],
+    settled: float | str,
     tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    dataset = replace(prepare_dataset(asked["dataset"], Layout(str(tmp_path))), train_rows=rows)
-    tell_of_races(SweepParameters(**asked, **changed), dataset)
-    said = f"All of {rows:,} train rows are embedded; --until-confident 0.85 embeds no more than it takes\n"
-    assert capsys.readouterr().err == said * is_told
+    dataset = replace(prepare_dataset(asked["dataset"], Layout(str(tmp_path))), **of_rows)
+    parameters = SweepParameters(**asked | {"storage": str(tmp_path)} | changed)
+    assert settle_race(parameters, dataset) == parameters.model_copy(update={"until_confident": settled})
