@@ -4,7 +4,7 @@ import os
 import queue
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import torch
@@ -64,23 +64,28 @@ def on_slot(asked: str) -> Iterator[str]:
 
 
 @contextmanager
-def device_lock(device: str) -> Iterator[None]:
-    """One forward pass at a time on one device of this machine, whichever processes ask for it.
+def device_lock(*devices: torch.device) -> Iterator[None]:
+    """One forward pass at a time on each of these devices of this machine, whichever processes ask for it.
 
     A file lock, which the kernel frees when its holder dies: one for each GPU, by whatever name or index it was asked
     for, and one for all cores of the CPU. A worker with a share of the cores needs none beyond its own process.
     """
-    kind = torch.device(device)
-    if kind.type == "cpu" and SHARES_CORES:
+    if devices[0].type == "cpu" and SHARES_CORES:
         with _one_at_a_time:
             yield
         return
-    name = kind.type
-    if kind.type == "cuda":
-        index = torch.cuda.current_device() if kind.index is None else kind.index
-        name = f"gpu-{torch.cuda.get_device_properties(index).uuid}"
-    with machine_lock(name):
+    with ExitStack() as held_locks:
+        # In one order for all, so that no two wait for each other.
+        for name in sorted({_lock_name(each) for each in devices}):
+            held_locks.enter_context(machine_lock(name))
         yield
+
+
+def _lock_name(device: torch.device) -> str:
+    if device.type != "cuda":
+        return device.type
+    index = torch.cuda.current_device() if device.index is None else device.index
+    return f"gpu-{torch.cuda.get_device_properties(index).uuid}"
 
 
 def machine_lock(name: str) -> FileLock:

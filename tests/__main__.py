@@ -14,6 +14,8 @@ SHARED_OUT = ["--numprocesses", str(WORKERS), "--dist", "loadfile", "--no-loadsc
 
 def main() -> int:
     """Run pytest; its exit code."""
+    # More threads than cores: one that waits for its like by spinning keeps another from working.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     has_browser = shutil.which("chromium") and shutil.which("chromedriver")
     if has_browser or os.environ.get("LAYERSCOUT_BROWSER") == "required":
         return pytest.main([*SHARED_OUT, *sys.argv[1:]])

@@ -5,12 +5,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 import psutil
-import torch
 
 from tasks.embedding.model import ModelFolder
 from tasks.embedding.set_plan import STREAMED_SHARE
 from tasks.embedding.settings import Settings
-from tasks.embedding.stored_blocks import WEIGHTS_SHARE, weights_bytes
+from tasks.embedding.stored_blocks import WEIGHTS_SHARE, can_stream, gpus_memory, weights_bytes
 from tasks.machine import ANY_GPU, CORES
 
 Runner = Literal["threads", "processes", "dask", "ray"]
@@ -46,9 +45,8 @@ class SlotPlan:
 
 
 def this_machine() -> Machine:
-    """A GPU's memory is what it has, not what is free: to ask for that would take some of it on each."""
-    gpus = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
-    return Machine(CORES, psutil.virtual_memory().available, tuple(each.total_memory for each in gpus))
+    """As it is now."""
+    return Machine(CORES, psutil.virtual_memory().available, gpus_memory())
 
 
 def plan_slots(
@@ -58,17 +56,32 @@ def plan_slots(
 
     settings: resolved. model_bytes: where the weights may not be on this machine.
     """
+    trust = settings.trust_remote_code
     if model_bytes is None:
-        model_bytes = 0 if model.is_saved_states else weights_bytes(model.folder, settings.dtype)
+        model_bytes = 0
+        if not model.is_saved_states:
+            model_bytes = weights_bytes(model.folder, settings.dtype, trust_remote_code=trust)
     return slots_of(
-        this_machine(), settings.device, model_bytes, runner, streamed=bool(settings.stream_blocks)
+        this_machine(),
+        settings.device,
+        model_bytes,
+        runner,
+        streamed=bool(settings.stream_blocks),
+        can_stream=model.is_saved_states or can_stream(model.folder, trust_remote_code=trust),
     )
 
 
 def slots_of(
-    machine: Machine, device: str, model_bytes: int, runner: Runner, *, streamed: bool = False
+    machine: Machine,
+    device: str,
+    model_bytes: int,
+    runner: Runner,
+    *,
+    streamed: bool = False,
+    can_stream: bool = True,
 ) -> SlotPlan:
-    """One slot a GPU, whatever the engine; on a CPU one for all threads, or one a process, a core each.
+    """One slot a GPU, whatever the engine; on a CPU one for all threads, or one a process, a core each. One for all
+    GPUs, where none of them holds the model and its layers have to be spread.
 
     Fewer where memory does not hold as many copies of the model. All have as many cores, so that a shard's numbers do
     not depend on which of them computes it.
@@ -77,10 +90,15 @@ def slots_of(
         device: as resolved: `cuda` is any GPU; one that is named (`cuda:1`, `cpu`) is the only one.
         model_bytes: of one copy's weights.
         streamed: its blocks stay in their files, so that there is no copy.
+        can_stream: they could.
     """
     places, why = [device], []
     if device == ANY_GPU and len(machine.gpus) > 1:
         large = [model_bytes <= WEIGHTS_SHARE * memory for memory in machine.gpus]
+        if not (any(large) or can_stream):
+            spread = f"its layers are spread over {len(large)} GPUs, none of which holds {_gib(model_bytes)}"
+            whole = Slot(ANY_GPU, machine.cores)
+            return SlotPlan((whole,), _words([whole], [spread]))
         streamed = streamed or not any(large)
         places = [f"{ANY_GPU}:{index}" for index, holds in enumerate(large) if holds or streamed]
         if left_out := [f"{ANY_GPU}:{index}" for index, holds in enumerate(large) if not (holds or streamed)]:

@@ -98,7 +98,7 @@ def measure_attention(
                 tokens = tokenise(loaded.tokenizer, [own[each] for each in drawn], settings.max_length)
                 marks = marked_tokens(loaded.tokenizer, tokens)
                 budget = min(token_budget, budgets_of(loaded.backbone.device)[0])
-                with device_lock(device):
+                with device_lock(*loaded.backbone.devices):
                     values = look_at(loaded.backbone, tokens, marks, budget, settings.max_layer)
                 found = _rows(values)
     stage(layout, run_id, TABLE, TABLE, rows_of(TABLE, pl.DataFrame({"run_id": [run_id]}), found))
@@ -159,7 +159,7 @@ def _look_at_batch(
     values = np.full((blocks, len(MEASURES), len(members)), np.nan)
 
     def look(layer: int, group: LengthGroup, q: Tensor, k: Tensor, sight: Sight) -> None:
-        own = marked[group.start : group.stop].view(group.texts, group.length)
+        own = marked[group.start : group.stop].view(group.texts, group.length).to(q.device)
         first = first_of[group]
         values[layer, :, first : first + group.texts] = measure_texts(q, k, sight, own).cpu().numpy()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 import transformers
 from torch import Tensor, nn
 
@@ -45,6 +46,7 @@ def find_backbone(model: nn.Module) -> Backbone:
         family=body.config.model_type,
         row=row,
         device=weight.device,
+        devices=_devices(body, weight.device),
         dtype=weight.dtype,
         packed=row.packed and bool(body._supports_attention_backend),
         # Hugging Face's own way to ask for a last layer without the final norm.
@@ -75,6 +77,7 @@ def _compared(body: transformers.PreTrainedModel, blocks: nn.ModuleList) -> Back
         family=body.config.model_type,
         row=family_row(body.config),
         device=weight.device,
+        devices=_devices(body, weight.device),
         dtype=weight.dtype,
         packed=False,
         takes_last_from_model=plain.takes_last_from_model,
@@ -84,6 +87,10 @@ def _compared(body: transformers.PreTrainedModel, blocks: nn.ModuleList) -> Back
     )
     compare(backbone, plain)
     return backbone
+
+
+def _devices(body: nn.Module, first: torch.device) -> tuple[torch.device, ...]:
+    return tuple(dict.fromkeys([first, *(each.device for each in body.parameters())]))
 
 
 def _vocabulary(body: transformers.PreTrainedModel) -> int | None:

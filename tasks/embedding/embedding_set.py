@@ -80,7 +80,7 @@ def embed_shard(
         tokens = tokens_of_rows(tokenizer_for(model, settings), dataset, table, settings)
         with on_slot(settings.device) as device:
             loaded = load_for(model, settings, device)
-            with device_lock(device):
+            with device_lock(*loaded.backbone.devices):
                 # Another run of the same set may have computed it while this one waited.
                 if done := finished_shard(layout, planned, shard, table):
                     return done

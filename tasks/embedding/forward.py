@@ -31,6 +31,7 @@ class Backbone:
     its norm). `packed`: attention takes texts of different lengths
     laid end to end; otherwise a batch holds texts of one length. `positions` is the longest text in tokens where
     positions are a learned table, `vocabulary` the number of token embeddings; None where there is no such end.
+    `device`: of the first block, where tokens come in. `devices`: all that its layers are spread over, that one first.
     `takes_last_from_model`: layer n is what the model returns, else what its last block does.
 
     `restore` puts back what a forward pass leaves on the model's modules (a recurrent state, frequencies that grow
@@ -48,6 +49,7 @@ class Backbone:
     family: str
     row: Family
     device: torch.device
+    devices: tuple[torch.device, ...]
     dtype: torch.dtype
     packed: bool
     takes_last_from_model: bool

@@ -33,7 +33,7 @@ from tasks.embedding.families import chooses_experts, family_row
 from tasks.embedding.forward import Backbone
 from tasks.embedding.gguf import folder_of_gguf
 from tasks.embedding.saved_states import open_states, prepare_states
-from tasks.embedding.stored_blocks import can_stream, fits, open_backbone, too_large
+from tasks.embedding.stored_blocks import can_stream, fits, is_spread, open_backbone, too_large
 from tasks.embedding.weights import load_whole
 from tasks.embedding.without_bars import without_bars
 from tasks.machine import held
@@ -183,13 +183,14 @@ def load_model(
     Args:
         folder: of safetensors, as `resolve_model` gives it.
         dtype: `float32`, `bfloat16` or `float16`.
-        device: a torch device, such as `cpu` or `cuda:0`.
+        device: a torch device, such as `cpu` or `cuda:0`; `cuda` is all GPUs, for a model that none of them holds and
+            whose blocks cannot be read one after the other.
         trust_remote_code: allow the folder's own Python code.
         stream: leave the blocks in their files and read each when it is run; None: where they do not fit into the
             memory that is free now, and the family allows it.
 
     Raises:
-        UserError: the weights do not load, are more than a GPU's memory and are not streamed, or the family is not
+        UserError: the weights do not load, are more than the GPUs' memory and are not streamed, or the family is not
             known or, with `stream`, cannot be streamed.
     """
     asked = (folder, dtype, trust_remote_code, stream)
@@ -263,6 +264,10 @@ def _load(folder: str, dtype: str, device: str, trust_remote_code: bool, stream:
         backbone = open_backbone(folder, dtype, device, trust_remote_code=trust_remote_code)
     elif refusal := too_large(folder, dtype, device, trust_remote_code=trust_remote_code):
         raise refusal
+    elif is_spread(folder, dtype, device, trust_remote_code=trust_remote_code):
+        log.warning("No GPU holds the weights in %s: its layers are spread over all of them", folder)
+        options = {"dtype": getattr(torch, dtype), "device_map": "auto"}
+        backbone = find_backbone(_headless(folder, trust_remote_code, **options))
     else:
         model = _headless(folder, trust_remote_code, dtype=getattr(torch, dtype))
         backbone = find_backbone(model.to(device))

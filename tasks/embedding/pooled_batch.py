@@ -67,7 +67,7 @@ class PooledBatch:
         self._norm_states = list(dict.fromkeys(norm_state for norm_state, _ in keys))
         self._last = layers - 1
         self._weighted = weighted(keys)
-        self._segments: dict[Pooling, Segments] = {}
+        self._segments: dict[tuple[Pooling, torch.device], Segments] = {}
         # The layer taken last, its states where attention is to weigh them, and those of what is before every text.
         self._layer = 0
         self._states: Tensor | None = None
@@ -95,7 +95,8 @@ class PooledBatch:
             for key, into in self._pooled.items():
                 if key[0] is norm_state and self._words is not None:
                     for of_words, tokens in self._words:
-                        into[layer][of_words] = pool(of_state[tokens], None, key[1])
+                        pooled = pool(of_state[tokens.to(of_state.device)], None, key[1])
+                        into[layer][of_words] = pooled.to(into.device)
                 elif key[0] is norm_state and key[1] not in self._weighted:
                     self._pool(of_state, before, key[1], into[layer])
         if self._weighted:
@@ -111,11 +112,12 @@ class PooledBatch:
         if states.device.type not in REDUCING or POOLINGS[pooling].function not in REDUCED:
             _pool_groups(states, before, self.groups, pooling, self._around, into, ranges)
             return
-        if pooling not in self._segments:
+        there = pooling, states.device  # layers may be spread over several
+        if there not in self._segments:
             prefix = 0 if before is None else len(before)
             lengths = text_lengths(self.groups)
-            self._segments[pooling] = Segments(pooling, lengths, prefix, self._around, ranges, states.device)
-        into.copy_(self._segments[pooling].pool(states, before))
+            self._segments[there] = Segments(pooling, lengths, prefix, self._around, ranges, states.device)
+        into.copy_(self._segments[there].pool(states, before))
 
     def _in_norm_state(self, norm_state: NormState, states: Tensor) -> Tensor:
         """Of the layer taken last, some tokens' states [..., D] as they are pooled."""
@@ -144,7 +146,8 @@ class PooledBatch:
             texts = _after(self._before[norm_state], self._in_norm_state(norm_state, states))
             for pooling in self._weighted:
                 into = self._pooled[norm_state, pooling][self._layer]
-                weights = self._weights[pooling, group]
+                # A block may be on another device than the one that made what it reads.
+                weights = self._weights[pooling, group].to(texts.device)
                 into[row : row + group.texts] = pool(texts, None, pooling, self._around, weights)
 
     def start_copy(self) -> Pooled:

@@ -180,7 +180,7 @@ def _calibrate_once(
     if loaded.backbone.read_block is not None:
         # Its weights would be read once more for every budget that is tried.
         return Calibration(budgets_of(loaded.backbone.device)[0], 0.0)
-    with device_lock(str(loaded.backbone.device)):
+    with device_lock(*loaded.backbone.devices):
         found = calibrate(loaded.backbone, loaded.tokenizer, texts, settings.max_length, most_tokens)
     if found is None:
         return Calibration(budgets_of(loaded.backbone.device)[0], 0.0)

@@ -20,6 +20,7 @@ from tasks.embedding.cpu_weights import pack_weights, packs
 from tasks.embedding.description import headless, not_loaded, whole_config
 from tasks.embedding.families import FAMILIES, family_row
 from tasks.embedding.forward import Backbone
+from tasks.machine import ANY_GPU
 
 # Values of a tensor that are read at a time.
 PIECE_VALUES = 2**22
@@ -104,30 +105,55 @@ def fits(folder: str, dtype: str, device: str) -> bool:
     return weights_bytes(folder, dtype) <= WEIGHTS_SHARE * free
 
 
-def weights_bytes(folder: str, dtype: str) -> int:
-    """Bytes of the folder's weights, once they are in this dtype."""
+def weights_bytes(folder: str, dtype: str, *, trust_remote_code: bool = False) -> int:
+    """Bytes of the folder's weights, once they are in this dtype; of quantised ones as they are stored."""
+    config = whole_config(Path(folder), folder, trust_remote_code=trust_remote_code)
+    if getattr(config, "quantization_config", None) is not None:
+        return sum((Path(folder) / name).stat().st_size for name in _weight_files(Path(folder)))
     return StoredTensors(Path(folder)).bytes_in(getattr(torch, dtype))
 
 
+def is_spread(folder: str, dtype: str, device: str, *, trust_remote_code: bool = False) -> bool:
+    """Whether the layers of one copy go to several GPUs: none of those that may be taken holds the weights, and their
+    blocks cannot be read one after the other."""
+    trusted = {"trust_remote_code": trust_remote_code}
+    if device != ANY_GPU or len(gpus_memory()) < 2 or can_stream(folder, **trusted):
+        return False
+    return weights_bytes(folder, dtype, **trusted) > WEIGHTS_SHARE * max(gpus_memory())
+
+
 def too_large(folder: str, dtype: str, device: str, *, trust_remote_code: bool = False) -> UserError | None:
-    """What to say of plain weights that are more than the GPU's memory; None where they are not, and of a CPU."""
-    config = whole_config(Path(folder), folder, trust_remote_code=trust_remote_code)
-    # What a quantised one takes is known to what reads it.
-    if torch.device(device).type != "cuda" or getattr(config, "quantization_config", None) is not None:
+    """What to say of weights that are more than the memory of the GPU, or of all that may be taken together; None where
+    they are not, and of a CPU."""
+    if torch.device(device).type != "cuda":
         return None
-    needed, there = weights_bytes(folder, dtype), torch.cuda.get_device_properties(device).total_memory
+    trusted = {"trust_remote_code": trust_remote_code}
+    needed, there = (
+        weights_bytes(folder, dtype, **trusted),
+        torch.cuda.get_device_properties(device).total_memory,
+    )
+    told = f"{device} has {there / 2**30:.1f} GiB of memory"
+    if is_spread(folder, dtype, device, **trusted):
+        there = sum(gpus_memory())
+        told = f"all {len(gpus_memory())} GPUs together have {there / 2**30:.1f} GiB of memory"
     if needed <= there:
         return None
     way_out = "Leave out --no-stream-blocks: its blocks are then read one after the other."
-    if not can_stream(folder, trust_remote_code=trust_remote_code):
+    if not can_stream(folder, **trusted):
         way_out = (
-            f"Blocks of its family ({config.model_type}) cannot be read one after the other, and no model is spread "
-            "over several GPUs. Take --device cpu where memory holds it, or a smaller model."
+            "Its blocks cannot be read one after the other, which is done with plain weights of the families whose "
+            "texts are packed. Take --device auto where there are more GPUs, --device cpu where memory holds it, or a "
+            "smaller model."
         )
     return UserError(
-        f"The model in {folder} has {needed / 2**30:.1f} GiB of weights in {dtype}, and {device} has "
-        f"{there / 2**30:.1f} GiB of memory. {way_out}"
+        f"The model in {folder} has {needed / 2**30:.1f} GiB of weights in {dtype}, and {told}. {way_out}"
     )
+
+
+def gpus_memory() -> tuple[int, ...]:
+    """Bytes that each GPU has, not what is free: to ask for that would take some of it on each."""
+    properties = map(torch.cuda.get_device_properties, range(torch.cuda.device_count()))
+    return tuple(each.total_memory for each in properties)
 
 
 def can_stream(folder: str, *, trust_remote_code: bool = False) -> bool:
@@ -183,7 +209,7 @@ def open_backbone(folder: str, dtype: str, device: str, *, trust_remote_code: bo
             pack_weights(nn.ModuleList([block]))
         return block
 
-    return replace(backbone, device=place, dtype=number, read_block=read_block)
+    return replace(backbone, device=place, devices=(place,), dtype=number, read_block=read_block)
 
 
 def _leave_table(

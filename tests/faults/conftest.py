@@ -18,7 +18,9 @@ from tests.faults.victim import POINTS, count_calls
 from tests.flows.conftest import plant_calibration, tables
 
 # `make test` plants a few; `make test-faults` says how many.
-MOMENTS = int(os.environ.get("LAYERSCOUT_FAULT_MOMENTS", "6"))
+MOMENTS = int(os.environ.get("LAYERSCOUT_FAULT_MOMENTS", "4"))
+LONG = MOMENTS > 6
+"""What takes a minute each is tried too."""
 SEED = 20_260
 TIMED = "at any time"
 

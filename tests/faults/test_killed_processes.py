@@ -8,10 +8,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.faults.conftest import MOMENTS, Small, assert_clean, assert_equal_tables
+from tests.faults.conftest import LONG, Small, assert_clean, assert_equal_tables
 from tests.flows.conftest import COMMAND, environment, finished_shards, layerscout, wait_for
-
-LONG = MOMENTS > 6
 
 
 def command(small: Small, storage: Path, *more: str) -> list[str]:

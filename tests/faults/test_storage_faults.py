@@ -10,11 +10,10 @@ import pytest
 from moto.server import ThreadedMotoServer
 from pyarrow import fs
 
-from tests.faults.conftest import MOMENTS, Small, assert_clean, assert_equal_tables
+from tests.faults.conftest import LONG, Small, assert_clean, assert_equal_tables
 from tests.faults.test_killed_processes import command, started
 from tests.flows.conftest import environment, wait_for
 
-LONG = MOMENTS > 6
 # Run with its own mounts: a disk of 96 KiB, which fills, then the same with room.
 FULL_DISK = """
 import json, subprocess, sys

@@ -300,7 +300,11 @@ def test_what_cannot_be_asked_for_is_refused(changed: dict[str, Any], message: s
         ({}, {"train_rows": 9_000, "group_column": "author"}, "never"),
         ({}, {"train_rows": 9_000, "task": Task.REGRESSION}, "never"),
         ({}, {"train_rows": 9_000, "task": Task.TOKEN_CLASSIFICATION, "words": "words.parquet"}, "never"),
-        ({"model": "states:file.npz", "pooling": ("mean",)}, {"train_rows": 9_000}, "never"),
+        (
+            {"model": "states:file.npz", "pooling": ("mean",), "dtype": "auto"},
+            {"train_rows": 9_000},
+            "never",
+        ),
     ],
 )
 def test_many_rows_that_may_race_do_unless_it_is_said_how_many(

@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from filelock import FileLock, Timeout
 
 from storage.embeddings import read_layer, write_shard
 from storage.errors import UserError
@@ -110,7 +111,7 @@ def test_a_shard_that_another_run_computed_while_this_one_waited_is_not_computed
     own_lock = embedding_set.device_lock
 
     @contextmanager
-    def lock_that_the_other_run_had(device: str) -> Iterator[None]:
+    def lock_that_the_other_run_had(device: torch.device) -> Iterator[None]:
         monkeypatch.setattr(embedding_set, "device_lock", own_lock)
         assert not embed_shard(*arguments).reused
         with own_lock(device):
@@ -133,7 +134,7 @@ def test_a_shard_is_tokenised_while_another_one_computes(
 
     monkeypatch.setattr(embedding_set, "tokens_of_rows", tell)
     with ThreadPoolExecutor(1) as beside:
-        with device_lock("cpu"):
+        with device_lock(torch.device("cpu")):
             embedding = beside.submit(embed_shard, layout, found, found.shards[0], dataset, model, SETTINGS)
             assert tokenised.wait(120)
             assert not embedding.done()
@@ -155,7 +156,7 @@ def test_shards_of_one_process_are_computed_on_each_of_its_gpus_at_once(
     alone = embed_shard(layout, found, found.shards[0], dataset, model, SETTINGS)
     monkeypatch.setattr(loading, "load_model", load_here)
     # Both are the one copy here, and so take turns.
-    monkeypatch.setattr(embedding_set, "device_lock", lambda _: device_lock("cpu"))
+    monkeypatch.setattr(embedding_set, "device_lock", lambda _: device_lock(torch.device("cpu")))
     hold(["cuda:0", "cuda:1"])
     try:
         with ThreadPoolExecutor(2) as threads:
@@ -187,8 +188,13 @@ def test_one_gpu_has_one_lock_by_whatever_name_it_is_asked_for(
         torch.cuda, "get_device_properties", lambda index: SimpleNamespace(uuid=f"uuid-{index}")
     )
     for device in ("cuda", "cuda:1", "cuda:0"):
-        with device_lock(device):
+        with device_lock(torch.device(device)):
             pass
+    # Of layers that are spread all are held, in one order whatever theirs is; one that is named twice is no second one.
+    with device_lock(torch.device("cuda:1"), torch.device("cuda:0"), torch.device("cuda")):
+        for index in range(2):
+            with pytest.raises(Timeout):
+                FileLock(tmp_path / "locks" / f"gpu-uuid-{index}.lock").acquire(timeout=0)
     assert sorted(each.name for each in (tmp_path / "locks").iterdir()) == [
         "gpu-uuid-0.lock",
         "gpu-uuid-1.lock",

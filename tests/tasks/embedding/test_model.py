@@ -9,8 +9,10 @@ import torch
 from transformers import AutoModel
 
 from storage.errors import UserError
+from tasks.embedding import model
 from tasks.embedding.description import check_vocabulary
 from tasks.embedding.model import DESCRIBING_FILES, load_model, resolve_model
+from tasks.embedding.stored_blocks import is_spread, weights_bytes
 from tasks.machine import hold
 from tests.families.small_models import small_config, small_model
 
@@ -51,11 +53,55 @@ def test_a_model_larger_than_a_gpu_is_refused_with_the_way_out(
 ) -> None:
     kibibytes = SimpleNamespace(total_memory=2**10)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: kibibytes)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with pytest.raises(UserError, match=r"0\.0 GiB of weights.* Leave out --no-stream-blocks"):
         load_model(str(tiny_model), "float32", "cuda:1", stream=False)
     small_model(small_config("fnet")).save_pretrained(tmp_path)
-    with pytest.raises(UserError, match=r"\(fnet\) cannot be read one after the other.* Take --device cpu"):
+    with pytest.raises(
+        UserError, match=r"cuda:1 has .* cannot be read one after the other.* Take --device auto"
+    ):
         load_model(str(tmp_path), "float32", "cuda:1", stream=False)
+    with pytest.raises(UserError, match=r"all 2 GPUs together have .* cannot be read one after the other"):
+        load_model(str(tmp_path), "float32", "cuda")
+
+
+def test_layers_are_spread_where_no_gpu_holds_them_and_blocks_cannot_be_streamed(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What accelerate then does is not: tests/tasks/embedding/test_fake_gpus.py has layers on two devices."""
+    small_model(small_config("fnet")).save_pretrained(tmp_path)
+    shutil.copy(tiny_model / "tokenizer.json", tmp_path)
+    shutil.copy(tiny_model / "tokenizer_config.json", tmp_path)
+    # Neither of two holds it, both together do.
+    half = SimpleNamespace(total_memory=int(0.7 * weights_bytes(str(tmp_path), "float32")))
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: half)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (half.total_memory, half.total_memory))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    asked = []
+
+    def on_the_cpu(folder: str, trust_remote_code: bool, **options: object) -> object:
+        asked.append(options)
+        return AutoModel.from_pretrained(folder)
+
+    monkeypatch.setattr(model, "_headless", on_the_cpu)
+    assert load_model(str(tmp_path), "float32", "cuda", stream=None).backbone.family == "fnet"
+    assert asked == [{"dtype": torch.float32, "device_map": "auto"}]
+    # Whoever names one means one; and blocks that can be streamed are.
+    assert not is_spread(str(tmp_path), "float32", "cuda:1")
+    assert not is_spread(str(tiny_model), "float32", "cuda")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert not is_spread(str(tmp_path), "float32", "cuda")
+
+
+def test_quantised_weights_take_what_their_files_do(tiny_model: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(tiny_model, tmp_path / "model")
+    assert weights_bytes(str(folder), "float32") == 2 * weights_bytes(str(folder), "bfloat16")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(
+        json.dumps(config | {"quantization_config": {"quant_method": "gptq"}})
+    )
+    stored = (folder / "model.safetensors").stat().st_size
+    assert [weights_bytes(str(folder), dtype) for dtype in ("float32", "bfloat16")] == [stored, stored]
 
 
 def test_hub_model_is_read_from_the_hubs_own_cache_layout(

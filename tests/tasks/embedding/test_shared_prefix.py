@@ -115,7 +115,7 @@ def test_what_is_too_short_or_not_the_same_in_all_texts_is_not_shared() -> None:
 
 
 def test_tokens_on_a_device_that_keeps_no_number_never_come_back() -> None:
-    """As tests/tasks/embedding/test_device_path.py: nothing is copied to the host, or read there."""
+    """Of a model on torch's meta device, where a number that is copied to the host raises."""
     backbone = find_backbone(small_model("llama").to("meta"))
     prefix = shared_prefix.SharedPrefix(np.arange(4, dtype=np.int32))
     with embed.capturing(backbone):
