@@ -84,7 +84,11 @@ def test_it_ends_with_few_rows_and_says_why(raced: SearchOutcome) -> None:
     )
     assert list(raced.failed) == ["model"]
     sentence = answer_sentence(raced.chosen.tables)
-    assert "1,000 of 2,400 train rows were enough to tell." in sentence
+    expected = steps.filter("is_leader")["expected_accuracy"][-1]
+    assert (
+        "1,000 of 2,400 train rows were enough to tell; with all of them ridge regression is expected to be right on "
+        f"{100 * expected:.1f} %." in sentence
+    )
     assert "It is judged by" not in sentence
     assert steps.filter("is_leader")["test_rows"].to_list() == [None, TEST_ROWS]
 
