@@ -148,6 +148,7 @@ class Answer:
         layer: int | None = None,
         together: bool = False,
         width: int | None = None,
+        all_rows: bool = False,
         trust_remote_code: bool = False,
     ) -> Evidence:
         """Write the model, cut after the layer, with a linear head and a model card; see `layerscout export`.
@@ -157,6 +158,7 @@ class Answer:
             layer: another layer than the chosen one.
             together: the layers side by side (`layers`), in place of the one.
             width: dimensions to which an embedding is reduced, by principal components of the train rows.
+            all_rows: fit the head on all train rows of the data set, where the sweep read fewer.
             trust_remote_code: run the Python code that the model brings, where the sweep did.
 
         Raises:
@@ -171,6 +173,7 @@ class Answer:
             layer=layer,
             together=together,
             width=width,
+            all_rows=all_rows,
             trust_remote_code=trust_remote_code,
         )
 

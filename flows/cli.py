@@ -268,6 +268,10 @@ def export(
         int | None,
         Parameter(help="Reduce embeddings to so many dimensions, by principal components of the train rows."),
     ] = None,
+    all_rows: Annotated[
+        bool,
+        Parameter(negative=(), help="Fit the head on all train rows, where the sweep read fewer."),
+    ] = False,
     trust_remote_code: Annotated[
         bool,
         Parameter(negative=(), help="Run Python code that the model's repository brings, as its sweep did."),
@@ -293,6 +297,7 @@ def export(
         layer=layer,
         together=together,
         width=width,
+        all_rows=all_rows,
         trust_remote_code=trust_remote_code,
     )
     show_export(found, out)

@@ -1,6 +1,7 @@
 """What a run chose as a model: cut, head fitted, everything checked, and only then put where it was asked for."""
 
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -12,11 +13,16 @@ from pathlib import Path
 
 from filelock import Timeout
 
+from flows.parameters import SweepParameters
 from flows.running.progress import Pace, progress_bar, working
+from flows.settled import settle_words
 from storage.embeddings import Layer
 from storage.errors import UserError
 from storage.layout import Layout
 from tasks.choosing.comparison import compare
+from tasks.data.dataset import prepare_dataset
+from tasks.data.stored_table import read_table
+from tasks.data.tagged_words import WORD_KEYS
 from tasks.embedding.words import wants_spaces
 from tasks.exporting.cut import cut_model
 from tasks.exporting.exported_check import check_exported, whole_model_embeddings
@@ -48,6 +54,7 @@ def export_model(
     layer: int | None = None,
     together: bool = False,
     width: int | None = None,
+    all_rows: bool = False,
     trust_remote_code: bool = False,
 ) -> Evidence:
     """Write the model of a run, cut after what it chose, with tokenizer, pooling, linear head and model card.
@@ -59,11 +66,12 @@ def export_model(
         layer: another layer than the chosen one.
         together: the layers that the run found to tell more side by side, in place of the one.
         width: dimensions of an embedding, by principal components of the train rows; None leaves it as it is.
+        all_rows: fit the head on all train rows of the data set, where the run read fewer.
         trust_remote_code: run the Python code that the model brings, where the run did.
 
     Raises:
-        UserError: no such run or layer, `out` is taken, the model has changed or cannot be cut, or what was chosen is
-            pooled by attention.
+        UserError: no such run or layer, `out` is taken, the model has changed or cannot be cut, what was chosen is
+            pooled by attention, or of `all_rows` the data set has changed.
     """
     out = _check_target(out)
     with working("Finding the run and its model"):
@@ -95,12 +103,19 @@ def export_model(
         with working("Fitting the head"):
             head = fit_head(run, cut, features)
         refuse_another(run, cut, head)
+        whole_set = run
+        if all_rows:
+            whole_set = _with_all_rows(run)
+            features = _features(whole_set, cut)
+            with working("Fitting the head to all rows"):
+                head = fit_head(whole_set, cut, features)
         reduction, cost = None, None
         if width is not None:
             with working(f"Reducing to {width:,} dimensions"):
-                reduction = fit_reduction(train_rows(run, features), width)
-                wide, head = head, fit_head(run, cut, reduced(features, reduction))
-            cost = compare(right_by(head, run, features), right_by(wide, run, features), seed=run.seed)
+                reduction = fit_reduction(train_rows(whole_set, features), width)
+                wide, head = head, fit_head(whole_set, cut, reduced(features, reduction))
+            right = [right_by(each, whole_set, features) for each in (head, wide)]
+            cost = compare(*right, seed=run.seed)
             checked = replace(checked, expected=reduction.apply(checked.expected))
         spaced = None
         if run.of_words:
@@ -118,9 +133,33 @@ def export_model(
     return found
 
 
+def _with_all_rows(run: RecordedRun) -> RecordedRun:
+    """The run with every train row that its data set has now, and the test rows that it had.
+
+    Raises:
+        UserError: those are no longer its test rows, or a train row that it read is not there.
+    """
+    asked = json.loads(run.row["parameters"]) | {"max_train_rows": None, "storage": run.layout.root}
+    parameters = SweepParameters.model_validate(asked)
+    with working("Reading all rows of the data set"):
+        dataset = prepare_dataset(parameters.dataset, run.layout, **parameters.rows_asked)
+        dataset = settle_words(run.layout, parameters, dataset, run.model, run.settings)
+        rows = read_table(dataset.uri)
+    told = [name for name in rows.columns if name not in ("row_id", *WORD_KEYS)]
+    before = dict(run.rows.select(told).partition_by("split", as_dict=True))
+    now = dict(rows.select(told).partition_by("split", as_dict=True))
+    lost = before["train",].join(now["train",], on=["text", "label"], how="anti", nulls_equal=True)
+    if dataset.classes != run.dataset.classes or not now["test",].equals(before["test",]) or len(lost):
+        raise UserError(
+            f"{run.dataset.id} has other rows than run {run.row['run_id']} read, so that a head of all of them "
+            "(--all-rows) would not be of what was audited. Leave the flag out, or sweep again."
+        )
+    return replace(run, dataset=dataset, rows=rows)
+
+
 def _features(run: RecordedRun, cut: Cut) -> Layer:
     """The embeddings of every row: the run's own where they are kept, else made now and deleted again."""
-    if keeps_embeddings(run):
+    if run.rows.height == run.planned.rows and keeps_embeddings(run):
         return kept_features(run, cut)
     with working("Planning the shards"):
         planned = plan_features(run, cut)

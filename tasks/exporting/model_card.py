@@ -45,6 +45,8 @@ class Evidence:
     """Of the head, on every test row."""
     accuracy_low: float
     accuracy_high: float
+    train_rows: int
+    """That the head was fitted to: those of the run, or all that the data set has."""
     beside: Mapping[str, Any] | None
     """Of layers side by side, the row of `representation`."""
     is_more_side_by_side: bool
@@ -109,6 +111,7 @@ def evidence_of(
         accuracy=head.accuracy,
         accuracy_low=head.accuracy_low,
         accuracy_high=head.accuracy_high,
+        train_rows=head.n_train,
         beside=side_by_side(run) if len(cut.states) > 1 else None,
         is_more_side_by_side=len(cut.states) == 1 and not found_side_by_side(run).is_empty(),
         hidden_size=run.model.hidden_size,
@@ -212,6 +215,12 @@ def costs(found: Evidence) -> list[str]:
             f"Principal components of the train rows reduce an embedding to {found.width:,} dimensions: "
             f"{points(cost.difference)} points against all of them (95 % interval {points(cost.low)} to "
             f"{points(cost.high)}, {p_value(cost.p_value)})."
+        )
+    read = found.dataset["train_rows"]
+    if found.train_rows > read:
+        said.append(
+            f"The head is fitted to all {found.train_rows:,} train rows, of which the run read {read:,} to choose and "
+            "audit."
         )
     if found.split_at is not None:
         said.append(

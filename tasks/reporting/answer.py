@@ -88,7 +88,9 @@ def _with_all(last: Row) -> str:
     """What accuracy further rows promise; version 0.2, which told no test rows, told that of the rows read."""
     if last.get("test_rows") is None:
         return ""
-    return f"; with all of them ridge regression is expected to be right on {percent(last['expected_accuracy'])}"
+    return (
+        f"; with all of them ridge regression is expected to be right on {percent(last['expected_accuracy'])}"
+    )
 
 
 def _audited(last: Row) -> list[str]:

@@ -11,12 +11,14 @@ from prefect.settings import temporary_settings
 from pydantic import ValidationError
 
 from flows import race as racing
+from flows.export import export_model
 from flows.parameters import SweepParameters
 from flows.race import settle_race
 from flows.search import SearchOutcome, search
 from flows.search_parameters import SearchParameters
 from flows.terminal.show_search import search_as_json, show_search
 from flows.unrecorded_sweep import unrecorded_sweep
+from storage.errors import UserError
 from storage.layout import Layout
 from storage.results import query
 from tasks.choosing import race as choosing
@@ -259,6 +261,43 @@ def test_few_rows_are_all_read_at_once_and_deleted_once(
     assert outcome.raced is not None
     assert [step.rows for step in outcome.raced.course.steps] == [240]
     assert "It took all 240 train rows." in answer_sentence(outcome.tables)
+
+
+def test_an_exports_head_is_fitted_to_all_rows_where_that_is_asked_for(
+    raced: SearchOutcome, asked: dict[str, Any], many_rows: Path, tmp_path: Path
+) -> None:
+    layout, run_id = raced.chosen.layout, raced.chosen.run_id
+    found = export_model(layout, run_id, tmp_path / "model", all_rows=True)
+    # The probe of a sweep that reads all rows in the same turn.
+    all_read = {"row_order": "sampled", "max_length": 128, "until_confident": "never", "together": 1}
+    whole = unrecorded_sweep(
+        SweepParameters(**asked, **all_read, prompt=raced.answers[0].prompt, storage=f"{tmp_path}/out")
+    )
+    state = found.cut.states[0]
+    probe = whole.tables["probe"].filter(pooling=state.pooling.value, layer=state.layer)
+    assert (found.train_rows, found.accuracy) == (TRAIN_ROWS, pytest.approx(probe["accuracy"].item()))
+    told = "The head is fitted to all 2,400 train rows, of which the run read 1,000"
+    assert told in (tmp_path / "model" / "README.md").read_text()
+    assert json.loads((tmp_path / "model" / "head" / "head.json").read_text())["train_rows"] == TRAIN_ROWS
+    # The embeddings that it took are gone, those of the run are there.
+    assert {each.parent.name for each in Path(layout.root, "embeddings").rglob("shard_*.parquet")} == {
+        *(each.id for each in raced.chosen.raced.sets.values()),
+        raced.chosen.tables["run"]["embedding_set_id"].item(),
+    }
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_a_head_of_other_rows_than_were_audited_is_refused(
+    raced: SearchOutcome, many_rows: Path, tmp_path: Path, split: str
+) -> None:
+    file = many_rows / f"{split}.csv"
+    kept = file.read_bytes()
+    pl.read_csv(file).with_columns(text=pl.col("text") + " anew").write_csv(file)
+    try:
+        with pytest.raises(UserError, match=r"has other rows than run .* \(--all-rows\)"):
+            export_model(raced.chosen.layout, raced.chosen.run_id, tmp_path / "model", all_rows=True)
+    finally:
+        file.write_bytes(kept)
 
 
 def test_its_steps_are_shown_in_terminal_report_and_prefect(
