@@ -227,7 +227,7 @@ class AskedOfAll(BaseModel):
         title="Until confident",
         description="Embed more and more train rows, and no more than it takes until the chosen layer is within reach "
         "of the best one with this confidence, such as 0.9; beyond 0.93 it takes all rows. never: all rows at once. "
-        "auto: 0.85 of more than 5,000 train rows that are independent, count alike and are of one class each, unless "
+        "auto: 0.9 of more than 5,000 train rows that are independent, count alike and are of one class each, unless "
         "max_train_rows says how many; else never.",
     )
     within: float = Field(
@@ -343,7 +343,7 @@ class AskedOfAll(BaseModel):
                 if getattr(self, name) != type(self).model_fields[name].default:
                     raise ValueError(
                         f"{name} {getattr(self, name)} says how long rows are added until a confidence is reached: "
-                        "say which (until_confident 0.85), or leave it out"
+                        "say which (until_confident 0.9), or leave it out"
                     )
         elif are_saved_states(self.model):
             raise ValueError(

@@ -27,7 +27,7 @@ Asked = TypeVar("Asked", bound=AskedOfAll)
 
 WORTH_A_RACE = 5_000
 """Of more train rows a race embeds a part; of fewer it may embed most."""
-UNLESS_ASKED = 0.85
+UNLESS_ASKED = 0.9
 """The confidence of a race that nobody asked for (docs/study.md, How few rows)."""
 
 

@@ -77,7 +77,7 @@ def test_it_ends_with_few_rows_and_says_why(raced: SearchOutcome) -> None:
     assert steps["train_rows"].unique().sort().to_list() == [500, 1_000]
     assert steps["train_rows_in_all"].unique().to_list() == [TRAIN_ROWS]
     assert steps.filter("is_leader")["ended_by"].to_list() == [None, "confidence"]
-    assert steps.filter("is_leader")["chance"][-1] >= 0.85
+    assert steps.filter("is_leader")["chance"][-1] >= 0.9
     # Words of their class stand anywhere in a text: its last word alone tells little.
     first = steps.filter(step=1)
     assert first.filter(~pl.col("stays"))["pooling"].unique().to_list() == ["last"]
@@ -180,7 +180,7 @@ def test_without_a_record_it_finds_the_same(
 ) -> None:
     """And embeddings that are not to be kept are gone, of every prompt, while a repeat finds what was left out."""
     search_again = SearchParameters(
-        **asked, prompt=PROMPTS, until_confident=0.85, storage=str(tmp_path), keep_embeddings=False
+        **asked, prompt=PROMPTS, until_confident=0.9, storage=str(tmp_path), keep_embeddings=False
     )
     outcome = unrecorded_sweep(*search_again.sweeps())
     assert outcome.run_id == raced.chosen.run_id
@@ -334,7 +334,7 @@ def test_what_cannot_be_asked_for_is_refused(changed: dict[str, Any], message: s
 @pytest.mark.parametrize(
     ("changed", "of_rows", "settled"),
     [
-        ({}, {"train_rows": 5_001}, 0.85),
+        ({}, {"train_rows": 5_001}, 0.9),
         ({}, {"train_rows": 5_000}, "never"),
         ({"max_train_rows": 9_000}, {"train_rows": 9_000}, "never"),
         ({"until_confident": "never"}, {"train_rows": 9_000}, "never"),
