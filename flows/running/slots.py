@@ -60,7 +60,7 @@ def plan_slots(
     if model_bytes is None:
         model_bytes = 0
         if not model.is_saved_states:
-            model_bytes = weights_bytes(model.folder, settings.dtype, trust_remote_code=trust)
+            model_bytes = weights_bytes(model.folder, settings.dtype)
     return slots_of(
         this_machine(),
         settings.device,

@@ -105,21 +105,22 @@ def fits(folder: str, dtype: str, device: str) -> bool:
     return weights_bytes(folder, dtype) <= WEIGHTS_SHARE * free
 
 
-def weights_bytes(folder: str, dtype: str, *, trust_remote_code: bool = False) -> int:
+def weights_bytes(folder: str, dtype: str) -> int:
     """Bytes of the folder's weights, once they are in this dtype; of quantised ones as they are stored."""
-    config = whole_config(Path(folder), folder, trust_remote_code=trust_remote_code)
-    if getattr(config, "quantization_config", None) is not None:
-        return sum((Path(folder) / name).stat().st_size for name in _weight_files(Path(folder)))
-    return StoredTensors(Path(folder)).bytes_in(getattr(torch, dtype))
+    place = Path(folder)
+    # As it is written: a model's own code may not be trusted, and needs not be run for this.
+    described = json.loads((place / "config.json").read_text(encoding="utf-8"))
+    if described.get("quantization_config") is not None:
+        return sum((place / name).stat().st_size for name in _weight_files(place))
+    return StoredTensors(place).bytes_in(getattr(torch, dtype))
 
 
 def is_spread(folder: str, dtype: str, device: str, *, trust_remote_code: bool = False) -> bool:
     """Whether the layers of one copy go to several GPUs: none of those that may be taken holds the weights, and their
     blocks cannot be read one after the other."""
-    trusted = {"trust_remote_code": trust_remote_code}
-    if device != ANY_GPU or len(gpus_memory()) < 2 or can_stream(folder, **trusted):
+    if device != ANY_GPU or len(gpus_memory()) < 2 or can_stream(folder, trust_remote_code=trust_remote_code):
         return False
-    return weights_bytes(folder, dtype, **trusted) > WEIGHTS_SHARE * max(gpus_memory())
+    return weights_bytes(folder, dtype) > WEIGHTS_SHARE * max(gpus_memory())
 
 
 def too_large(folder: str, dtype: str, device: str, *, trust_remote_code: bool = False) -> UserError | None:
@@ -127,19 +128,15 @@ def too_large(folder: str, dtype: str, device: str, *, trust_remote_code: bool =
     they are not, and of a CPU."""
     if torch.device(device).type != "cuda":
         return None
-    trusted = {"trust_remote_code": trust_remote_code}
-    needed, there = (
-        weights_bytes(folder, dtype, **trusted),
-        torch.cuda.get_device_properties(device).total_memory,
-    )
+    needed, there = weights_bytes(folder, dtype), torch.cuda.get_device_properties(device).total_memory
     told = f"{device} has {there / 2**30:.1f} GiB of memory"
-    if is_spread(folder, dtype, device, **trusted):
+    if is_spread(folder, dtype, device, trust_remote_code=trust_remote_code):
         there = sum(gpus_memory())
         told = f"all {len(gpus_memory())} GPUs together have {there / 2**30:.1f} GiB of memory"
     if needed <= there:
         return None
     way_out = "Leave out --no-stream-blocks: its blocks are then read one after the other."
-    if not can_stream(folder, **trusted):
+    if not can_stream(folder, trust_remote_code=trust_remote_code):
         way_out = (
             "Its blocks cannot be read one after the other, which is done with plain weights of the families whose "
             "texts are packed. Take --device auto where there are more GPUs, --device cpu where memory holds it, or a "
