@@ -37,7 +37,7 @@ from tasks.vocabulary import NO_PROMPT, NormState, Pooling
 RESULTS = Path(__file__).parent / "results" / "race.csv"
 UNTIL = (0.8, 0.85, 0.9)
 DRAWS = 5
-MOST_ROWS = 4_000
+MOST_ROWS = 8_000
 """Of a step; a race that goes on counts as having read all rows."""
 
 
