@@ -23,6 +23,7 @@ from tasks.choosing.comparison import compare
 from tasks.data.dataset import prepare_dataset
 from tasks.data.stored_table import read_table
 from tasks.data.tagged_words import WORD_KEYS
+from tasks.embedding.without_bars import without_bars
 from tasks.embedding.words import wants_spaces
 from tasks.exporting.cut import cut_model
 from tasks.exporting.exported_check import check_exported, whole_model_embeddings
@@ -125,7 +126,7 @@ def export_model(
                 folder, saved, run.model.hidden_size, run.settings.max_length, reduction
             )
         write_head(folder, run, saved, head, reduction, causal=whole.backbone.causal, spaced=spaced)
-        with working("Checking the exported model"):
+        with working("Checking the exported model"), without_bars():
             check = check_exported(run, cut, folder, head, checked)
         found = evidence_of(run, cut, saved, head, cost, check)
         (folder / "README.md").write_text(write_model_card(found), encoding="utf-8")

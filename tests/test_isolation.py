@@ -67,6 +67,7 @@ def test_a_sweep_and_an_export_need_no_way_out_and_leave_no_key(
     run_id = query(f"{storage}/results.duckdb", "SELECT run_id FROM run").item()
     said += alone(tmp_path, "export", run_id, "--out", model, "--storage", storage)
     assert (tmp_path / "exported" / "config.json").exists()
+    assert "Loading weights" not in said  # transformers' own bar, beside ours
     files = [each for each in tmp_path.rglob("*") if each.is_file()]
     # Tables, reports, the server's own database and log, caches, the exported model.
     assert {".duckdb", ".html", ".parquet", ".db", ".log", ".safetensors"} <= {each.suffix for each in files}
