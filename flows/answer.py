@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -68,13 +68,18 @@ class Answer:
 
     @property
     def prompts(self) -> pl.DataFrame:
-        """A row a prompt of a search: layer, pooling, score on train rows, test accuracy, and that over no prompt's."""
+        """A row a prompt of a search: layer, pooling, score on train rows, test accuracy, and that over no prompt's.
+
+        Of a race the prompt that won alone, with nothing to compare it with; `tables["race_step"]` has the others.
+        """
         import polars as pl
+
+        from tasks.choosing.comparison import Comparison
 
         rows = []
         for each in self._prompts:
             row = asdict(each)
-            over = row.pop("over_no_prompt") or {}
+            over = row.pop("over_no_prompt") or dict.fromkeys(each.name for each in fields(Comparison))
             rows.append(row | {f"over_no_prompt_{key}": value for key, value in over.items()})
         return pl.DataFrame(rows, infer_schema_length=None)
 

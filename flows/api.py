@@ -142,7 +142,8 @@ def search(
         **options: as of `sweep`.
 
     Returns:
-        The answer, whose `prompts` says what each of them was worth. A prompt that cannot be had is left out.
+        The answer, whose `prompts` says what each of them was worth, or which won, where there are so many rows that
+        they race (`until_confident`). A prompt that cannot be had is left out.
 
     Raises:
         UserError: as `sweep` does, where no prompt has an answer.

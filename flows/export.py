@@ -140,20 +140,25 @@ def _with_all_rows(run: RecordedRun) -> RecordedRun:
     Raises:
         UserError: those are no longer its test rows, or a train row that it read is not there.
     """
-    asked = json.loads(run.row["parameters"]) | {"max_train_rows": None, "storage": run.layout.root}
+    asked = json.loads(run.row["parameters"]) | {
+        "max_train_rows": None,
+        "storage": run.layout.root,
+        "trust_remote_code": run.settings.trust_remote_code,
+    }
     parameters = SweepParameters.model_validate(asked)
     with working("Reading all rows of the data set"):
         dataset = prepare_dataset(parameters.dataset, run.layout, **parameters.rows_asked)
         dataset = settle_words(run.layout, parameters, dataset, run.model, run.settings)
         rows = read_table(dataset.uri)
-    told = [name for name in rows.columns if name not in ("row_id", *WORD_KEYS)]
+    # Numbers that rows and groups have among those that are read, and not in the source.
+    told = [name for name in rows.columns if name not in ("row_id", "group_id", *WORD_KEYS)]
     before = dict(run.rows.select(told).partition_by("split", as_dict=True))
     now = dict(rows.select(told).partition_by("split", as_dict=True))
     lost = before["train",].join(now["train",], on=["text", "label"], how="anti", nulls_equal=True)
     if dataset.classes != run.dataset.classes or not now["test",].equals(before["test",]) or len(lost):
         raise UserError(
-            f"{run.dataset.id} has other rows than run {run.row['run_id']} read, so that a head of all of them "
-            "(--all-rows) would not be of what was audited. Leave the flag out, or sweep again."
+            f"{run.dataset.id} has other rows than run {run.row['run_id']} read, or classes that none of those has, so "
+            "that a head of all rows (--all-rows) would not be of what was audited. Leave the flag out, or sweep again."
         )
     return replace(run, dataset=dataset, rows=rows)
 

@@ -381,6 +381,11 @@ class AskedOfAll(BaseModel):
         in_turn = self.row_order == "sampled" or isinstance(self.until_confident, float)
         return asked | {"in_turn": in_turn, "of_saved_states": states}
 
+    @field_validator("until_confident", mode="before")
+    @classmethod
+    def _never_was_none(cls, value: Any) -> Any:
+        return "never" if value is None else value  # of schedules and files from before there was a default
+
     @field_validator("text_column", "label_column", mode="before")
     @classmethod
     def _one_or_several(cls, value: Any) -> Any:

@@ -39,7 +39,8 @@ class SearchOutcome:
 @flow(name="search", flow_run_name="{parameters.model} × {parameters.dataset}")
 @failing_in_words
 def search(parameters: SearchParameters) -> SearchOutcome:
-    """Sweep with each prompt, one after the other, and take the one that train rows speak for.
+    """Sweep with each prompt, one after the other, and take the one that train rows speak for; of many rows all of them
+    in a race, and a sweep with the one that wins.
 
     A prompt's sweep is a sub-flow run of its own: what an earlier execution finished is not computed again. Test rows
     tell what the choice was worth, and take no part in it.

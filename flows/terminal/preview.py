@@ -190,9 +190,10 @@ def _steps(parameters: SweepParameters, dataset: Dataset) -> list[tuple[str, str
         "" if parameters.max_test_rows is not None else ", judged by as many test rows as the interval takes"
     )
     steps = step_sizes(dataset.train_rows, len(dataset.classes))
+    least = steps[0] if parameters.budget is not None else steps[:2][-1]
     sizes = ", ".join(f"{size:,}" for size in steps)
     return [
-        ("at least", f"{steps[:2][-1]:,} of {dataset.train_rows:,} train rows, and test rows"),
+        ("at least", f"{least:,} of {dataset.train_rows:,} train rows, and test rows"),
         (
             "at most",
             f"all of that: in steps of {sizes} train rows, until {parameters.until_confident:.0%} sure{audited}",

@@ -131,8 +131,9 @@ def too_large(folder: str, dtype: str, device: str, *, trust_remote_code: bool =
     needed, there = weights_bytes(folder, dtype), torch.cuda.get_device_properties(device).total_memory
     told = f"{device} has {there / 2**30:.1f} GiB of memory"
     if is_spread(folder, dtype, device, trust_remote_code=trust_remote_code):
-        there = sum(gpus_memory())
-        told = f"all {len(gpus_memory())} GPUs together have {there / 2**30:.1f} GiB of memory"
+        # Beyond that share accelerate would leave layers to the CPU.
+        there = int(WEIGHTS_SHARE * sum(gpus_memory()))
+        told = f"all {len(gpus_memory())} GPUs together have {there / 2**30:.1f} GiB of memory for weights"
     if needed <= there:
         return None
     way_out = "Leave out --no-stream-blocks: its blocks are then read one after the other."

@@ -73,7 +73,7 @@ def _read(curves: LayerCurves) -> list[str]:
     """How many rows the answer took, where a race decided it."""
     if not curves.race:
         return []
-    last = curves.race[-1]
+    last = next(row for row in reversed(curves.race) if row["is_leader"])
     rows, of = f"{last['train_rows']:,}", f"{last['train_rows_in_all']:,}"
     if last["ended_by"] == "confidence" and last["train_rows"] < last["train_rows_in_all"]:
         told = f"{rows} of {of} train rows were enough to tell{_with_all(last)}."

@@ -34,7 +34,7 @@ from tasks.scoring.target_probe import fit_target_probe
 from tasks.vocabulary import Metric, Precision, ProbeProtocol, Space, Task
 
 # Raised by hand when a change of the scoring code changes a number.
-SCORING_VERSION = 12
+SCORING_VERSION = 13
 
 # What one kind of score stages.
 SILHOUETTE = ("silhouette", "silhouette_by_class", "silhouette_row")

@@ -79,6 +79,18 @@ def test_a_group_is_left_out_and_drawn_as_a_whole(
     assert [table for table in ours if not recorded[table].equals(ours[table])] == []
 
 
+def test_a_head_of_all_rows_is_fitted_where_a_part_of_the_groups_was_read(
+    tiny_model: Path, authors: Path, tmp_path: Path
+) -> None:
+    """Groups are counted among the rows that are read, and are the same groups."""
+    few = asked(
+        tiny_model, authors, tmp_path / "out", group_column="author", max_train_rows=60, pooling=("mean",)
+    )
+    run = unrecorded_sweep(few).run_id
+    found = layerscout.open(tmp_path / "out", run).export(tmp_path / "model", all_rows=True)
+    assert found.train_rows == pl.read_csv(authors / "train.csv").height > 60
+
+
 @pytest.mark.parametrize("task", ["single-label", "regression"])
 def test_an_export_has_the_intervals_of_groups(
     tiny_model: Path, authors: Path, tmp_path: Path, task: str

@@ -95,6 +95,17 @@ def test_it_ends_with_few_rows_and_says_why(raced: SearchOutcome) -> None:
     assert steps.filter("is_leader")["test_rows"].to_list() == [None, TEST_ROWS]
 
 
+def test_what_all_rows_promise_is_told_of_the_leader(raced: SearchOutcome) -> None:
+    """Whoever else is left in the last step, which ends with the one that is expected to do worst."""
+    tables = raced.chosen.tables
+    last = tables["race_step"].filter(pl.col("step") == 2)
+    loser = last.filter("is_leader").with_columns(
+        is_leader=False, expected_accuracy=0.1, norm_state=pl.lit("final_norm")
+    )
+    with_loser = {**tables, "race_step": pl.concat([tables["race_step"], loser])}
+    assert answer_sentence(with_loser) == answer_sentence(tables)
+
+
 def test_its_answer_is_judged_by_no_more_test_rows_than_the_interval_takes(
     asked: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

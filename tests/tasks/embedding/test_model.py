@@ -73,7 +73,9 @@ def test_layers_are_spread_where_no_gpu_holds_them_and_blocks_cannot_be_streamed
     shutil.copy(tiny_model / "tokenizer.json", tmp_path)
     shutil.copy(tiny_model / "tokenizer_config.json", tmp_path)
     # Neither of two holds it, both together do.
-    half = SimpleNamespace(total_memory=int(0.7 * weights_bytes(str(tmp_path), "float32")))
+    half = SimpleNamespace(
+        total_memory=int(0.7 * weights_bytes(str(tmp_path), "float32"))
+    )  # 1.12 of it for weights
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: half)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (half.total_memory, half.total_memory))
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
