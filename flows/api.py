@@ -170,7 +170,7 @@ def search(
     layout = check_before_work(parameters.sweeps()[0])
     dataset = prepare_dataset(parameters.dataset, layout, **parameters.rows_asked)
     parameters = settle_race(parameters, dataset)
-    if parameters.until_confident != "never":
+    if parameters.races:
         found = raced_search(parameters, unrecorded_sweep)
         return Answer(found.chosen, found.answers)
     swept, _ = sweep_each(parameters, unrecorded_sweep)

@@ -122,7 +122,7 @@ def _sweep(sweeps: Sequence[SweepParameters], engine: Engine) -> SweepOutcome:
         dataset = rows_of(parameters, "Taking the rows in turn")
     parameters, *_ = sweeps = start_on_slots(sweeps, model, engine.start)
     raced = None
-    if parameters.until_confident != "never":
+    if parameters.races:
         raced = race(sweeps, dataset, model, layout, _Work(engine, futures))
         parameters = raced.parameters
         dataset = rows_of(parameters, "Taking the rows that were read")

@@ -338,7 +338,7 @@ class AskedOfAll(BaseModel):
 
     @model_validator(mode="after")
     def _of_a_race(self) -> Self:
-        if isinstance(self.until_confident, str):
+        if not self.races:
             for name in ("within", "budget"):
                 if getattr(self, name) != type(self).model_fields[name].default:
                     raise ValueError(
@@ -351,6 +351,11 @@ class AskedOfAll(BaseModel):
                 "embed. Leave it out"
             )
         return self
+
+    @property
+    def races(self) -> bool:
+        """Whether train rows are added until a confidence is reached; not known yet of auto, and False."""
+        return isinstance(self.until_confident, float)
 
     @property
     def length_asked(self) -> int | None:
@@ -378,7 +383,7 @@ class AskedOfAll(BaseModel):
             }
         )
         states = are_saved_states(self.model)
-        in_turn = self.row_order == "sampled" or isinstance(self.until_confident, float)
+        in_turn = self.row_order == "sampled" or self.races
         return asked | {"in_turn": in_turn, "of_saved_states": states}
 
     @field_validator("until_confident", mode="before")

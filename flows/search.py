@@ -51,7 +51,7 @@ def search(parameters: SearchParameters) -> SearchOutcome:
     preparing = prepare_dataset_task.submit(parameters.dataset, layout, **parameters.rows_asked)
     with working("Reading the data set"):
         parameters = settle_race(parameters, preparing.result())
-    if parameters.until_confident != "never":
+    if parameters.races:
         return raced_search(parameters, sweep_on_engine)
     swept, failed = sweep_each(parameters, layer_sweep)
     tables = {prompt: outcome.tables for prompt, outcome in swept.items()}

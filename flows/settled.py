@@ -20,8 +20,7 @@ def check_task(parameters: SweepParameters, dataset: Dataset) -> None:
     and they are something else."""
     if dataset.group_key is not None:
         _check_groups(parameters, dataset)
-    races = isinstance(parameters.until_confident, float)
-    if dataset.weight_column is not None and races:
+    if dataset.weight_column is not None and parameters.races:
         raise UserError(
             f"--until-confident adds rows that count alike, and those of {dataset.id} have weights (--weight-column "
             f"{dataset.weight_column}). Leave it out, and give --max-train-rows."
@@ -34,7 +33,7 @@ def check_task(parameters: SweepParameters, dataset: Dataset) -> None:
     told = f"one class a text, and labels of {dataset.id} are {dataset.task.value}. Leave it out"
     if dataset.weight_column is not None:
         raise UserError(f"--weight-column {dataset.weight_column} is for {told}.")
-    if races:
+    if parameters.races:
         raise UserError(f"--until-confident is for {told}: all train rows are read then.")
     if parameters.probe_protocol is not ProbeProtocol.LOGISTIC:
         raise UserError(
@@ -47,7 +46,7 @@ def _check_groups(parameters: SweepParameters, dataset: Dataset) -> None:
     if dataset.group_column is not None:
         told = f"and those of {dataset.id} are in groups (--group-column {dataset.group_column})"
         rows = "the other rows of its group"
-    if isinstance(parameters.until_confident, float):
+    if parameters.races:
         raise UserError(
             f"--until-confident adds rows that are independent, {told}, which depend on each other. Leave it out, and "
             "give --max-train-rows."

@@ -80,7 +80,7 @@ def run_sweep(sweeps: Sequence[SweepParameters], execution_id: str) -> tuple[str
         sweeps, model, lambda slots: hold([each.device for each in slots])
     )
     raced = None
-    if parameters.until_confident != "never":
+    if parameters.races:
         raced = race(sweeps, dataset, model, layout, _work)
         parameters = raced.parameters
         dataset = prepare_dataset(parameters.dataset, layout, **parameters.rows_asked)

@@ -45,7 +45,7 @@ class SlotPlan:
 
 
 def this_machine() -> Machine:
-    """As it is now."""
+    """Its cores, the memory that is free now, and what its GPUs have."""
     return Machine(CORES, psutil.virtual_memory().available, gpus_memory())
 
 

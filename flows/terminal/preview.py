@@ -184,7 +184,7 @@ def _lengths(plan: Forecast, settings: Settings) -> str:
 
 def _steps(parameters: SweepParameters, dataset: Dataset) -> list[tuple[str, str]]:
     """How far a race may go; the rest of the plan is that of its last step."""
-    if isinstance(parameters.until_confident, str):
+    if not parameters.races:
         return []
     audited = (
         "" if parameters.max_test_rows is not None else ", judged by as many test rows as the interval takes"

@@ -266,8 +266,8 @@ def _load(folder: str, dtype: str, device: str, trust_remote_code: bool, stream:
         raise refusal
     elif is_spread(folder, dtype, device, trust_remote_code=trust_remote_code):
         log.warning("No GPU holds the weights in %s: its layers are spread over all of them", folder)
-        options = {"dtype": getattr(torch, dtype), "device_map": "auto"}
-        backbone = find_backbone(_headless(folder, trust_remote_code, **options))
+        model = _headless(folder, trust_remote_code, dtype=getattr(torch, dtype), device_map="auto")
+        backbone = find_backbone(model)
     else:
         model = _headless(folder, trust_remote_code, dtype=getattr(torch, dtype))
         backbone = find_backbone(model.to(device))

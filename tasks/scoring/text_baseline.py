@@ -117,7 +117,7 @@ def _fitted(
     counted: npt.NDArray[np.float64],
     seed: int,
 ) -> Any:
-    """A class at a time, in its dual: rows are fewer than words, and all classes at once take 5 to 40 times as long."""
+    """A class at a time, in its dual: rows are fewer than words, and all classes at once take many times as long."""
     from sklearn import config_context
     from sklearn.linear_model import LogisticRegression
     from sklearn.multiclass import OneVsRestClassifier

@@ -349,6 +349,7 @@ def test_what_cannot_be_asked_for_is_refused(changed: dict[str, Any], message: s
         ({}, {"train_rows": 5_000}, "never"),
         ({"max_train_rows": 9_000}, {"train_rows": 9_000}, "never"),
         ({"until_confident": "never"}, {"train_rows": 9_000}, "never"),
+        ({"until_confident": None}, {"train_rows": 9_000}, "never"),  # as before there was a default
         ({"until_confident": 0.9, "max_train_rows": 400}, {"train_rows": 400}, 0.9),
         ({}, {"train_rows": 9_000, "weight_column": "weight"}, "never"),
         ({}, {"train_rows": 9_000, "group_column": "author"}, "never"),
