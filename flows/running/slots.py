@@ -9,7 +9,13 @@ import psutil
 from tasks.embedding.model import ModelFolder
 from tasks.embedding.set_plan import STREAMED_SHARE
 from tasks.embedding.settings import Settings
-from tasks.embedding.stored_blocks import WEIGHTS_SHARE, can_stream, gpus_memory, weights_bytes
+from tasks.embedding.stored_blocks import (
+    WEIGHTS_SHARE,
+    can_stream,
+    gpus_memory,
+    held_by_none,
+    weights_bytes,
+)
 from tasks.machine import ANY_GPU, CORES
 
 Runner = Literal["threads", "processes", "dask", "ray"]
@@ -67,7 +73,7 @@ def plan_slots(
         model_bytes,
         runner,
         streamed=bool(settings.stream_blocks),
-        can_stream=model.is_saved_states or can_stream(model.folder, trust_remote_code=trust),
+        streamable=model.is_saved_states or can_stream(model.folder, trust_remote_code=trust),
     )
 
 
@@ -78,7 +84,7 @@ def slots_of(
     runner: Runner,
     *,
     streamed: bool = False,
-    can_stream: bool = True,
+    streamable: bool = True,
 ) -> SlotPlan:
     """One slot a GPU, whatever the engine; on a CPU one for all threads, or one a process, a core each. One for all
     GPUs, where none of them holds the model and its layers have to be spread.
@@ -90,16 +96,17 @@ def slots_of(
         device: as resolved: `cuda` is any GPU; one that is named (`cuda:1`, `cpu`) is the only one.
         model_bytes: of one copy's weights.
         streamed: its blocks stay in their files, so that there is no copy.
-        can_stream: they could.
+        streamable: they could.
     """
     places, why = [device], []
     if device == ANY_GPU and len(machine.gpus) > 1:
-        large = [model_bytes <= WEIGHTS_SHARE * memory for memory in machine.gpus]
-        if not (any(large) or can_stream):
-            spread = f"its layers are spread over {len(large)} GPUs, none of which holds {_gib(model_bytes)}"
+        too_small = held_by_none(model_bytes, machine.gpus)
+        if too_small and not streamable:
+            spread = f"its layers are spread over {len(machine.gpus)} GPUs, none of which holds {_gib(model_bytes)}"
             whole = Slot(ANY_GPU, machine.cores)
             return SlotPlan((whole,), _words([whole], [spread]))
-        streamed = streamed or not any(large)
+        streamed = streamed or too_small
+        large = [model_bytes <= WEIGHTS_SHARE * memory for memory in machine.gpus]
         places = [f"{ANY_GPU}:{index}" for index, holds in enumerate(large) if holds or streamed]
         if left_out := [f"{ANY_GPU}:{index}" for index, holds in enumerate(large) if not (holds or streamed)]:
             why.append(f"{_gib(model_bytes)} of weights do not fit into {', '.join(left_out)}")

@@ -3,6 +3,7 @@ of the table the rows that texts need. Everything else is loaded."""
 
 import copy
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -118,9 +119,9 @@ def weights_bytes(folder: str, dtype: str) -> int:
 def is_spread(folder: str, dtype: str, device: str, *, trust_remote_code: bool = False) -> bool:
     """Whether the layers of one copy go to several GPUs: none of those that may be taken holds the weights, and their
     blocks cannot be read one after the other."""
-    if device != ANY_GPU or len(gpus_memory()) < 2 or can_stream(folder, trust_remote_code=trust_remote_code):
+    if device != ANY_GPU or can_stream(folder, trust_remote_code=trust_remote_code):
         return False
-    return weights_bytes(folder, dtype) > WEIGHTS_SHARE * max(gpus_memory())
+    return held_by_none(weights_bytes(folder, dtype), gpus_memory())
 
 
 def too_large(folder: str, dtype: str, device: str, *, trust_remote_code: bool = False) -> UserError | None:
@@ -146,6 +147,11 @@ def too_large(folder: str, dtype: str, device: str, *, trust_remote_code: bool =
     return UserError(
         f"The model in {folder} has {needed / 2**30:.1f} GiB of weights in {dtype}, and {told}. {way_out}"
     )
+
+
+def held_by_none(size: int, gpus: Sequence[int]) -> bool:
+    """Whether there are several GPUs, and weights of so many bytes leave no room on any. gpus: bytes of each."""
+    return len(gpus) > 1 and size > WEIGHTS_SHARE * max(gpus)
 
 
 def gpus_memory() -> tuple[int, ...]:

@@ -87,12 +87,12 @@ def test_gpus_that_do_not_hold_the_model_are_left_out_while_others_do() -> None:
 
 def test_layers_that_no_gpu_holds_are_spread_where_they_cannot_be_streamed() -> None:
     mixed = Machine(12, 500 * GIB, (80 * GIB, 4 * GIB, 80 * GIB))
-    plan = slots_of(mixed, "cuda", 140 * GIB, "processes", can_stream=False)
+    plan = slots_of(mixed, "cuda", 140 * GIB, "processes", streamable=False)
     assert plan.slots == (Slot("cuda", 12),)
     assert plan.words.endswith("its layers are spread over 3 GPUs, none of which holds 140.0 GiB")
     # One that holds them is enough, and one that is named is the only one.
-    assert len(slots_of(mixed, "cuda", 15 * GIB, "processes", can_stream=False).slots) == 2
-    assert slots_of(mixed, "cuda:1", 15 * GIB, "threads", can_stream=False).slots == (Slot("cuda:1", 12),)
+    assert len(slots_of(mixed, "cuda", 15 * GIB, "processes", streamable=False).slots) == 2
+    assert slots_of(mixed, "cuda:1", 15 * GIB, "threads", streamable=False).slots == (Slot("cuda:1", 12),)
 
 
 def test_a_streamed_models_shards_may_take_the_memory_and_no_more() -> None:
