@@ -86,7 +86,7 @@ def curve_table(curves: Sequence[Curve], picks: Sequence[int]) -> pl.DataFrame:
     rows = []
     for curve, layer in zip(curves, picks, strict=True):
         expected = curve.expectation
-        over_last = compare(curve.correct[layer], curve.correct[-1], resamples=1)
+        over_last = compare(curve.correct[layer], curve.correct[-1])
         rows.append(
             _place(curve)
             | {"classes": curve.classes, "train_rows": curve.train_rows, "test_rows": curve.correct.shape[1]}

@@ -86,8 +86,7 @@ def set_means(curves: Sequence[Curve], values: Sequence[float]) -> dict[str, flo
 def significant_against_last(curves: Sequence[Curve], picks: Sequence[int]) -> tuple[int, int]:
     """How many picks are better, and how many worse, than the last layer: McNemar, Holm over the curves, 5 %."""
     found = [
-        compare(curve.correct[pick], curve.correct[-1], resamples=1)
-        for curve, pick in zip(curves, picks, strict=True)
+        compare(curve.correct[pick], curve.correct[-1]) for curve, pick in zip(curves, picks, strict=True)
     ]
     better = worse = 0
     for rank, each in enumerate(sorted(found, key=lambda each: each.p_value)):

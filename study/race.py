@@ -4,7 +4,8 @@ The runs of `layerscout grid study/race.yaml` have embedded and scored every row
 several prompts (study/race_prompts.yaml) are one race. Each race is run again from their embeddings, five times with
 rows in other turns. Its layer is judged by the test rows, of the probe that was fitted on all train rows; and, since
 500 test rows do not tell layers apart that lie a point from each other, by the train rows as well that the race never
-read, of ridge regression on all train rows but the one. `results/race.csv` has a row a race, confidence and draw.
+read, of ridge regression on all train rows but the one. `results/race.csv` has a row a race, reach, confidence and
+draw.
 """
 
 import json
@@ -12,7 +13,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,8 @@ from tasks.scoring.ridge import ridge_leave_one_out
 from tasks.vocabulary import NO_PROMPT, NormState, Pooling
 
 RESULTS = Path(__file__).parent / "results" / "race.csv"
-UNTIL = (0.8, 0.85, 0.9)
+UNTIL = (0.75, 0.8, 0.85, 0.9)
+WITHIN = (NEAR, 0.01)
 DRAWS = 5
 MOST_ROWS = 8_000
 """Of a step; a race that goes on counts as having read all rows."""
@@ -57,12 +59,12 @@ class Candidates:
     turns: NDArray[np.integer]
     """[DRAWS, train rows]: the place of each row in the data set, in the turn in which a race reads them."""
 
-    def steps(self, draw: int, until: float) -> Iterator[Step]:
+    def steps(self, draw: int, until: float, within: float) -> Iterator[Step]:
         """As `flows.race` would judge them, to the one that ends it."""
         staying = list(self.contenders)
         for number in range(len(self.sizes)):
             seen = {each: self._seen(self.contenders[each], draw, number) for each in staying}
-            step = judge(seen, self.sizes[-1], until=until, within=NEAR, seed=draw)
+            step = judge(seen, self.sizes[-1], until=until, within=within, seed=draw)
             yield step
             if step.leader.chance >= until and (number or len(self.sizes) == 1):
                 return
@@ -107,29 +109,31 @@ def main(storage: str, results: str | Path = RESULTS) -> None:
             own = _candidates(storage, folder.name)
             raced.setdefault((own.model, own.dataset), []).append(own)
     rows = [row for runs in raced.values() for row in _races(together(runs))]
-    table = pl.DataFrame(rows).sort("until", "model", "dataset", "draw")
+    table = pl.DataFrame(rows).sort("within", "until", "model", "dataset", "draw")
     table.write_csv(results, float_precision=5)
-    for (model, until), part in table.group_by("model", "until", maintain_order=True):
-        told = ("share", "blocks", "chance", "near", "near_of_unread")
+    for (model, within, until), part in table.group_by("model", "within", "until", maintain_order=True):
+        told = ("share", "blocks", "blocks_with_answer", "chance", "near", "near_of_unread")
         by_set = part.group_by("dataset").agg(pl.col("above_all_rows", *told).mean())
         means = {name: float(by_set[name].to_numpy().mean()) for name in told}
         mean, low, high = mean_of_sets(by_set["above_all_rows"].to_list())
         short = 100 * (part["expected_accuracy"] - part["left_out_accuracy"]).to_numpy()
+        worst = 100 * part["above_all_rows"].to_numpy().max()
         print(
-            f"{model!s}, until {until!s}, {len(by_set)} sets: {means['share']:.1%} of the rows, "
-            f"{means['blocks']:.0%} of their blocks in play; split regret above that of all rows {100 * mean:+.2f} "
-            f"points ({100 * low:+.2f} to {100 * high:+.2f}), worst "
-            f"{100 * part['above_all_rows'].to_numpy().max():+.2f}; told {means['chance']:.2f}, near "
-            f"{means['near']:.2f}, by unread rows too {means['near_of_unread']:.2f}; accuracy told for all rows above "
-            f"what it is {short.mean():+.1f} points, {short.min():+.1f} to {short.max():+.1f}"
+            f"{model!s}, within {within!s} until {until!s}, {len(by_set)} sets: {means['share']:.1%} of the rows, "
+            f"{means['blocks']:.0%} of their blocks in play, {means['blocks_with_answer']:.0%} with all of the "
+            f"answer's; split regret above that of all rows {100 * mean:+.2f} points ({100 * low:+.2f} to "
+            f"{100 * high:+.2f}), worst {worst:+.2f}; told {means['chance']:.2f}, near {means['near']:.2f}, by unread "
+            f"rows too {means['near_of_unread']:.2f}; accuracy told for all rows above what it is {short.mean():+.1f} "
+            f"points, {short.min():+.1f} to {short.max():+.1f}"
         )
 
 
 def _races(run: Candidates) -> Iterator[dict[str, Any]]:
     of_all = run.split_regret(run.best_of_all_rows())
-    for until in UNTIL:
+    for within, until in product(WITHIN, UNTIL):
         for draw in range(DRAWS):
-            steps = list(run.steps(draw, until))
+            steps = list(run.steps(draw, until, within))
+            blocks, with_answer = share_of_blocks(steps, run, draw, until, within)
             last, leader = steps[-1], steps[-1].leader
             candidate = run.contenders[leader.contender].start + leader.layer
             regret = run.split_regret(candidate)
@@ -137,11 +141,13 @@ def _races(run: Candidates) -> Iterator[dict[str, Any]]:
             yield {
                 "model": run.model,
                 "dataset": run.dataset,
+                "within": within,
                 "until": until,
                 "draw": draw,
                 "train_rows": last.rows,
                 "share": share_embedded(steps, run),
-                "blocks": share_of_blocks(steps, run, draw, until),
+                "blocks": blocks,
+                "blocks_with_answer": with_answer,
                 "prompt": leader.contender.prompt,
                 "pooling": leader.contender.pooling.value,
                 "layer": leader.layer,
@@ -149,26 +155,34 @@ def _races(run: Candidates) -> Iterator[dict[str, Any]]:
                 "expected_accuracy": leader.expected_accuracy,
                 "left_out_accuracy": float(run.left_out[f"hit:0:{run.sizes[-1]}"][candidate].mean()),
                 "split_regret": regret,
-                "near": regret <= NEAR,
+                "near": regret <= within,
                 "unread_regret": of_unread,
-                "near_of_unread": of_unread <= NEAR,
+                "near_of_unread": of_unread <= within,
                 "above_all_rows": regret - of_all,
             }
 
 
 def share_embedded(steps: Sequence[Step], run: Candidates) -> float:
-    """Rows that were embedded, summed over the prompts, over all rows with every one of them."""
-    prompts = [{each.contender.prompt for each in step.standings} for step in steps]
-    added = np.diff([0, *(step.rows for step in steps)])
-    embedded = sum(int(rows) * len(own) for rows, own in zip(added, prompts, strict=True))
-    return embedded / (run.sizes[-1] * len({each.prompt for each in run.contenders}))
+    """Rows that are embedded, summed over the prompts, over all rows with every one of them.
+
+    Without a prompt all that were read are in the end, to tell what the one that won is worth.
+    """
+    prompts = {each.prompt for each in run.contenders}
+    read = {each.contender.prompt: step.rows for step in steps for each in step.standings}
+    if NO_PROMPT in prompts:
+        read[NO_PROMPT] = steps[-1].rows
+    return sum(read.values()) / (run.sizes[-1] * len(prompts))
 
 
-def share_of_blocks(steps: Sequence[Step], run: Candidates, draw: int, until: float) -> float:
-    """Of the blocks that ran over the rows of a race, those up to the highest layer that was still in play: with a
-    chance of at least 1 − until after the step before. In the first step all run."""
+def share_of_blocks(
+    steps: Sequence[Step], run: Candidates, draw: int, until: float, within: float
+) -> tuple[float, float]:
+    """Of the blocks that ran over the rows of a race, those up to the highest layer of each prompt that was still in
+    play: with a chance of at least 1 − until after the step before. In the first step all run. And the same with all
+    blocks over the winner's rows once more, if any had not run: its answer is compared with the last layer."""
     blocks = max(own.stop - own.start for own in run.contenders.values()) - 1
-    ran, needed = steps[0].rows * blocks, steps[0].rows * blocks
+    ran = needed = blocks * steps[0].rows * len({each.contender.prompt for each in steps[0].standings})
+    cut = set()
     for number, (before, step) in enumerate(pairwise(steps)):
         seen = {
             each.contender: run._seen(run.contenders[each.contender], draw, number)
@@ -177,11 +191,17 @@ def share_of_blocks(steps: Sequence[Step], run: Candidates, draw: int, until: fl
         told = np.concatenate([extrapolated(each, run.sizes[-1]) for each in seen.values()])
         expected = Expectation.of(told, np.concatenate([each.correct for each in seen.values()]), seed=draw)
         layers = np.concatenate([np.arange(len(each.log_loss)) for each in seen.values()])
-        chances = np.array([expected.confidence(place, NEAR) for place in range(len(layers))])
-        highest = int(layers[chances >= min(1 - until, chances.max())].max())
-        ran += (step.rows - before.rows) * blocks
-        needed += (step.rows - before.rows) * highest
-    return needed / ran
+        chances = np.array([expected.confidence(place, within) for place in range(len(layers))])
+        prompts = np.repeat([each.prompt for each in seen], [len(each.log_loss) for each in seen.values()])
+        for prompt in {each.contender.prompt for each in step.standings}:
+            own = prompts == prompt
+            highest = int(layers[own & (chances >= min(1 - until, chances[own].max()))].max())
+            ran += (step.rows - before.rows) * blocks
+            needed += (step.rows - before.rows) * highest
+            if highest < blocks:
+                cut.add(prompt)
+    again = steps[-1].rows * blocks if steps[-1].leader.contender.prompt in cut else 0
+    return needed / ran, (needed + again) / ran
 
 
 def together(runs: Sequence[Candidates]) -> Candidates:

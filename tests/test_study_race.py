@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from study.race import Candidates, share_embedded, share_of_blocks, together
+from tasks.choosing.expectation import NEAR
 from tasks.choosing.race import Contender, Standing, Step
 from tasks.vocabulary import NormState, Pooling
 
@@ -51,8 +52,10 @@ def test_rows_count_for_each_prompt_that_was_still_in_the_race() -> None:
         together([of_prompt("none", [[True, True]]), of_prompt("a", [[True, True]])]), sizes=[10, 20, 100]
     )
     # Ten rows with both, ten more with one, of 200.
-    assert share_embedded([step(10, "none", "a"), step(20, "a")], run) == pytest.approx(0.15)
+    assert share_embedded([step(10, "none", "a"), step(20, "none")], run) == pytest.approx(0.15)
     assert share_embedded([step(10, "none", "a")], run) == pytest.approx(0.1)
+    # What a prompt is worth is told by the same rows without it.
+    assert share_embedded([step(10, "none", "a"), step(20, "a")], run) == pytest.approx(0.2)
 
 
 def test_blocks_above_the_highest_layer_in_play_are_counted() -> None:
@@ -72,9 +75,26 @@ def test_blocks_above_the_highest_layer_in_play_are_counted() -> None:
         correct=np.ones((4, 10), bool),
         turns=draw.permutation(400)[None],
     )
-    steps = list(run.steps(0, 0.85))
+    steps = list(run.steps(0, 0.85, NEAR))
     assert [each.rows for each in steps] == [50, 100]
-    assert share_of_blocks(steps, run, 0, 0.85) == pytest.approx((50 * 3 + 50 * 1) / (100 * 3))
+    # The answer is compared with the last layer: all three blocks run over its hundred rows in the end.
+    needed, with_answer = (50 * 3 + 50 * 1) / (100 * 3), (50 * 3 + 50 * 1 + 100 * 3) / (100 * 3)
+    assert share_of_blocks(steps, run, 0, 0.85, NEAR) == pytest.approx((needed, with_answer))
+    # Another prompt whose last layer is as good runs through all of them, and needs no more where it wins.
+    other = replace(
+        run,
+        contenders={Contender("other", Pooling.MEAN, NormState.AS_RETURNED): slice(0, 4)},
+        left_out={
+            name: told[[0, 2, 3, 1]] - (0.0005 if name.startswith("loss") else 0)
+            for name, told in run.left_out.items()
+        },
+    )
+    both = together([run, other])
+    steps = list(both.steps(0, 0.85, NEAR))
+    assert [each.rows for each in steps] == [50, 100]
+    assert steps[-1].leader.contender.prompt == "other"
+    shares = share_of_blocks(steps, both, 0, 0.85, NEAR)
+    assert shares == pytest.approx([(100 * 3 + 50 * 3 + 50 * 1) / (200 * 3)] * 2)
 
 
 def test_the_train_rows_beyond_a_draws_turn_are_those_that_judge() -> None:
