@@ -15,6 +15,8 @@ FLAGS = (
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
+    # Or a page is still on its way to what was focused when the next click comes.
+    "--force-prefers-reduced-motion",
 )
 
 

@@ -38,7 +38,7 @@ EXIT_CANCELLED = 130
 RECORD_SECONDS = 60
 RECORD_POLL_SECONDS = 0.1
 # A second apart; where tasks begin all the time, the end is not awaited.
-CANCEL_PASSES = 4
+CANCEL_PASSES = 20
 POLL_SECONDS = 2.0
 # A server that is started anew is back within half of this.
 SILENT_SECONDS = 60

@@ -90,10 +90,12 @@ def local_server(home: ServerHome) -> Iterator[LocalServer]:
 
 
 def _running(home: ServerHome) -> LocalServer | None:
+    # One that does not answer yet has other work: beside it a second one would write the same records.
+    patient = httpx.Timeout(START_SECONDS, connect=5)
     try:
         server = LocalServer(json.loads(home.record.read_text())["url"], home.auth.read_text())
         there = httpx.get(
-            f"{server.url}/api/admin/settings", auth=_credentials(server), timeout=5, trust_env=False
+            f"{server.url}/api/admin/settings", auth=_credentials(server), timeout=patient, trust_env=False
         ).json()
     except (FileNotFoundError, httpx.HTTPError, json.JSONDecodeError):
         return None
@@ -111,36 +113,12 @@ def _credentials(server: LocalServer) -> tuple[str, str]:
 
 
 def _start(home: ServerHome) -> LocalServer:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    made = LocalServer(f"http://127.0.0.1:{port}", f"{USER}:{secrets.token_urlsafe(32)}")
-    _write_private(home.auth, made.auth)
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("PREFECT_")}
-    environment |= QUIET | made.variables
-    environment |= {
-        "PREFECT_HOME": str(home.folder),
-        "PREFECT_SERVER_API_HOST": "127.0.0.1",
-        "PREFECT_SERVER_API_PORT": str(port),
-        "PREFECT_SERVER_API_AUTH_STRING": made.auth,
-        "PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS": made.url,
-        # Relative, so that the page asks the server that it comes from, whichever of its names it was opened under.
-        "PREFECT_SERVER_UI_API_URL": "/api",
-        # Relative, too: the folder's name may hold what means something in an address (?, #, %).
-        "PREFECT_SERVER_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{home.database.name}",
-        # One process writes: SQLite needs no more, and the log stays readable.
-        "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
-    }
-    with home.log.open("a") as sink:
-        # A session of its own: Ctrl-C in the terminal must not take the server before the last record is down.
-        server = subprocess.Popen(
-            [sys.executable, "-m", "flows.running.server", str(home.folder), str(port)],
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=sink,
-            stderr=sink,
-            start_new_session=True,
-        )
+    # Bound here and handed on, or another program could take the port before the server has come up.
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+        made = LocalServer(f"http://127.0.0.1:{port}", f"{USER}:{secrets.token_urlsafe(32)}")
+        _write_private(home.auth, made.auth)
+        server = _launch(home, made, listening)
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline and server.poll() is None:
         try:
@@ -157,6 +135,35 @@ def _start(home: ServerHome) -> LocalServer:
         f"The local Prefect server did not come up {why}. Its log is {home.log}. To use a server of your own, set "
         "PREFECT_API_URL."
     )
+
+
+def _launch(home: ServerHome, made: LocalServer, listening: socket.socket) -> "subprocess.Popen[bytes]":
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("PREFECT_")}
+    environment |= QUIET | made.variables
+    environment |= {
+        "PREFECT_HOME": str(home.folder),
+        "PREFECT_SERVER_API_HOST": "127.0.0.1",
+        "PREFECT_SERVER_API_PORT": str(listening.getsockname()[1]),
+        "PREFECT_SERVER_API_AUTH_STRING": made.auth,
+        "PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS": made.url,
+        # Relative, so that the page asks the server that it comes from, whichever of its names it was opened under.
+        "PREFECT_SERVER_UI_API_URL": "/api",
+        # Relative, too: the folder's name may hold what means something in an address (?, #, %).
+        "PREFECT_SERVER_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{home.database.name}",
+        # One process writes: SQLite needs no more, and the log stays readable.
+        "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
+    }
+    with home.log.open("a") as sink:
+        # A session of its own: Ctrl-C in the terminal must not take the server before the last record is down.
+        return subprocess.Popen(
+            [sys.executable, "-m", "flows.running.server", str(home.folder), str(listening.fileno())],
+            pass_fds=[listening.fileno()],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=sink,
+            stderr=sink,
+            start_new_session=True,
+        )
 
 
 def _write_private(file: Path, text: str) -> None:
@@ -187,18 +194,16 @@ def _app(home: ServerHome) -> Any:
     return app
 
 
-def _serve(home: ServerHome, port: int) -> None:
+def _serve(home: ServerHome, listening: socket.socket) -> None:
     config = uvicorn.Config(
         _app(home),
-        host="127.0.0.1",
-        port=port,
         log_level="warning",
         headers=[("Content-Security-Policy", CONTENT_POLICY)],
         timeout_graceful_shutdown=3,
     )
     server = uvicorn.Server(config)
     threading.Thread(target=_watch, args=(home, server), daemon=True).start()
-    server.run()
+    server.run(sockets=[listening])
 
 
 def _watch(home: ServerHome, server: uvicorn.Server) -> None:
@@ -220,4 +225,4 @@ if __name__ == "__main__":
     os.chdir(sys.argv[1])
     own = ServerHome(Path(sys.argv[1]))
     prepare_tables(own.database)
-    _serve(own, int(sys.argv[2]))
+    _serve(own, socket.socket(fileno=int(sys.argv[2])))

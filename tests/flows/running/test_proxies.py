@@ -6,6 +6,7 @@ import httpx
 import pytest
 
 from flows.running.proxies import past_proxies
+from tests.flows.conftest import ANSWER_S
 
 
 @pytest.mark.parametrize(
@@ -18,7 +19,7 @@ def test_a_local_server_is_reached_past_any_proxy(
     monkeypatch.setenv(name, proxy)
     monkeypatch.setenv("NO_PROXY", "example.org")
     with past_proxies():
-        assert httpx.get(f"{prefect_server}/health").status_code == 200
+        assert httpx.get(f"{prefect_server}/health", timeout=ANSWER_S).status_code == 200
         assert os.environ["NO_PROXY"] == "example.org,127.0.0.1,localhost"
     assert os.environ[name] == proxy
 

@@ -133,7 +133,10 @@ def browser(service: Service, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 
 def eventually(
-    browser: webdriver.Chrome, what: Callable[[webdriver.Chrome], Any], awaited: str = "", seconds: float = 60
+    browser: webdriver.Chrome,
+    what: Callable[[webdriver.Chrome], Any],
+    awaited: str = "",
+    seconds: float = 180,
 ) -> Any:
     """The first answer that is not empty or false. The page draws itself when it likes, and again at any moment."""
     drawn_anew = (StaleElementReferenceException, ElementClickInterceptedException, TimeoutException)
@@ -158,7 +161,7 @@ def click(browser: webdriver.Chrome, xpath: str, opens: str | None = None) -> No
         page.execute_script("arguments[0].scrollIntoView({block: 'center'})", element)
         element.click()
         if opens:
-            eventually(page, lambda page: seen(page, opens), opens, seconds=5)
+            eventually(page, lambda page: seen(page, opens), opens, seconds=20)
         return True
 
     eventually(browser, clicked, xpath)
@@ -168,7 +171,7 @@ def submitted(page: webdriver.Chrome) -> bool:
     """Whether the form has been left; where a click was lost, it is clicked again."""
     if page.current_url.endswith("/run"):
         click(page, "//button[.='Submit']")
-        eventually(page, lambda page: not page.current_url.endswith("/run"), seconds=15)
+        eventually(page, lambda page: not page.current_url.endswith("/run"), seconds=30)
     return True
 
 
@@ -285,10 +288,10 @@ def test_the_form_explains_bounds_and_starts_a_run(
     rows = field("Most train rows", "input[@type='number']")
     click(browser, field("Most train rows", "button[.='int']"), opens=rows)
     write(browser, rows, "2")
-    assert not shown(browser, rows).get_property("validity")["valid"]
-    assert "4" in shown(browser, rows).get_property("validationMessage")
+    eventually(browser, lambda page: not shown(page, rows).get_property("validity")["valid"])
+    eventually(browser, lambda page: "4" in shown(page, rows).get_property("validationMessage"))
     write(browser, rows, "120")
-    assert shown(browser, rows).get_property("validity")["valid"]
+    eventually(browser, lambda page: shown(page, rows).get_property("validity")["valid"])
     eventually(browser, submitted)
     newest = {"sort": "EXPECTED_START_TIME_DESC", "limit": 1, "deployments": {"id": {"any_": [deployment]}}}
     (started,) = service.ask("flow_runs/filter", newest)
