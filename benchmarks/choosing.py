@@ -126,7 +126,14 @@ def _extracted(
     def run_with(metrics: tuple[Metric, ...]) -> tuple[list[LayerOfRun], CurveOfRun]:
         run = parameters.model_copy(update={"metric": metrics})
         (curve,) = curves_of(
-            layout, describe_run(run, planned.id).id, planned, run.pooling, run.norm_state, run.seed, dataset
+            layout,
+            describe_run(run, planned.id).id,
+            planned,
+            run.pooling,
+            run.norm_state,
+            run.seed,
+            dataset,
+            is_cut=False,
         )
         shutil.rmtree(layout.staged_runs, ignore_errors=True)
         return layers_of([curve], planned, dataset, range(model.layers + 1)), curve
@@ -147,10 +154,11 @@ def _choosing(layers: list[LayerOfRun], curve: CurveOfRun, settings: ScoringSett
 
 def _score(layer: LayerOfRun, settings: ScoringSettings) -> None:
     train, _ = read_rows(layer)
+    features = Features(train.X, train.y)
     side_by_side(
         layer.threads,
-        partial(score_silhouettes, layer, train, settings),
-        partial(score_with_criteria, layer, train, Features(train.X, train.y), settings.criteria),
+        partial(score_silhouettes, layer, train, features.rows, settings),
+        partial(score_with_criteria, layer, train, features, settings.criteria),
     )
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import polars as pl
+import torch
 from prefect import task
 
 from storage.embeddings import read_layer
@@ -28,13 +29,14 @@ from tasks.scoring.entities import entity_f1_of
 from tasks.scoring.features import Features
 from tasks.scoring.probe import fit_probe_on
 from tasks.scoring.ridge import ridge_leave_one_out
+from tasks.scoring.scoring_device import CPU, scoring_on
 from tasks.scoring.silhouette import Silhouette, silhouette
 from tasks.scoring.target import Target, interval
 from tasks.scoring.target_probe import fit_target_probe
 from tasks.vocabulary import Metric, Precision, ProbeProtocol, Space, Task
 
 # Raised by hand when a change of the scoring code changes a number.
-SCORING_VERSION = 13
+SCORING_VERSION = 14
 
 # What one kind of score stages.
 SILHOUETTE = ("silhouette", "silhouette_by_class", "silhouette_row")
@@ -81,16 +83,25 @@ def score_layer(layer: LayerOfRun, settings: ScoringSettings) -> None:
     if is_scored(layer, settings.criteria):
         return
     train, test = read_rows(layer)
-    # What criteria and probe share is computed once, by the first that needs it.
-    features = Features(
-        train.X, train.y, target=train.target, groups=train.units.groups, weights=train.units.weights
-    )
 
-    def fit() -> None:
-        score_with_criteria(layer, train, features, settings.criteria)
-        score_with_probe(layer, features, test, settings.protocol)
+    def score(device: str) -> None:
+        # What criteria and probe share is computed once, by the first that needs it.
+        features = Features(
+            train.X,
+            train.y,
+            target=train.target,
+            groups=train.units.groups,
+            weights=train.units.weights,
+            device=device,
+        )
 
-    side_by_side(layer.threads, partial(score_silhouettes, layer, train, settings), fit)
+        def fit() -> None:
+            score_with_criteria(layer, train, features, settings.criteria)
+            score_with_probe(layer, features, test, settings.protocol)
+
+        side_by_side(layer.threads, partial(score_silhouettes, layer, train, features.rows, settings), fit)
+
+    scoring_on(layer.device, score)
 
 
 def is_scored(layer: LayerOfRun, criteria: Sequence[str]) -> bool:
@@ -98,21 +109,29 @@ def is_scored(layer: LayerOfRun, criteria: Sequence[str]) -> bool:
     return _has(layer, *SILHOUETTE, *PROBE) and not _missing(criteria, _staged_criteria(layer))
 
 
-def on_idle_cores(layers: list[LayerOfRun], cores: int) -> list[LayerOfRun]:
-    """The same layers; those of the last round on two threads each, if it leaves as many cores without a layer."""
+def on_idle_cores(layers: list[LayerOfRun], cores: int, device: str = CPU) -> list[LayerOfRun]:
+    """The same layers, for this device; those of a CPU's last round on two threads each, if it leaves as many cores
+    without a layer."""
+    if device != CPU:
+        return [replace(layer, device=device) for layer in layers]
     left = len(layers) % cores
     shared = left if 2 * left <= cores else 0
     return [replace(layer, threads=2 if i >= len(layers) - shared else 1) for i, layer in enumerate(layers)]
 
 
-def score_silhouettes(layer: LayerOfRun, train: SplitRows, settings: ScoringSettings) -> None:
-    """Stage `silhouette`, `silhouette_by_class` and `silhouette_row` of the train rows, every metric."""
+def score_silhouettes(
+    layer: LayerOfRun, train: SplitRows, X: torch.Tensor, settings: ScoringSettings
+) -> None:
+    """Stage `silhouette`, `silhouette_by_class` and `silhouette_row` of the train rows, every metric.
+
+    X: the train rows, float32 [N, D], where they are to be scored.
+    """
     if _has(layer, *SILHOUETTE):
         return
     means, classes, rows = [], [], []
     for metric in settings.metrics:
         started = time.perf_counter()
-        found = silhouette_of(train.X, train.y, metric, settings, layer.seed)
+        found = silhouette_of(X, train.y, metric, settings, layer.seed)
         seconds = time.perf_counter() - started
         kind = {"metric": metric.value, "space": Space.RAW.value}
         means.append(
@@ -136,17 +155,19 @@ def score_silhouettes(layer: LayerOfRun, train: SplitRows, settings: ScoringSett
 
 
 def silhouette_of(
-    X: npt.NDArray[np.float32],
+    X: torch.Tensor,
     y: npt.NDArray[np.integer],
     metric: Metric,
     settings: ScoringSettings,
     seed: int,
 ) -> Silhouette:
-    """As the settings ask: a Euclidean one looks at every pair of rows; the others always take all, in float64."""
+    """As the settings ask, of rows X where they are: a Euclidean one looks at every pair of rows; the others always
+    take all, in float64."""
+    device = str(X.device)
     if metric is not Metric.EUCLIDEAN:
-        return silhouette(X, y, metric, seed=seed)
+        return silhouette(X, y, metric, seed=seed, device=device)
     precision, most = settings.silhouette_precision, settings.silhouette_rows
-    return silhouette(X, y, metric, precision=precision, sample=most, seed=seed)
+    return silhouette(X, y, metric, precision=precision, sample=most, seed=seed, device=device)
 
 
 def _precision(metric: Metric, found: Silhouette, rows: int, settings: ScoringSettings) -> str:

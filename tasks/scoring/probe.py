@@ -160,8 +160,9 @@ def fit_probe_on(
         chosen = _choose_penalty(along.coordinates, codes, k, penalties, folds, train.weights)
         if told < 1 - UNTOLD:
             chosen = replace(chosen, rows=0)
+        start = chosen.middle(train.class_weights / train.n)
         fit = fit_path(
-            along.coordinates, train.codes, k, (chosen.penalty,), weights=train.weights, start=chosen.middle()
+            along.coordinates, train.codes, k, (chosen.penalty,), weights=train.weights, start=start
         )[0]
         fit = replace(fit, weights=fit.weights @ along.axes.double())
     logits = torch.cat([_logits((test[at] - mean) / scale, fit) for at in blocks_of(test)])
@@ -179,6 +180,8 @@ class _HeldOut:
     penalty: float
     fits: tuple[Fit, ...] = ()
     """One a fold; none where nothing was held out."""
+    has_class: torch.Tensor | None = None
+    """bool [fits, K]: whether the fit has a row of the class."""
     rows: int = 0
     counted: float = 0.0
     """The rows, or the sum of their weights."""
@@ -187,18 +190,21 @@ class _HeldOut:
     loss: float = 0.0
     """Summed over the rows, weighted if they are, in nats."""
 
-    def middle(self) -> list[Fit] | None:
-        """The mean of the fits, from which that to all rows is near."""
-        if not self.fits:
+    def middle(self, prior: torch.Tensor) -> list[Fit] | None:
+        """The mean of the fits, from which that to all rows is near; prior: shares of the classes, float64 [K].
+
+        A fit without rows of a class only says that it is rare, and the rarer, the further its path went.
+        """
+        if self.has_class is None or not self.fits:
             return None
-        weights = torch.stack([fit.weights for fit in self.fits]).mean(0)
-        return [
-            replace(
-                self.fits[0],
-                weights=weights,
-                intercepts=torch.stack([fit.intercepts for fit in self.fits]).mean(0),
-            )
-        ]
+        fits = self.has_class.sum(0)
+        told = self.has_class.double() / fits.clamp_min(1)
+        weights = (told[:, :, None] * torch.stack([fit.weights for fit in self.fits])).sum(0)
+        intercepts = (told * torch.stack([fit.intercepts for fit in self.fits])).sum(0)
+        # As far from the others as the shares are, which is all that is known of it.
+        level = (intercepts - prior.log())[fits > 0].mean()
+        intercepts = torch.where(fits > 0, intercepts, prior.log() + level)
+        return [replace(self.fits[0], weights=weights, intercepts=intercepts)]
 
 
 def _choose_penalty(
@@ -248,6 +254,8 @@ def _hold_out(
     folds = [i for i in range(_folds_held_out(len(fold), k)) if (fold == i).any()]
     together = max(1, FITTED_VALUES // (k * len(fold)))
     fits: list[Fit] = []
+    in_use = torch.from_numpy(fold != np.array(folds)[:, None]).to(labels.device, torch.float32)
+    has_class = in_use.new_zeros(len(folds), k).index_add_(1, labels, in_use) > 0
     rows, counted, hits, loss = 0, 0.0, 0.0, 0.0
     for first in range(0, len(folds), together):
         picked = folds[first : first + together]
@@ -277,7 +285,7 @@ def _hold_out(
             loss, hits = loss + float(losses @ own), hits + float(right.double() @ own)
             counted += float(own.sum())
         fits += found
-    return _HeldOut(penalty, tuple(fits), rows, counted, hits, loss)
+    return _HeldOut(penalty, tuple(fits), has_class, rows, counted, hits, loss)
 
 
 def _logits(rows: torch.Tensor, fit: Fit) -> torch.Tensor:

@@ -5,15 +5,19 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import xlogy
+from scipy.special import stdtrit, xlogy
 
 from tasks.numerics.agreement import concordance_of_rows, f1_of_rows
+from tasks.numerics.proportion import mean_and_error, wilson_interval
 from tasks.vocabulary import Task
 
 Values = npt.NDArray[np.float64]
 
 THRESHOLDS = tuple(np.arange(2, 15) / 20)
 """From 0.1 to 0.7 of ridge regression's values, which are 0 and 1 of a label that is sure."""
+
+
+_ROUNDING = 1e-12
 
 
 @dataclass(frozen=True)
@@ -94,9 +98,16 @@ def right_of_none(train: Target, test: Target) -> Values:
 
 
 def interval(right: Values) -> tuple[float, float, float]:
-    """The mean of `right`, and the normal 95 % interval around it, within 0–1."""
-    mean = float(np.clip(right.mean(), 0.0, 1.0))
-    half = 1.959963984540054 * float(right.std()) / len(right) ** 0.5
+    """The mean of `right`, and Student's 95 % interval around it, within 0–1.
+
+    Wilson's where all are right, or none: they do not vary, and are no proof that no other would be otherwise.
+    """
+    n = len(right)
+    mean, error = mean_and_error(right)
+    mean = min(max(mean, 0.0), 1.0)
+    if max(error, min(mean, 1 - mean)) <= _ROUNDING:
+        return mean, *wilson_interval(mean * n, n)
+    half = float(stdtrit(n - 1, 0.975)) * error if n > 1 else 1.0
     return mean, max(0.0, mean - half), min(1.0, mean + half)
 
 

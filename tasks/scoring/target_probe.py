@@ -24,7 +24,7 @@ class TargetProbe:
     accuracy: float
     accuracy_low: float
     accuracy_high: float
-    """Normal 95 % interval, within 0–1."""
+    """Student's 95 % interval, within 0–1."""
     majority_accuracy: float
     """That of telling every row the same, which is what train rows are."""
     penalty: float

@@ -36,10 +36,9 @@ SETTINGS = ScoringSettings(
 SPREAD = (3.0, 1.5, 0.7, 1.5, 3.0, 4.0)  # of the points around their class: layer 2 separates best
 
 
-@pytest.fixture(scope="module")
-def scored(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[LayerOfRun], np.ndarray, np.ndarray]:
-    """Every layer of a made-up run, scored; its embeddings [layers, rows, width] and labels [rows]."""
-    layout = Layout(str(tmp_path_factory.mktemp("scores")))
+def made_up_layers(root: str) -> tuple[list[LayerOfRun], np.ndarray, np.ndarray]:
+    """Every layer of a made-up run, in storage; its embeddings [layers, rows, width] and labels [rows]."""
+    layout = Layout(root)
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 3, TRAIN + TEST).astype(np.int32)
     centres = rng.normal(size=(3, WIDTH))
@@ -71,12 +70,18 @@ def scored(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[LayerOfRun], 
         test_is_made=False,
     )
     first = LayerOfRun(layout, "run", tuple(uris), dataset, Pooling.MEAN, NormState.AS_RETURNED, 0, 0, 1)
-    layers = [replace(first, layer=layer) for layer in range(LAYERS)]
+    return [replace(first, layer=layer) for layer in range(LAYERS)], states, labels
+
+
+@pytest.fixture(scope="module")
+def scored(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[LayerOfRun], np.ndarray, np.ndarray]:
+    """`made_up_layers`, scored."""
+    layers, states, labels = made_up_layers(str(tmp_path_factory.mktemp("scores")))
     for layer in layers:
         assert not is_scored(layer, SETTINGS.criteria)
         score_layer(layer, SETTINGS)
         assert is_scored(layer, SETTINGS.criteria)
-    score_text(layout, "run", dataset, 0)
+    score_text(layers[0].layout, "run", layers[0].dataset, 0)
     return layers, states, labels
 
 

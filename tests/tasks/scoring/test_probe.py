@@ -57,6 +57,45 @@ def test_reaches_the_optimum_of_scikit_learn(n, d, k):
         assert fit.objective == pytest.approx(got, rel=1e-5)
 
 
+def tagged_words(n=1_700, d=200, k=50, seed=0):
+    """Rows, labels and groups as of words of texts: a few classes have most rows, some are of one text alone."""
+    rng = np.random.default_rng(seed)
+    y = rng.choice(k, n, p=(share := 1.0 / np.arange(1, k + 1) ** 1.5) / share.sum())
+    y[:k] = np.arange(k)
+    X = 2.0 * rng.standard_normal((k, d))[y] + rng.standard_normal((n, d)) * rng.exponential(1.0, (n, 1))
+    groups = rng.integers(0, 120, n)
+    for rare in range(k - 5, k):
+        groups[y == rare] = rare
+    return X.astype(np.float32), y, groups
+
+
+@pytest.mark.parametrize("penalty", [1e-3, 1e-5])
+@pytest.mark.parametrize("seed", range(3))
+def test_weak_penalties_of_many_rare_classes_are_fitted_to_the_optimum(penalty, seed):
+    X, y, _ = tagged_words(seed=seed)
+    rows = torch.from_numpy(StandardScaler().fit_transform(X.astype(np.float64))).float()
+    along = PrincipalAxes.of(rows, *decompose(rows))
+    fit = fit_path(along.coordinates, torch.from_numpy(y), y.max() + 1, (penalty,))[0]
+    peer = LogisticRegression(C=1 / (penalty * len(y)), tol=1e-8, max_iter=10_000).fit(rows.numpy(), y)
+    best = objective(rows.double().numpy(), y, peer.coef_, peer.intercept_, penalty)
+    assert fit.converged
+    assert fit.objective <= best * (1 + 1e-3)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_classes_of_one_group_are_fitted_as_the_others_are(seed):
+    """The fit that chooses a penalty has no row of those whose group is held out, and says nothing of them."""
+    X, y, groups = tagged_words(seed=seed)
+    folds = folds_of(y, groups, 0)
+    assert len(np.setdiff1d(y, y[folds.fold != 0]))
+    found = fit_probe_on(Features(X, y, groups=groups), X, y)
+    Z = StandardScaler().fit_transform(X.astype(np.float64))
+    peer = LogisticRegression(C=1 / (found.penalty * len(y)), tol=1e-8, max_iter=10_000).fit(Z, y)
+    best = objective(Z, y, peer.coef_, peer.intercept_, found.penalty)
+    assert found.converged
+    assert objective(Z, y, found.coefficients, found.intercepts, found.penalty) <= best * (1 + 1e-3)
+
+
 def test_fits_of_parts_side_by_side_are_those_of_the_parts_alone():
     X, y = clouds(200, 9, 3, spread=0.4)
     Z, codes = torch.from_numpy(StandardScaler().fit_transform(X)).float(), torch.from_numpy(y)
@@ -217,13 +256,13 @@ def test_a_line_search_that_is_ended_tells_of_the_step_that_it_looked_at(monkeyp
     problem = softmax_regression._Problem.of(Z, codes, 3, (0.01,), None, None)
     theta = torch.zeros(1, 3, 6, dtype=torch.float64)
     logits = problem.logits(theta)
-    direction = -50 * problem.gradient(
-        problem.look(logits)[1], theta
-    )  # too far: a second look would be asked for
-    slope = -(direction**2).sum((1, 2)) / 50
+    # Too short: a second look would be asked for.
+    direction = -0.01 * problem.gradient(problem.look(logits)[1], theta)
+    slope = -(direction**2).sum((1, 2)) / 0.01
     found = softmax_regression._line_search(
-        problem, logits, problem.logits(direction), theta, direction, slope
+        problem, logits, problem.logits(direction), theta, direction, problem.look(logits)[0], slope
     )
+    assert float(found.step) == 1.0
     at = theta + found.step[:, None, None] * direction
     loss, residual = problem.look(problem.logits(at))
     assert float(found.value) == pytest.approx(
