@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from tasks.choosing.comparison import Comparison, compare
+from tasks.choosing.comparison import NO_DIFFERENCE, Comparison, compare
 
 Right = npt.NDArray[Any]
 """Of test rows: whether each was told right, bool; or how right, float64."""
@@ -33,7 +33,7 @@ class Audit:
     regret_high: float
     """Paired 95 % interval of the regret, with the same curse."""
     regret_p_value: float
-    """McNemar's, of best and chosen layer being equally good: a choice that is not significantly worse than a
+    """As of `Comparison`, of best and chosen layer: a choice that is not significantly worse than a
     best layer found on the same rows is as good as it."""
     split_regret: float
     """Regret without that curse: the best layer found on one half of the test rows, the regret measured on
@@ -43,7 +43,7 @@ class Audit:
     gain_high: float
     """Paired 95 % interval of the gain."""
     p_value: float
-    """McNemar's, of chosen and last layer being equally good."""
+    """As of `Comparison`, of chosen and last layer."""
     gain_over_first: float
     gain_over_first_low: float
     gain_over_first_high: float
@@ -68,7 +68,7 @@ class ZoneAudit:
     advantage_high: float | None
     """Paired 95 % interval."""
     p_value: float | None
-    """McNemar's."""
+    """As of `Comparison`."""
 
 
 @dataclass(frozen=True)
@@ -96,13 +96,13 @@ class RankCorrelation:
     """95 % interval."""
 
 
-def audit_choice(layer: int, correct: Right, *, seed: int = 0, resamples: int = 2000) -> Audit:
+def audit_choice(layer: int, correct: Right, *, seed: int = 0) -> Audit:
     """Lay the chosen layer beside the last, the first and the best one, on the same rows.
 
     layer: the chosen one, 0 … L − 1. correct: bool [L, N], whether the probe of each layer gave each of N ≥ 2 test
     rows its label; or float64 [L, N], how right it told each, whose mean is then what is called accuracy. Intervals and
-    p from `comparison.compare` with this seed and number of resamples. Raises ValueError for a layer that is not there
-    and for fewer than two rows.
+    p from `comparison.compare`; the seed draws the halves of `split_regret`. Raises ValueError for a layer that is not
+    there and for fewer than two rows.
     """
     right = np.asarray(correct)
     if right.ndim != 2 or right.shape[1] < 2:
@@ -111,9 +111,9 @@ def audit_choice(layer: int, correct: Right, *, seed: int = 0, resamples: int = 
         raise ValueError(f"layer {layer} is not among the {len(right)} audited layers, 0 … {len(right) - 1}")
     accuracy = _accuracy(right)
     best = int(accuracy.argmax())
-    behind_best = _against(right, best, layer, seed, resamples)
-    over_last = _against(right, layer, len(right) - 1, seed, resamples)
-    over_first = _against(right, layer, 0, seed, resamples)
+    behind_best = _against(right, best, layer)
+    over_last = _against(right, layer, len(right) - 1)
+    over_first = _against(right, layer, 0)
     return Audit(
         chosen_layer=layer,
         chosen_accuracy=float(accuracy[layer]),
@@ -184,7 +184,7 @@ def _counts(rows: int, rng: np.random.Generator) -> npt.NDArray[np.float64]:
     return np.bincount(rng.integers(0, rows, rows), minlength=rows) / rows
 
 
-def audit_zone(layers: Iterable[int], correct: Right, *, seed: int = 0, resamples: int = 2000) -> ZoneAudit:
+def audit_zone(layers: Iterable[int], correct: Right) -> ZoneAudit:
     """Is accuracy on bool [L, N] highest among these layers (0 … L − 1, in any order)?"""
     right = np.asarray(correct)
     accuracy = right.mean(axis=1)
@@ -196,7 +196,7 @@ def audit_zone(layers: Iterable[int], correct: Right, *, seed: int = 0, resample
     share = float(inside.mean())
     if best[0] is None or best[1] is None:
         return ZoneAudit(share, best[0], best[1], None, None, None, None)
-    found = _against(right, best[0], best[1], seed, resamples)
+    found = _against(right, best[0], best[1])
     return ZoneAudit(share, best[0], best[1], found.difference, found.low, found.high, found.p_value)
 
 
@@ -222,7 +222,7 @@ def audit_score(score: npt.NDArray[np.floating], correct: Right, *, seed: int = 
     right = np.asarray(correct)
     accuracy = right.mean(axis=1)
     layer = int(np.argmax(score))
-    over_last = _against(right, layer, len(right) - 1, seed, 1)
+    over_last = _against(right, layer, len(right) - 1)
     follows = len(right) >= 3 and np.ptp(score) > 0 and np.ptp(accuracy) > 0
     return ScoreAudit(
         layer=layer,
@@ -239,8 +239,8 @@ def _accuracy(right: Right) -> npt.NDArray[np.float64]:
     return np.clip(right.mean(axis=1), 0.0, 1.0)
 
 
-def _against(right: Right, layer: int, other: int, seed: int, resamples: int) -> Comparison:
-    return compare(right[layer], right[other], seed=seed, resamples=resamples)
+def _against(right: Right, layer: int, other: int) -> Comparison:
+    return NO_DIFFERENCE if layer == other else compare(right[layer], right[other])
 
 
 def _split_regret(right: Right, layer: int, seed: int) -> float:

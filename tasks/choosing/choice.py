@@ -38,6 +38,8 @@ class LayerEvidence:
     """The last layer alone has passed the final norm (norm state `as_returned`): see
     `measure_curve`."""
     task: Task = Task.SINGLE_LABEL
+    is_cut: bool = False
+    """The model has deeper layers, which were not run (`max_layer`)."""
     constant: npt.NDArray[np.bool_] | None = None
     """[L]: every train row has the same embedding there; None: of no layer. Such a layer is chosen only where a rule
     has no other."""
@@ -120,4 +122,5 @@ def _read(evidence: LayerEvidence, depth_price: float, seed: int) -> Curves:
         last_is_normed=evidence.last_is_normed,
         measure=MEASURES[evidence.task],
         constant=np.zeros(len(ridge), dtype=bool) if evidence.constant is None else evidence.constant,
+        is_cut=evidence.is_cut,
     )

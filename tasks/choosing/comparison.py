@@ -3,7 +3,9 @@
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import bdtr, chdtrc, ndtr, stdtr
+from scipy.special import bdtr, chdtrc, stdtr, stdtrit
+
+from tasks.numerics.proportion import bonett_price_interval, mean_and_error
 
 _ROUNDING = 1e-12
 
@@ -16,15 +18,18 @@ class Comparison:
     """Accuracy of a minus accuracy of b."""
     low: float
     high: float
-    """95 % percentile interval of the difference over paired bootstrap resamples of the rows."""
+    """95 % interval of the difference: Bonett and Price's; where rows may be right in part, as units of weighted rows
+    and groups are, Student's, of the same test as the p-value."""
     p_value: float
     """Two-sided, 1 where the layers never disagree. McNemar's test, exact, with the mid-p correction; where rows may be
     right in part, the t-test of their paired differences."""
 
 
-def compare(
-    correct_a: np.ndarray, correct_b: np.ndarray, *, seed: int = 0, resamples: int = 2_000
-) -> Comparison:
+NO_DIFFERENCE = Comparison(0.0, 0.0, 0.0, 1.0)
+"""Of a layer and itself, which needs no rows to be sure of."""
+
+
+def compare(correct_a: np.ndarray, correct_b: np.ndarray) -> Comparison:
     """Compare bool [N] with bool [N]: whether each row was classified correctly by a, and by b. N ≥ 1.
 
     Or float64 [N] each: how right each row was told, where it may be right in part (`scoring/target.py`).
@@ -37,26 +42,25 @@ def compare(
         raise ValueError(f"two layers are compared on the same rows, not on {a.shape} and {b.shape}")
     n = len(a)
     if a.dtype != bool:
-        return _compare_parts(a - b, seed, resamples)
+        return _compare_parts(a - b)
     only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
-    # A resample of rows with outcomes +1, −1 and 0 is a multinomial draw of how often each occurs.
-    draws = np.random.default_rng(seed).multinomial(
-        n, [only_a / n, only_b / n, (n - only_a - only_b) / n], size=resamples
-    )
-    low, high = np.percentile((draws[:, 0] - draws[:, 1]) / n, [2.5, 97.5])
-    return Comparison((only_a - only_b) / n, float(low), float(high), mcnemar_mid_p(only_a, only_b))
+    low, high = bonett_price_interval(only_a, only_b, n)
+    return Comparison((only_a - only_b) / n, low, high, mcnemar_mid_p(only_a, only_b))
 
 
-def _compare_parts(difference: np.ndarray, seed: int, resamples: int) -> Comparison:
+def _compare_parts(difference: np.ndarray) -> Comparison:
+    """By the t-test: a bootstrap of few groups covers the truth too seldom, and says other than the test's p-value."""
     n = len(difference)
-    rng = np.random.default_rng(seed)
-    drawn = np.array([difference[rng.integers(0, n, n)].mean() for _ in range(resamples)])
+    mean, error = mean_and_error(difference)
+    # One unit, or units that all differ alike, tell nothing of how others would.
+    if n == 1 or (error <= _ROUNDING and abs(mean) > _ROUNDING):
+        return Comparison(mean, -1.0, 1.0, 1.0)
+    if error <= _ROUNDING:  # no unit differs
+        return Comparison(mean, *bonett_price_interval(0, 0, n), 1.0)
+    half = float(stdtrit(n - 1, 0.975)) * error
     # A linearised mean of few heavy rows can leave the range that the mean itself has.
-    low, high = np.percentile(drawn, [2.5, 97.5]).clip(-1.0, 1.0)
-    mean, error = float(difference.mean()), float(difference.std(ddof=1)) / n**0.5 if n > 1 else 0.0
-    # Rounding is no disagreement.
-    p = float(2 * stdtr(n - 1, -abs(mean) / error)) if error > _ROUNDING else 1.0
-    return Comparison(mean, float(low), float(high), p)
+    low, high = np.clip([mean - half, mean + half], -1.0, 1.0)
+    return Comparison(mean, float(low), float(high), float(2 * stdtr(n - 1, -abs(mean) / error)))
 
 
 def mcnemar_mid_p(only_a: int, only_b: int) -> float:
@@ -83,17 +87,36 @@ def same_share_p_value(hits_a: int, n_a: int, hits_b: int, n_b: int) -> float:
 
 
 def same_mean_p_value(a: np.ndarray, b: np.ndarray) -> float:
-    """Two-sided p-value of two independent samples, float64 [N] and [M], having one mean: the z test; 1 where neither
-    varies."""
-    error = float(np.sqrt(a.var() / len(a) + b.var() / len(b)))
-    return float(2 * ndtr(-abs(float(a.mean() - b.mean())) / error)) if error > _ROUNDING else 1.0
+    """Two-sided p-value of two independent samples, float64 [N] and [M], having one mean: Welch's t-test, doi
+    10.1093/biomet/34.1-2.28; 1 where neither varies, or one is a single value."""
+    (mean_a, error_a), (mean_b, error_b) = mean_and_error(a), mean_and_error(b)
+    error = float(np.hypot(error_a, error_b))
+    if not _ROUNDING < error < np.inf:
+        return 1.0
+    # Welch–Satterthwaite, of what each adds to the variance of the difference.
+    share_a, share_b = (error_a / error) ** 2, (error_b / error) ** 2
+    freedom = 1 / (share_a**2 / (len(a) - 1) + share_b**2 / (len(b) - 1))
+    return float(2 * stdtr(freedom, -abs(mean_a - mean_b) / error))
 
 
 def same_clustered_mean_p_value(shares: np.ndarray, rows: int, mean: float, other_rows: int) -> float:
-    """Two-sided p-value of `other_rows` rows with this mean being like those of some clusters: the z test.
+    """Two-sided p-value of `other_rows` rows with this share of hits being like those of some clusters: Pearson's test
+    of two shares with Rao and Scott's correction (1984, doi 10.1214/aos/1176346391), a t-test with the clusters'
+    degrees of freedom; 1 where there is one cluster, or nothing tells the two apart.
 
     shares: float64 [C], of the clusters' `rows` rows (`shares_of_clusters`). The other rows are taken to be clustered
-    as these are.
+    as these are: how much more they vary for it is that of these, and where all of these are hits, or none, as much as
+    if each cluster were one row.
     """
-    error = float(np.sqrt(shares.var() / len(shares) * (1 + rows / other_rows)))
-    return float(2 * ndtr(-abs(float(shares.mean()) - mean) / error)) if error > _ROUNDING else 1.0
+    clusters = len(shares)
+    found, error = mean_and_error(shares)
+    found = min(max(found, 0.0), 1.0)
+    pooled = (found * rows + mean * other_rows) / (rows + other_rows)
+    if clusters == 1 or not _ROUNDING < pooled < 1 - _ROUNDING:
+        return 1.0
+    of_rows = found * (1 - found) / rows
+    more = error**2 / of_rows if of_rows > _ROUNDING else rows / clusters
+    of_difference = float(np.sqrt(more * pooled * (1 - pooled) * (1 / rows + 1 / other_rows)))
+    if of_difference <= _ROUNDING:
+        return 1.0
+    return float(2 * stdtr(clusters - 1, -abs(found - mean) / of_difference))

@@ -77,6 +77,7 @@ def choose(curve: CurveOfRun, depth_price: float = 0.0) -> CurveChoice:
         ridge_loss=independent_by_layer(curve, left_out, "log_loss"),
         last_is_normed=curve.last_is_normed,
         task=curve.task,
+        is_cut=curve.is_cut,
         constant=_constant_layers(influences),
     )
     shapes = {metric: measured.shape for metric, measured in silhouettes.items()}
@@ -112,7 +113,7 @@ def audit(curve: CurveOfRun, chosen: CurveChoice) -> None:
     audited = [
         {"rule": choice.rule, "is_default": choice.rule == DEFAULT_RULE}
         | asdict(audit_choice(choice.layer, correct, seed=curve.seed))
-        | _over_text(correct[choice.layer], text, curve.seed)
+        | _over_text(correct[choice.layer], text)
         | _shift(correct[choice.layer], probe.row(choice.layer, named=True), left_out, grouped)
         for choice in chosen.choices
     ]
@@ -124,10 +125,7 @@ def audit(curve: CurveOfRun, chosen: CurveChoice) -> None:
         f"points:{metric}": near_points([point.layer for point in shape.points], last)
         for metric, shape in chosen.shapes.items()
     }
-    zoned = [
-        {"zone": zone} | asdict(audit_zone(layers, correct, seed=curve.seed))
-        for zone, layers in parts.items()
-    ]
+    zoned = [{"zone": zone} | asdict(audit_zone(layers, correct)) for zone, layers in parts.items()]
     _stage(curve, "zone_audit", zoned)
     scores = {f"silhouette:{metric}": values for metric, values in silhouettes.items()}
     scores |= {
@@ -161,10 +159,10 @@ def _right_by_text(curve: CurveOfRun) -> npt.NDArray[Any]:
     return curve.independent(rows["right"].to_numpy(), rows["row_id"].to_numpy())
 
 
-def _over_text(right: npt.NDArray[Any], text: npt.NDArray[Any], seed: int) -> dict[str, float | None]:
+def _over_text(right: npt.NDArray[Any], text: npt.NDArray[Any]) -> dict[str, float | None]:
     if not len(text):
         return dict.fromkeys(_OVER_TEXT)
-    over = compare(right, text, seed=seed)
+    over = compare(right, text)
     return dict(zip(_OVER_TEXT, (over.difference, over.low, over.high, over.p_value), strict=True))
 
 

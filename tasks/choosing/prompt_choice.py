@@ -35,21 +35,25 @@ class PromptAnswer:
     over_no_prompt: Comparison | None
     """On the same test rows; None of the sweep without a prompt, and where there is no such sweep."""
     is_answer: bool
-    """Whether its score is the highest, the first of equals."""
+    """Whether its score is the highest, the first of equals; or it won a race."""
 
 
 def compare_prompts(
-    layout: Layout, swept: Mapping[str, Mapping[str, pl.DataFrame]], *, seed: int = 0
+    layout: Layout,
+    swept: Mapping[str, Mapping[str, pl.DataFrame]],
+    *,
+    best: str | None = None,
 ) -> list[PromptAnswer]:
     """One answer a prompt, in the order of `swept`: the result tables of each prompt's run.
 
-    Which is the answer is told by train rows alone; what it was worth, by the predictions that the audits staged.
+    Which is the answer is told by train rows alone, or has been by a race, which knows the `best`; what it was worth,
+    by the predictions that the audits staged.
     """
     answers = {
         prompt: tables["layer_choice"].filter("is_answer").row(0, named=True)
         for prompt, tables in swept.items()
     }
-    best = max(answers, key=lambda prompt: answers[prompt]["score"])
+    best = best or max(answers, key=lambda prompt: answers[prompt]["score"])
     right = {prompt: _right(layout, swept[prompt], answer) for prompt, answer in answers.items()}
     return [
         PromptAnswer(
@@ -60,7 +64,7 @@ def compare_prompts(
             layer=answer["layer"],
             score=answer["score"],
             accuracy=float(right[prompt].mean()),
-            over_no_prompt=compare(right[prompt], right[NO_PROMPT], seed=seed)
+            over_no_prompt=compare(right[prompt], right[NO_PROMPT])
             if prompt != NO_PROMPT and NO_PROMPT in right
             else None,
             is_answer=prompt == best,
@@ -80,16 +84,16 @@ def _right(layout: Layout, tables: Mapping[str, pl.DataFrame], answer: Mapping[s
 # Hashing the tables for a cache of results, which nobody reads, would cost more than passing them.
 @task(name="compare-prompts", timeout_seconds=SHORT_S, cache_policy=NO_CACHE, **RETRIED)
 def compare_prompts_task(
-    layout: Layout, swept: Mapping[str, Mapping[str, pl.DataFrame]], seed: int
+    layout: Layout, swept: Mapping[str, Mapping[str, pl.DataFrame]], best: str | None = None
 ) -> list[PromptAnswer]:
     """Lay the prompts side by side; show them in the Prefect UI."""
-    found = compare_prompts(layout, swept, seed=seed)
+    found = compare_prompts(layout, swept, best=best)
     shown = []
     for each in found:
         row = asdict(each)
         over = row.pop("over_no_prompt") or {}
         shown.append(row | {f"over_no_prompt_{name}": value for name, value in over.items()})
     create_table_artifact(shown, key="prompts", description="What each prompt was worth.")
-    best = next(each for each in found if each.is_answer)
-    get_run_logger().info("Prompt %s: layer %s, %.1f %%", best.prompt, best.layer, 100 * best.accuracy)
+    answer = next(each for each in found if each.is_answer)
+    get_run_logger().info("Prompt %s: layer %s, %.1f %%", answer.prompt, answer.layer, 100 * answer.accuracy)
     return found

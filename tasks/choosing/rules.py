@@ -53,11 +53,18 @@ class Curves:
     """What the values of `expectation` are."""
     constant: npt.NDArray[np.bool_]
     """[L]: every train row has the same embedding there, which tells no texts apart."""
+    is_cut: bool = False
+    """The model has deeper layers, which were not run."""
 
     @property
     def last(self) -> int:
-        """The last layer."""
+        """The last layer, or the deepest that was run."""
         return len(self.ridge) - 1
+
+    @property
+    def last_name(self) -> str:
+        """What that layer is of the model's."""
+        return "deepest layer run" if self.is_cut else "last layer"
 
     @cached_property
     def scores(self) -> Mapping[str, FloatArray]:
@@ -185,7 +192,7 @@ TURNS_OR_LAST = Candidates(
     "the inflection points of the {silhouette} ({layers})",
 )
 HALF_DEPTH = Candidates(lambda curves: [curves.last // 2], "half of the depth")
-LAST = Candidates(lambda curves: [curves.last], "the last layer")
+LAST = Candidates(lambda curves: [curves.last], "the deepest layer")
 
 # Ties
 
@@ -206,18 +213,20 @@ DEEPEST_WITHIN_NOISE = Tie(
 def _told_last_turn(rule: Rule, curves: Curves, pick: Pick) -> str:
     silhouette = f"{curves.metric} silhouette"
     if not curves.shape.points:
-        return f"The {silhouette} has no inflection point, so the last layer, {pick.layer}, stays."
+        return f"The {silhouette} has no inflection point, so the {curves.last_name}, {pick.layer}, stays."
     return (
         f"Layer {pick.layer} is the deepest inflection point of the {silhouette} ({_list(pick.candidates)})."
     )
 
 
 def _told_middle(rule: Rule, curves: Curves, pick: Pick) -> str:
-    return f"Layer {pick.layer} is half of the depth of {curves.last}; nothing was compared."
+    depth = f"blocks run, {curves.last}" if curves.is_cut else f"depth of {curves.last}"
+    return f"Layer {pick.layer} is half of the {depth}; nothing was compared."
 
 
 def _told_last(rule: Rule, curves: Curves, pick: Pick) -> str:
-    return f"Layer {pick.layer} is the last layer, the usual choice; nothing was compared."
+    usual = "" if curves.is_cut else ", the usual choice"
+    return f"Layer {pick.layer} is the {curves.last_name}{usual}; nothing was compared."
 
 
 def _told_expected(rule: Rule, curves: Curves, pick: Pick) -> str:

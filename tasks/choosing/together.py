@@ -19,7 +19,7 @@ from storage.embeddings import hand_back_read_memory
 from storage.layout import Layout
 from storage.staged import is_staged, read_staged, rows_of, stage
 from tasks.choosing.audit import Right
-from tasks.choosing.comparison import Comparison, compare
+from tasks.choosing.comparison import NO_DIFFERENCE, Comparison, compare
 from tasks.choosing.curve_choice import CurveChoice, right_on_test
 from tasks.curves import LayerOfRun
 from tasks.data.units import ROWS, Units, read_units
@@ -257,7 +257,10 @@ def audit_together(found: Sequence[Together], protocol: ProbeProtocol) -> None:
     rows = []
     for each in found:
         started = time.perf_counter()
-        right = alone if len(each.layers) == 1 else units.of(_probe(each.layers, protocol))
+        is_single = len(each.layers) == 1
+        right = alone if is_single else units.of(_probe(each.layers, protocol))
+        over_single = NO_DIFFERENCE if is_single else compare(right, alone)
+        over_last = NO_DIFFERENCE if each.layers == (at_last,) else compare(right, last)
         rows.append(
             {
                 "size": len(each.layers),
@@ -270,8 +273,8 @@ def audit_together(found: Sequence[Together], protocol: ProbeProtocol) -> None:
                 "log_loss_gain_error": each.gain_error,
                 "accuracy": float(np.clip(right.mean(), 0.0, 1.0)),
                 "n_test": single.dataset.test_rows,
-                **_named("gain_over_single", compare(right, alone, seed=single.seed)),
-                **_named("gain_over_last", compare(right, last, seed=single.seed)),
+                **_named("gain_over_single", over_single),
+                **_named("gain_over_last", over_last),
                 "seconds": time.perf_counter() - started,
             }
         )

@@ -17,7 +17,7 @@ import torch
 from tasks.numerics.matrix_products import product
 from tasks.numerics.matrix_rows import blocks_of
 
-MAX_ITERATIONS = 200
+MAX_ITERATIONS = 1_000
 # Stop when the decrease that the quadratic model still promises is under this share of the objective.
 TOLERANCE = 3e-7
 # Float32 logits tell no smaller decrease: where a step finds none, what is left to gain has to be under this share.
@@ -120,7 +120,7 @@ def fit_path(
             direction, slope = direction[keep], slope[keep]
             history = [_Pair(pair.step[keep], pair.change[keep], pair.rho[keep]) for pair in history]
         shift = problem.logits(direction)
-        found = _line_search(problem, logits, shift, theta, direction, slope)
+        found = _line_search(problem, logits, shift, theta, direction, value, slope)
         lower = found.value < value  # and so is a number
         ended = (~lower).tolist()
         step = torch.where(lower, found.step, 0.0)
@@ -257,31 +257,43 @@ def _line_search(
     shift: torch.Tensor,
     theta: torch.Tensor,
     direction: torch.Tensor,
+    value: torch.Tensor,
     slope: torch.Tensor,
 ) -> _Point:
     """The point theta + step·direction of each fit, whose logits are logits + step·shift, at which under a third of the
-    slope is left, or the last of MOST_STEPS: the convex line's slope is brought to 0 by the secant through two points.
+    slope is left and no more than the value, or of MOST_STEPS the last before the line turns up again: its slope is
+    brought to 0 by the secant through two points, or halfway between what lies before and behind the turn, where the
+    convex line bends too sharply for that.
     """
     weights, move = theta[:, :, :-1], direction[:, :, :-1]
     ww, wm, mm = _dot(weights, weights), _dot(weights, move), _dot(move, move)
     before, slope_before = torch.zeros_like(slope), slope
     following = torch.ones_like(slope)
-    for _ in range(MOST_STEPS):
-        step = following
+    low, high = torch.zeros_like(slope), torch.full_like(slope, torch.inf)
+
+    def look(step: torch.Tensor) -> _Point:
         loss, residual = problem.look(torch.addcmul(logits, step.float()[:, None, None], shift))
-        value = loss + 0.5 * problem.penalty * (ww + 2 * step * wm + step**2 * mm)
-        slope_here = _dot(residual, shift) / problem.rows + problem.penalty * (wm + step * mm)
-        poor = slope_here.abs() > 0.3 * slope.abs()
+        return _Point(step, loss + 0.5 * problem.penalty * (ww + 2 * step * wm + step**2 * mm), residual)
+
+    for _ in range(MOST_STEPS):
+        found = look(step := following)
+        slope_here = _dot(found.residual, shift) / problem.rows + problem.penalty * (wm + step * mm)
+        poor = (slope_here.abs() > 0.3 * slope.abs()) | ((slope_here > 0) & (found.value > value))
         if not bool(poor.any()):
-            break
+            return found
+        low = torch.where(poor & (slope_here < 0), step, low)
+        high = torch.where(poor & (slope_here > 0), step, high)
         gap = torch.where(step == before, 1.0, step - before)
         rise = (slope_here - slope_before) / gap
         secant = step - slope_here / rise.clamp_min(1e-30)
         # Far from the optimum the slope hardly changes: never more than a factor of ten at a time.
         secant = torch.minimum(torch.maximum(secant, 0.1 * step), 10.0 * step)
+        halfway = torch.where(high.isinf(), 10.0 * step, 0.5 * (low + high))
+        secant = torch.where((low < secant) & (secant < high), secant, halfway)
         before, slope_before = torch.where(poor, step, before), torch.where(poor, slope_here, slope_before)
         following = torch.where(poor, secant, step)
-    return _Point(step, value, residual)
+    # Before the slope turns, a convex line is lower than where it began.
+    return look(torch.where(poor & (slope_here > 0), low, step))
 
 
 def _dot(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:

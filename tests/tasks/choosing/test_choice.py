@@ -210,6 +210,17 @@ def test_no_turn_leaves_the_last_layer_to_last_turn():
     assert "no inflection point" in choice.reason
 
 
+def test_of_the_first_layers_alone_the_deepest_is_not_called_the_last():
+    given = replace(evidence(np.full(LAYERS, 0.1), BEST_AT_15), is_cut=True)
+    reasons = [
+        ("last_layer", "Layer 24 is the deepest layer run; nothing was compared."),
+        ("middle_layer", "Layer 12 is half of the blocks run, 24; nothing was compared."),
+        ("last_turn", "The cosine silhouette has no inflection point, so the deepest layer run, 24, stays."),
+    ]
+    for rule, reason in reasons:
+        assert choose_layer(given, rule).reason == reason
+
+
 def test_false_turn_of_the_final_norm_is_not_chosen():
     falling = through((0, 0.5), (4, 0.7), (23, 0.1), (24, 0.9))
     assert choose_layer(evidence(falling, BEST_AT_15, last_is_normed=True), "last_turn").layer == 4
