@@ -38,7 +38,7 @@ from tasks.data.tagged_words import (
     word_columns,
     word_lists,
 )
-from tasks.data.targets import task_of, with_classes
+from tasks.data.targets import check_order, task_of, with_classes
 from tasks.data.times import with_times
 from tasks.data.weights import row_weights
 from tasks.retries import LONG_S, RETRIED
@@ -208,8 +208,8 @@ def read_dataset(
             and all else for a class.
         split_column: says of each row whether it is of train, validation or test, by the names that files of splits
             have; None takes the source's own splits.
-        group_column: rows of one group never stand in train and test both, and are left out and resampled together;
-            None takes every row for itself.
+        group_column: rows of one group never stand in train and test both, are left out together, and intervals are
+            over groups; None takes every row for itself.
         weight_column: how much each row counts in fits, means and intervals; None counts all alike.
         time_column: rows in the order of it, and no test row is earlier than a train row: where there is no test split
             the latest rows become it. None knows of no time.
@@ -289,6 +289,8 @@ def read_dataset(
     if not kind.is_one_class:
         classed = with_classes(cleaned, kind, order, spec)
         cleaned, order, names = classed.splits, classed.classes, classed.names
+        if kind is Task.MULTI_LABEL and len(of_label) > 1 and (unused := set(of_label) - set(names)):
+            log.warning("No train row of %s has %s, which is left out.", spec, ", ".join(sorted(unused)))
     by = f"--group-column {group_column}" if time_column is None else f"--time-column {time_column}"
     train, test = split_rows(cleaned, seed, f"{spec} ({by})")
     train = stratified_sample(train, max_train_rows, seed, in_turn=in_turn)
@@ -298,11 +300,13 @@ def read_dataset(
     texts = train.height + test.height
     if tagged is not None:
         train, test = as_words(train, test)
+    if kind is Task.REGRESSION:
+        check_order(test, label, spec)
     values = check_classes(train, test, spec, label, order, of_words=tagged is not None)
     classes = class_names(values, train)
     if doubled := alike(classes):
         log.warning(
-            "Classes of %s differ in case or white space alone, and each counts as one of its own: %s",
+            "Classes of %s differ in case, white space or what no eye sees, and each counts as one of its own: %s",
             spec,
             ", ".join(map(repr, doubled[:6])),
         )

@@ -1,5 +1,6 @@
 """Texts and labels that somebody has in memory → a folder that `path:` reads."""
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from pathlib import Path
 from typing import Any
@@ -183,10 +184,22 @@ def _frame(given: Mapping[str, Any], split: str) -> pl.DataFrame:
         what = f"The {_MANY[name]} of {split}"
         _check_booleans(values, what)
         try:
-            columns.append(pl.Series(name, [_as_list(each) for each in values]))
+            columns.append(pl.Series(name, _without_marks([_as_list(each) for each in values])))
         except _NO_COLUMN as error:
             raise _no_column(what, error, "are", "hold") from error
     return pl.DataFrame(columns)
+
+
+def _without_marks(rows: list[Any]) -> list[Any]:
+    """None in the place of what pandas marks a missing value with: NA, and NaN among strings, which no column of one
+    type holds."""
+    has_text = any(isinstance(each, str) for each in rows)
+
+    def is_mark(value: Any) -> bool:
+        is_nan = has_text and isinstance(value, float) and math.isnan(value)
+        return is_nan or type(value).__name__ in ("NAType", "NaTType")
+
+    return [None if is_mark(each) else each for each in rows]
 
 
 def _as_list(value: Any) -> Any:
@@ -238,6 +251,9 @@ def _no_column(what: str, error: Exception, are: str, hold: str) -> UserError:
 def _values(column: Any, what: str) -> list[Any]:
     if isinstance(column, str | bytes | Mapping) or not isinstance(column, Iterable):
         raise UserError(f"The {what} are no column but {type(column).__name__} {str(column)[:40]!r}.")
+    shape: tuple[int, ...] = getattr(column, "shape", ())
+    if hasattr(column, "reshape") and len(shape) == 2 and shape[1] == 1:
+        column = column.reshape(-1)  # one column of a table
     for way in ("to_list", "tolist"):  # of pandas and Polars; of arrays and tensors
         if hasattr(column, way):
             values: list[Any] = getattr(column, way)()

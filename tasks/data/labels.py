@@ -87,8 +87,12 @@ def in_order(values: pl.Series, named: Sequence[str] | None) -> pl.Series:
 
 
 def alike(values: Sequence[str]) -> list[str]:
-    """The labels that differ from another in case and white space alone, together in the order of what they share."""
+    """The labels that look like another but for case and white space, together in the order of what they share.
+
+    Letters may be composed in two ways (Unicode's NFC), and marks such as a zero-width space are not seen.
+    """
     frame = pl.DataFrame({"value": list(values)}, schema={"value": pl.String})
-    shared = pl.col("value").str.strip_chars().str.replace_all(r"\s+", " ").str.to_lowercase()
+    seen = pl.col("value").str.normalize("NFC").str.replace_all(r"\p{Cf}", "")
+    shared = seen.str.strip_chars().str.replace_all(r"\s+", " ").str.to_lowercase()
     doubled = frame.with_columns(shared=shared).filter(pl.len().over("shared") > 1)
     return doubled.sort("shared", "value")["value"].to_list()

@@ -109,14 +109,15 @@ def check_sides(train: pl.DataFrame, test: pl.DataFrame, column: str, where: str
         if "group" not in rows.columns:
             if rows.height == 1:
                 raise UserError(
-                    f"{side} of {where} has one text, and texts are left out and drawn anew whole: at least two are "
-                    f"needed in train and in test (column {column!r}). Add texts, part that one, or {raised}."
+                    f"{side} of {where} has one text, and texts are left out whole, and intervals are over texts: at "
+                    f"least two are needed in train and in test (column {column!r}). Add texts, part that one, or "
+                    f"{raised}."
                 )
         elif rows["group"].n_unique() == 1:
             raise UserError(
                 f"All {side} rows of {where} (--group-column {column}) are of the group {rows['group'][0]!r}, and "
-                "groups are left out and drawn anew whole: at least two are needed in train and in test. Add rows of "
-                f"others, {raised}, or leave --group-column out."
+                "groups are left out whole, and intervals are over groups: at least two are needed in train and in "
+                f"test. Add rows of others, {raised}, or leave --group-column out."
             )
 
 

@@ -59,6 +59,11 @@ def read_targets(columns: Sequence[pl.Series], task: Task, where: str) -> pl.Ser
     Raises:
         UserError: a column that cannot be read as such.
     """
+    names = [column.name for column in columns]
+    if doubled := next((name for name in names if names.count(name) > 1), None):
+        raise UserError(
+            f"Column {doubled!r} of {where} is named as a label column more than once. Name it once."
+        )
     if task is Task.REGRESSION:
         if len(columns) > 1:
             raise UserError(f"One number a text is told, and {len(columns)} columns of {where} were named.")
@@ -174,6 +179,16 @@ def with_classes(
         kept = rows["value"].is_in(there.unique().to_list())
         found[split] = rows.with_columns(value=rows["value"].set(~kept, common))
     return Classed(found, there.unique().sort().to_list(), tuple(labels))
+
+
+def check_order(test: pl.DataFrame, column: str, where: str) -> None:
+    """`UserError` where all numbers of test rows, the column `target`, are the same: no two can be put in order."""
+    if test["target"].n_unique() == 1:
+        (number,) = test["target"][0]
+        raise UserError(
+            f"All {test.height:,} test rows of {where} have the number {number:g} in column {column!r}, and numbers "
+            "are judged by the order that they are put in. Take more test rows (--max-test-rows), or others."
+        )
 
 
 def _parts(numbers: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float64], list[str]]:

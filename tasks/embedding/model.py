@@ -72,6 +72,9 @@ class ModelFolder:
     """It brings Python code, and that is trusted and run: every number can be another one."""
     tested: bool = True
     chooses_experts: bool = False
+    is_hashed: bool = False
+    """The revision is that of the folder's files, and of no source: a folder of this name may hold others elsewhere, or
+    later."""
 
     @property
     def is_saved_states(self) -> bool:
@@ -109,7 +112,7 @@ def resolve_model(spec: str, *, trust_remote_code: bool = False, weights: bool =
         folder = fetched.place
         # Without a revision of the source's own, the files are it, so that all of them have to be there.
         _check_folder(folder, spec, weights=weights or not fetched.revision)
-        revision = fetched.revision or _hash_folder(folder)
+        revision = fetched.revision or _hash_of(_files_of(folder))
     config = text_config(folder, spec, trust_remote_code=trust_remote_code)
     return ModelFolder(
         id=spec,
@@ -122,6 +125,7 @@ def resolve_model(spec: str, *, trust_remote_code: bool = False, weights: bool =
         runs_own_code=trust_remote_code and brings_code(folder),
         tested=family_row(config).tested,
         chooses_experts=chooses_experts(config),
+        is_hashed=not fetched.revision and fetched.place.is_dir(),
     )
 
 
@@ -132,6 +136,12 @@ def folder_here(model: ModelFolder, *, trust_remote_code: bool = False) -> str:
         UserError: it cannot be had here, or is another state of it.
     """
     if Path(model.folder).exists():
+        if model.is_hashed and (found := _hash_of(_files_of(Path(model.folder)))) != model.revision:
+            raise UserError(
+                f"{model.folder} (from {model.id}) holds other files than those that the sweep began with: revision "
+                f"{found[:12]}, and not {model.revision[:12]}. Bring the same files to every machine, leave them as "
+                "they are while a sweep runs, and run it again."
+            )
         return model.folder
     here = resolve_model(model.id, trust_remote_code=trust_remote_code)
     if here.revision != model.revision:
@@ -169,16 +179,19 @@ def brings_code(folder: Path) -> bool:
     return False
 
 
+# A folder's own path, and of each of its files that can change an embedding the name, size, times and inode.
+_Files = tuple[Path, tuple[tuple[str, int, int, int, int], ...]]
+
 _loading, _loading_tokenizer = threading.Lock(), threading.Lock()
 # By what was asked for, and the device.
-_loaded: dict[tuple[tuple[str, str, bool, bool | None], str], LoadedModel] = {}
+_loaded: dict[tuple[tuple[_Files, str, bool, bool | None], str], LoadedModel] = {}
 
 
 def load_model(
     folder: str, dtype: str, device: str, *, trust_remote_code: bool = False, stream: bool | None = False
 ) -> LoadedModel:
     """The model of a folder, in evaluation mode without gradients; the last one asked for stays in memory, on each of
-    the GPUs that this process holds.
+    the GPUs that this process holds, until a file of the folder changes.
 
     Args:
         folder: of safetensors, as `resolve_model` gives it.
@@ -193,7 +206,7 @@ def load_model(
         UserError: the weights do not load, are more than the GPUs' memory and are not streamed, or the family is not
             known or, with `stream`, cannot be streamed.
     """
-    asked = (folder, dtype, trust_remote_code, stream)
+    asked = (_files_of(Path(folder)), dtype, trust_remote_code, stream)
     with _loading:  # two threads that ask at once must not load it twice
         if (asked, device) not in _loaded:
             for other in [each for each in _loaded if each[0] != asked or not {device, each[1]} <= {*held()}]:
@@ -204,18 +217,20 @@ def load_model(
 
 
 def tokenizer_of(folder: str, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
-    """The tokenizer of a folder's model, whether that is loaded or not; the last one asked for stays in memory.
+    """The tokenizer of a folder's model, whether that is loaded or not; the last one asked for stays in memory, until a
+    file of the folder changes.
 
     Raises:
         UserError: it does not load.
     """
     with _loading_tokenizer:
-        return _load_tokenizer(folder, trust_remote_code)
+        return _load_tokenizer(_files_of(Path(folder)), trust_remote_code)
 
 
 @lru_cache(maxsize=1)
-def _load_tokenizer(folder: str, trust_remote_code: bool) -> PreTrainedTokenizerBase:
-    return load_tokenizer(Path(folder), trust_remote_code=trust_remote_code)
+def _load_tokenizer(files: _Files, trust_remote_code: bool) -> PreTrainedTokenizerBase:
+    folder, _ = files
+    return load_tokenizer(folder, trust_remote_code=trust_remote_code)
 
 
 def describe_whole(folder: str, *, trust_remote_code: bool = False) -> transformers.PreTrainedModel:
@@ -289,12 +304,21 @@ def _check_folder(folder: Path, spec: str, *, weights: bool) -> None:
         )
 
 
-def _hash_folder(folder: Path) -> str:
+def _files_of(folder: Path) -> _Files:
+    files = sorted(each for each in folder.iterdir() if each.suffix in HASHED_SUFFIXES and each.is_file())
+    stats = [(file.name, file.stat()) for file in files]
+    # The time of the last change of the inode is set by nobody: a file that was given back its old time is seen.
+    found = [(name, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino) for name, stat in stats]
+    return folder.absolute(), tuple(found)
+
+
+@lru_cache(maxsize=8)
+def _hash_of(files: _Files) -> str:
+    """SHA-256 over the files' names and contents."""
+    folder, described = files
     whole = hashlib.sha256()
-    for file in sorted(
-        each for each in folder.iterdir() if each.suffix in HASHED_SUFFIXES and each.is_file()
-    ):
-        whole.update(f"{file.name}:{sha256_of(file)};".encode())
+    for name, *_ in described:
+        whole.update(f"{name}:{sha256_of(folder / name)};".encode())
     return whole.hexdigest()
 
 

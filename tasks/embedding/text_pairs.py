@@ -14,6 +14,9 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from tasks.data.dataset import Dataset
+from tasks.embedding.model import ModelFolder
+
 PARTS = 4
 """u, v, |u - v|, u * v."""
 FORMULA = "[u, v, |u − v|, u ∗ v]"
@@ -24,6 +27,11 @@ K = TypeVar("K")
 def are_pairs(table: pl.DataFrame) -> bool:
     """Whether rows of a data set's table have two texts each, which are embedded by themselves."""
     return "pair" in table.columns
+
+
+def row_width(dataset: Dataset, model: ModelFolder) -> int:
+    """Dimensions of what is stored and scored of a row at one layer."""
+    return model.hidden_size * (PARTS if dataset.text_pairs == "features" else 1)
 
 
 def texts_a_row(table: pl.DataFrame) -> int:

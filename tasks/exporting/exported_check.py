@@ -18,7 +18,7 @@ from tasks.embedding.model import LoadedModel
 from tasks.embedding.text_pairs import PARTS
 from tasks.exporting.cut import quiet
 from tasks.exporting.linear_head import Head
-from tasks.exporting.predict import embed, load_classifier
+from tasks.exporting.predict import embed, load_classifier, reduce_states
 from tasks.exporting.recorded_run import DrawnTexts, RecordedRun, draw_test_texts
 from tasks.exporting.states import Cut
 from tasks.exporting.whole_model import embed_cut
@@ -51,7 +51,8 @@ class ExportedCheck:
 
     checked_rows: int
     deviation: float
-    """Largest difference of an embedding from the whole model's, over the largest value of those."""
+    """Largest difference of an embedding from the whole model's, over the largest value of those; before they are
+    reduced to fewer dimensions, which divides by the features' deviations and so enlarges what is but rounding."""
     agreement: float
     """Share of the checked rows that the exported model and the head's own embeddings label alike, 0–1."""
     parameters: tuple[int, int]
@@ -88,7 +89,7 @@ def check_exported(
 ) -> ExportedCheck:
     """Load the folder as anybody would, and hold its embeddings and labels against the whole model's.
 
-    cut: what the folder gives the embeddings of. checked: of the whole model, reduced as the folder reduces them.
+    cut: what the folder gives the embeddings of. checked: of the whole model, reduced to no fewer dimensions.
 
     Raises:
         UserError: the embeddings are not those of the whole model.
@@ -97,7 +98,8 @@ def check_exported(
     texts = checked.drawn.texts
     try:
         given = list(zip(texts[::2], texts[1::2], strict=True)) if run.of_pairs else texts
-        embedded = embed(folder, given, trust_remote_code=trust, device=device)[checked.drawn.own]
+        states = embed(folder, given, trust_remote_code=trust, device=device, reduced=False)
+        states = states[checked.drawn.own]
         model, tokenizer = load_plain(folder, device, trust_remote_code=trust)
     except (MemoryError, torch.OutOfMemoryError):
         raise
@@ -106,7 +108,7 @@ def check_exported(
             f"The {run.model.family!r} model cut after layer {cut.deepest} does not run as anybody would load it "
             f"({type(error).__name__}: {error}), so this family cannot be cut there. Nothing was written."
         ) from error
-    deviation = _deviation(embedded, checked.expected, len(cut.states) if run.of_pairs else 0)
+    deviation = _deviation(states, checked.expected, len(cut.states) if run.of_pairs else 0)
     if not deviation <= TOLERANCE:
         raise UserError(
             f"The {run.model.family!r} model cut after layer {cut.deepest} does not give the whole model's embeddings: "
@@ -121,7 +123,7 @@ def check_exported(
     return ExportedCheck(
         checked_rows=len(rows),
         deviation=deviation,
-        agreement=_agreement(run, head, rows, load_classifier(folder).predict(embedded)),
+        agreement=_agreement(run, head, rows, load_classifier(folder).predict(reduce_states(folder, states))),
         parameters=(sizes[0].parameters, sizes[1].parameters),
         bytes=(sizes[0].bytes, sizes[1].bytes),
         tokens_per_second=(rates.cut, rates.whole),

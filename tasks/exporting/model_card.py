@@ -194,9 +194,17 @@ def figures(found: Evidence) -> list[tuple[str, str, str]]:
         (
             f"test {MEASURES[_task(found)].name}",
             f"{percent(found.accuracy)} ({percent(found.accuracy_low)} to {percent(found.accuracy_high)})",
-            f"{percent(found.audited_accuracy)} as audited",
+            f"{percent(found.audited_accuracy)} as audited{_of_fewer(found)}",
         ),
     ]
+
+
+def _of_fewer(found: Evidence) -> str:
+    """That another head was audited, lest what more rows gain is taken for what the layer does."""
+    read = found.dataset["train_rows"]
+    return (
+        f", with a head of {read:,} rows in place of {found.train_rows:,}" if found.train_rows > read else ""
+    )
 
 
 def costs(found: Evidence) -> list[str]:

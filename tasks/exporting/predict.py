@@ -60,11 +60,13 @@ def embed(
     *,
     trust_remote_code: bool = False,
     device: str = "cpu",
+    reduced: bool = True,
 ) -> np.ndarray:
-    """Embeddings of the texts, float64 [N, D]: the states that the head was fitted on, made in float32.
+    """Embeddings of the texts, float64 [N, D]: what the head was fitted on, of states made in float32.
 
     texts: pairs, where the head was fitted on pairs; then their features, see `pair_features`. Lists of words, where it
-    was fitted on words: then of all words of all texts in turn, see `encode_words`.
+    was fitted on words: then of all words of all texts in turn, see `encode_words`. reduced: to fewer dimensions, where
+    the folder does that.
     """
     head = json.loads((folder / "head" / "head.json").read_text(encoding="utf-8"))
     if head.get("runs_own_code") and not trust_remote_code:
@@ -75,12 +77,17 @@ def embed(
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
     model = AutoModel.from_pretrained(folder, dtype=torch.float32, trust_remote_code=trust_remote_code)
     model = model.eval().to(device)
-    embeddings = encode_rows(model, tokenizer, head, texts)
+    states = encode_rows(model, tokenizer, head, texts)
+    return reduce_states(folder, states) if reduced else states
+
+
+def reduce_states(folder: Path, states: np.ndarray) -> np.ndarray:
+    """float64 [N, D] → [N, W], to as many dimensions as the folder reduces them to; as they are where it does not."""
     reduction = folder / "head" / "reduction.safetensors"
-    if reduction.exists():  # to fewer dimensions
-        weights = load_file(reduction)
-        embeddings = embeddings @ weights["weight"].T + weights["bias"]
-    return embeddings
+    if not reduction.exists():
+        return states
+    weights = load_file(reduction)
+    return states @ weights["weight"].T + weights["bias"]
 
 
 def encode_rows(model: Any, tokenizer: Any, head: dict[str, Any], rows: Sequence[Any]) -> np.ndarray:
@@ -319,7 +326,7 @@ def pool(
 def say(head: dict[str, Any], values: np.ndarray) -> str:
     """The labels whose values [T] are above the threshold that `head.json` names; or the number, [1]."""
     if "labels" not in head:
-        return f"{values[0]:.4g}"
+        return f"{values[0]:.6g}"
     told = [name for name, value in zip(head["labels"], values, strict=True) if value > head["threshold"]]
     return ", ".join(told) or "no label"
 

@@ -25,7 +25,13 @@ def kept(folder: Path, labels: Any) -> list[Any]:
         (["x", "y"], ["x", "y"]),
         ([2.5, 1], [2.5, 1.0]),
         ([True, None], [True, None]),
+        # As pandas marks what is missing, which is told of its row where labels are read.
+        (pd.Series(["x", float("nan")]), ["x", None]),
+        (pd.Series([1, None], dtype="Int64"), [1, None]),
+        (pd.Series(["x", pd.NA], dtype="string"), ["x", None]),
         (np.array([True, False]), [True, False]),
+        # One column of a table, and not a list of one label each.
+        (np.array([["x"], ["y"]]), ["x", "y"]),
         ([np.int64(3), 4], [3, 4]),
         # A set of labels has no order of its own.
         ([{"y", "x"}, frozenset()], [["x", "y"], []]),

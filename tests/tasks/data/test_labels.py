@@ -69,4 +69,11 @@ def test_labels_that_look_the_same_are_found() -> None:
         "New York",
         "new  york",
     ]
-    assert alike(["1", "01", "+1"]) == []
+    assert alike(["1", "01", "+1", "m2", "m²"]) == []
+    # Composed in two ways, and with a space that has no width.
+    assert alike(["caf\u00e9", "cafe\u0301", "a", "a\u200b", "b"]) == [
+        "a",
+        "a\u200b",
+        "cafe\u0301",
+        "caf\u00e9",
+    ]

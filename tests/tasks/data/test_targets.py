@@ -61,6 +61,11 @@ def test_lists_are_read_as_python_reads_them(rows: list[list[str | None] | None]
 @pytest.mark.parametrize(
     ("columns", "task", "message"),
     [
+        (
+            [pl.Series("x", [0, 1]), pl.Series("x", [0, 1])],
+            Task.MULTI_LABEL,
+            "Column 'x' of here is named as a label column more than once. Name it once.",
+        ),
         ([pl.Series("n", ["1.5", "abc"])], Task.REGRESSION, "Row 2 in here has 'abc' in column 'n'"),
         ([pl.Series("n", [1.0, np.inf])], Task.REGRESSION, "Row 2 in here has inf"),
         ([pl.Series("n", [["a"]])], Task.REGRESSION, "'n' in here is List"),
@@ -191,7 +196,9 @@ def test_integers_are_classes_unless_a_number_is_asked_for(tmp_path: Path) -> No
     assert (found.task, found.classes) == (Task.REGRESSION, ("0", "1", "2", "3", "4"))
 
 
-def test_a_data_set_of_several_labels_in_columns_of_their_own(tmp_path: Path) -> None:
+def test_a_data_set_of_several_labels_in_columns_of_their_own(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     odd, third = [i % 2 for i in range(60)], [i % 3 == 0 for i in range(60)]
     spec = write(tmp_path, odd=odd, third=third)
     found, table = read_dataset(spec, Layout(""), label_column=("odd", "third"))
@@ -202,6 +209,10 @@ def test_a_data_set_of_several_labels_in_columns_of_their_own(tmp_path: Path) ->
     )
     numbers = [TEXTS.index(text) for text in table["text"]]
     assert targets_of(table).tolist() == [[odd[i], third[i]] for i in numbers]
+    never = write(tmp_path, odd=odd, third=third, never=[0] * 60)
+    found, _ = read_dataset(never, Layout(""), label_column=("odd", "third", "never"))
+    assert found.target_names == ("odd", "third")
+    assert "has never, which is left out" in caplog.text
     with pytest.raises(UserError, match="A text has one class, and 2 label columns were named"):
         read_dataset(spec, Layout(""), label_column=("odd", "third"), task="single-label")
 

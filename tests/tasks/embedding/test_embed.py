@@ -315,9 +315,10 @@ def test_the_gpu_benchmark_runs_on_a_small_shape(tmp_path, monkeypatch):
     monkeypatch.setattr("tasks.embedding.calibration._CPU_BUDGETS", (512,))
     monkeypatch.setattr(gpu, "PEAK_ROWS", (64,))
     asked = ["--shape", "tiny", "--texts", "60", "--rows", "300", "--out", str(tmp_path / "gpu.json")]
-    figures, scored = gpu.main(asked)
-    assert [figures, scored] == json.loads((tmp_path / "gpu.json").read_text())
-    assert scored["rows"] == 300
+    figures, scored, all_scores = gpu.main(asked)
+    assert [figures, scored, all_scores] == json.loads((tmp_path / "gpu.json").read_text())
+    assert scored["rows"] == all_scores["rows"] == 300
+    assert all(each > 0 for parts in all_scores["raw"].values() for each in parts)
     assert figures["tokens"] == sum(len(text.split()) for text in gpu.made_up_texts(60, 512))
     assert figures["share_of_peak"] > 0
     assert len(figures["deviation_from_float32"]) == 4

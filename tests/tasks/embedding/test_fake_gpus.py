@@ -1,24 +1,15 @@
 """The way that GPUs go, without one: every family spread over two of a backend without kernels."""
 
-import json
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
+from tests.conftest import printed_by
 from tests.tasks.embedding.test_backbone import MODELS
-
-ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(scope="module")
 def passes():
     """What `tests.tasks.embedding.fake_gpus` prints."""
-    command = [sys.executable, "-m", "tests.tasks.embedding.fake_gpus"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
+    return printed_by("tests.tasks.embedding.fake_gpus")
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 from fnmatch import fnmatch
 from pathlib import Path
@@ -6,12 +7,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModel
 
 from storage.errors import UserError
 from tasks.embedding import model
 from tasks.embedding.description import check_vocabulary
-from tasks.embedding.model import DESCRIBING_FILES, load_model, resolve_model
+from tasks.embedding.model import DESCRIBING_FILES, folder_here, load_model, resolve_model, tokenizer_of
 from tasks.embedding.stored_blocks import is_spread, weights_bytes
 from tasks.machine import hold
 from tests.families.small_models import small_config, small_model
@@ -33,6 +35,42 @@ def test_model_is_loaded_once_frozen_and_in_the_asked_dtype(tiny_model: Path) ->
     assert loaded.backbone.dtype == torch.bfloat16
     assert not loaded.backbone.model.training
     assert load_model(str(tiny_model), "float32", "cpu").backbone.dtype == torch.float32
+
+
+def test_a_folder_that_has_changed_is_loaded_anew_and_a_sweep_that_began_before_is_ended(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    """As a notebook does it: train on, save over it, sweep again."""
+    folder = shutil.copytree(tiny_model, tmp_path / "model")
+    before, found = load_model(str(folder), "float32", "cpu"), resolve_model(f"path:{folder}")
+    tokenizer = tokenizer_of(str(folder))
+    assert folder_here(found) == str(folder)
+    (weights,) = folder.glob("*.safetensors")
+    times = weights.stat()
+    changed = {name: 2 * value for name, value in load_file(weights).items()}
+    save_file(changed, weights, metadata={"format": "pt"})
+    os.utime(weights, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert weights.stat().st_size == times.st_size
+    after = load_model(str(folder), "float32", "cpu")
+    for old, new in zip(before.backbone.model.parameters(), after.backbone.model.parameters(), strict=True):
+        assert torch.equal(2 * old, new)
+    assert tokenizer_of(str(folder)) is not tokenizer
+    assert resolve_model(f"path:{folder}").revision != found.revision
+    with pytest.raises(UserError, match="holds other files than those that the sweep began with"):
+        folder_here(found)
+
+
+def test_the_same_name_in_another_folder_is_another_model(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders = [tmp_path / name for name in "ab"]
+    for folder in folders:
+        shutil.copytree(tiny_model, folder / "model")
+    monkeypatch.chdir(folders[0])
+    loaded = load_model("model", "float32", "cpu")
+    assert load_model("model", "float32", "cpu") is loaded
+    monkeypatch.chdir(folders[1])
+    assert load_model("model", "float32", "cpu") is not loaded
 
 
 def test_a_process_with_several_devices_keeps_a_copy_on_each(tiny_model: Path) -> None:
