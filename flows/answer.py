@@ -70,7 +70,7 @@ class Answer:
     def prompts(self) -> pl.DataFrame:
         """A row a prompt of a search: layer, pooling, score on train rows, test accuracy, and that over no prompt's.
 
-        Of a race the prompt that won alone, with nothing to compare it with; `tables["race_step"]` has the others.
+        Of a race the prompt that won, and none on the same rows; `tables["race_step"]` has how the others stood.
         """
         import polars as pl
 
@@ -95,7 +95,8 @@ class Answer:
 
     @property
     def gain_interval(self) -> tuple[float, float]:
-        """95 % interval of the gain, over paired resamples of the test rows."""
+        """95 % interval of the gain, of the same test rows in pairs: Bonett and Price's; Student's where rows are not
+        independent, count differently or may be right in part."""
         return float(self._audit["gain_low"]), float(self._audit["gain_high"])
 
     @property
@@ -131,7 +132,7 @@ class Answer:
             trust_remote_code: run the Python code that the model brings, where the sweep did.
 
         Raises:
-            UserError: the model is not what the run saw, a text is empty, or no layers stand side by side.
+            UserError: the model is not what the run saw, no token is left of a text, or no layers stand side by side.
         """
         from tasks.data.in_memory import as_pairs, as_texts, as_word_lists
         from tasks.embedding.text_pairs import flat

@@ -142,8 +142,8 @@ def search(
         **options: as of `sweep`.
 
     Returns:
-        The answer, whose `prompts` says what each of them was worth, or which won, where there are so many rows that
-        they race (`until_confident`). A prompt that cannot be had is left out.
+        The answer, whose `prompts` says what each of them was worth; where there are so many rows that they race
+        (`until_confident`), the one that won and none. A prompt that cannot be had is left out.
 
     Raises:
         UserError: as `sweep` does, where no prompt has an answer.
@@ -171,11 +171,11 @@ def search(
     dataset = prepare_dataset(parameters.dataset, layout, **parameters.rows_asked)
     parameters = settle_race(parameters, dataset)
     if parameters.races:
-        found = raced_search(parameters, unrecorded_sweep)
+        found = raced_search(parameters, unrecorded_sweep, unrecorded_sweep, compare_prompts)
         return Answer(found.chosen, found.answers)
     swept, _ = sweep_each(parameters, unrecorded_sweep)
     tables = {each: outcome.tables for each, outcome in swept.items()}
-    answers = compare_prompts(layout, tables, seed=parameters.seed)
+    answers = compare_prompts(layout, tables)
     return Answer(swept[next(each.prompt for each in answers if each.is_answer)], answers)
 
 
@@ -184,7 +184,8 @@ def open(storage: str | Path = "layerscout-out", run: str | None = None) -> Answ
 
     Args:
         storage: the folder or URI that its sweep wrote to.
-        run: its id, or the first digits of it; the newest run where left out.
+        run: its id, or the first digits of it; the newest run where left out. The newest of a search is of the prompt
+            that was swept last: its answer's is the one that the view `prompt_comparison` names.
 
     Raises:
         UserError: there is no such run, or more than one.

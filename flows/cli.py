@@ -94,14 +94,13 @@ def search(
     with _importing(debug):
         from flows.running.local_run import run_on_server
         from flows.search import search as search_flow
-        from flows.terminal.preview import show_plan
+        from flows.terminal.preview import show_plans
         from flows.terminal.show_search import search_as_json, show_search
 
     if prompt_file is not None:
         parameters = with_prompts_of(parameters, prompt_file)
     if dry_run:
-        for each in parameters.sweeps():
-            show_plan(each)
+        show_plans(parameters)
         return
     outcome = run_on_server(search_flow, parameters)
     if as_json:

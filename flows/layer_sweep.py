@@ -22,7 +22,7 @@ from flows.running.limits import DATABASE, limited, on_device
 from flows.running.progress import stage_progress, tell, working
 from flows.running.slots import Slot, plan_slots
 from flows.running.tags import tag_flow_run
-from flows.settled import check_task, scoring_of, settings_of, settle_settings, settle_words
+from flows.settled import check_task, scoring_of, settings_of, settle_curves, settle_settings, settle_words
 from storage.cache import cache_folder
 from storage.errors import UserError
 from storage.layout import Layout
@@ -31,7 +31,7 @@ from storage.results import check_database
 from tasks.choosing.curve_choice import audit_task, choose_layer_task
 from tasks.choosing.race import judge_step, judge_step_task, stage_race
 from tasks.choosing.together import audit_together_task, choose_together_task, is_found_together
-from tasks.curves import curves_of, drawn_layers, layers_of
+from tasks.curves import drawn_layers
 from tasks.data.dataset import Dataset, prepare_dataset_task
 from tasks.embedding.attention import attention_texts, is_measured, measure_attention, measure_attention_task
 from tasks.embedding.embedding_set import (
@@ -43,7 +43,9 @@ from tasks.embedding.embedding_set import (
 )
 from tasks.embedding.model import ModelFolder, resolve_model_task
 from tasks.embedding.set_plan import plan_embedding_set_task, settle_plan
+from tasks.embedding.set_records import EmbeddingSet
 from tasks.embedding.settings import resolve_settings
+from tasks.embedding.text_pairs import row_width
 from tasks.machine import CORES
 from tasks.reporting.artifacts import ReportFiles, report_task
 from tasks.reporting.layer_curves import Tables
@@ -56,6 +58,7 @@ from tasks.scoring.layer_scores import (
 )
 from tasks.scoring.left_out import leave_out, leave_out_task
 from tasks.scoring.projection import project_task
+from tasks.scoring.scoring_device import CPU, scored_on
 from tasks.scoring.text_baseline import score_text_task
 
 THREADS: Any = ThreadPoolTaskRunner(max_workers=CORES)
@@ -86,14 +89,17 @@ def layer_sweep(parameters: SweepParameters) -> SweepOutcome:
     return sweep_on_engine(parameters)
 
 
-def sweep_on_engine(*sweeps: SweepParameters) -> SweepOutcome:
-    """What `layer_sweep` does, inside a flow; of several sweeps until one is confident, with the prompt that won."""
+def sweep_on_engine(*sweeps: SweepParameters, begun: EmbeddingSet | None = None) -> SweepOutcome:
+    """What `layer_sweep` does, inside a flow; of several sweeps until one is confident, with the prompt that won.
+
+    begun: a set that may hold embeddings of the same rows and settings.
+    """
     with Engine(sweeps[0].runner, sweeps[0].runner_address) as engine:
-        outcome = _sweep(sweeps, engine)
+        outcome = _sweep(sweeps, engine, begun)
         return replace(outcome, task_run_ids=engine.recorded(outcome.task_run_ids))
 
 
-def _sweep(sweeps: Sequence[SweepParameters], engine: Engine) -> SweepOutcome:
+def _sweep(sweeps: Sequence[SweepParameters], engine: Engine, begun: EmbeddingSet | None) -> SweepOutcome:
     parameters = sweeps[0]
     started_at = datetime.now(UTC)
     layout = check_before_work(parameters)
@@ -126,7 +132,7 @@ def _sweep(sweeps: Sequence[SweepParameters], engine: Engine) -> SweepOutcome:
         raced = race(sweeps, dataset, model, layout, _Work(engine, futures))
         parameters = raced.parameters
         dataset = rows_of(parameters, "Taking the rows that were read")
-    begun = None if raced is None else raced.begun
+        begun = raced.begun
     asked = settle_settings(parameters, dataset, model)
     dataset = settle_words(layout, parameters, dataset, model, asked)
     planning = engine.submit(plan_embedding_set_task, layout, dataset, model, asked, (), begun)
@@ -136,10 +142,7 @@ def _sweep(sweeps: Sequence[SweepParameters], engine: Engine) -> SweepOutcome:
     delete_embeddings = engine.open(using_embeddings(planned.id))
     run = describe_run(parameters, planned.id)
 
-    curves = curves_of(
-        layout, run.id, planned, parameters.pooling, parameters.norm_state, parameters.seed, dataset
-    )
-    layers = layers_of(curves, planned, dataset, range((parameters.max_layer or model.layers) + 1))
+    curves, layers = settle_curves(layout, run.id, parameters, planned, dataset, model)
     # Finding out here that a layer's scores are staged is cheaper than a task run that finds it out.
     unscored = [layer for layer in layers if not is_scored(layer, parameters.criterion)]
     is_scored_whole = not unscored and is_found_together(layers[0], parameters.together)
@@ -170,9 +173,11 @@ def _sweep(sweeps: Sequence[SweepParameters], engine: Engine) -> SweepOutcome:
     # Before the layers, so that it is done beside them and not after the last.
     reading = engine.submit_to_core(score_text_task, layout, run.id, dataset, parameters.seed)
     futures.append(reading)
+    device = scored_on(settings.device, dataset, row_width(dataset, model))
+    submit = engine.submit_to_core if device == CPU else engine.submit
+    score = on_device(score_layer_task, device)
     scoring = [
-        engine.submit_to_core(score_layer_task, layer, scoring_of(parameters))
-        for layer in on_idle_cores(unscored, CORES)
+        submit(score, layer, scoring_of(parameters)) for layer in on_idle_cores(unscored, CORES, device)
     ]
     futures += scoring
     if scoring:

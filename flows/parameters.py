@@ -166,7 +166,7 @@ class AskedOfAll(BaseModel):
         None,
         title="Group column",
         description="Such as an author or a document: its rows never stand in train and in test both, and are left out "
-        "and resampled together.",
+        "together; intervals are over groups.",
     )
     weight_column: str | None = Field(
         None,
@@ -398,6 +398,13 @@ class AskedOfAll(BaseModel):
             return ()
         return (value,) if isinstance(value, str) else value
 
+    @field_validator("pooling", "norm_state", mode="before")
+    @classmethod
+    def _as_help_spells_them(cls, value: Any) -> Any:
+        if isinstance(value, list | tuple):
+            return [each.replace("-", "_") if isinstance(each, str) else each for each in value]
+        return value
+
     @field_validator("criterion")
     @classmethod
     def _with_those_of_every_choice(cls, values: tuple[str, ...]) -> tuple[str, ...]:
@@ -430,7 +437,8 @@ class SweepParameters(AskedOfAll):
 
 def checked_prompt(value: str) -> str:
     """Raises ValueError for what is neither the name of a prompt nor a template."""
-    if (said := value.removeprefix(CHAT)) not in PROMPTS and said.count(TEXT) != 1:
+    said = value.removeprefix(CHAT)
+    if said not in PROMPTS and (said.count(TEXT) != 1 or said.startswith(CHAT)):
         raise ValueError(
             f"no prompt; a template holds {TEXT} once, in the place of the text, and there are {', '.join(PROMPTS)}"
         )

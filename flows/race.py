@@ -21,7 +21,7 @@ from tasks.embedding.set_records import EmbeddingSet
 from tasks.embedding.settings import Settings
 from tasks.machine import CORES
 from tasks.scoring.left_out import FirstRows, leave_out, read_left_out
-from tasks.vocabulary import Task
+from tasks.vocabulary import NO_PROMPT, Task
 
 Asked = TypeVar("Asked", bound=AskedOfAll)
 
@@ -48,29 +48,42 @@ class Work(Protocol):
 
 
 @dataclass(frozen=True)
+class Entry:
+    """One prompt in a race; embedded as far as it stayed there."""
+
+    settings: Settings
+    planned: EmbeddingSet
+
+
+@dataclass(frozen=True)
 class Raced:
     """What a race came to."""
 
     parameters: SweepParameters
     """Of the sweep that follows: with the prompt that won, over as many train rows as the race took."""
     course: Course
-    sets: Mapping[str, EmbeddingSet]
-    """Of each prompt; embedded as far as the prompt stayed in the race."""
+    entries: Mapping[str, Entry]
+    """By prompt."""
     failed: Mapping[str, UserError]
     """The prompts that could not begin, and why."""
 
     @property
     def begun(self) -> EmbeddingSet:
         """The set of the prompt that won."""
-        return self.sets[self.parameters.prompt]
+        return self.entries[self.parameters.prompt].planned
 
+    def without_prompt(self) -> tuple[SweepParameters, EmbeddingSet | None] | None:
+        """The sweep that follows, but without a prompt, and the set that holds some of its embeddings, if one does.
 
-@dataclass(frozen=True)
-class _Entry:
-    """One prompt in the race."""
-
-    settings: Settings
-    planned: EmbeddingSet
+        None where that won, or took no part, or the budget is spent.
+        """
+        if self.parameters.prompt == NO_PROMPT or NO_PROMPT not in self.entries:
+            return None
+        if self.course.ended_by == "budget":
+            return None
+        plain = self.entries[NO_PROMPT]
+        is_alike = plain.settings.max_length == self.parameters.max_length
+        return self.parameters.model_copy(update={"prompt": NO_PROMPT}), plain.planned if is_alike else None
 
 
 def race(
@@ -107,13 +120,12 @@ def race(
         "budget": None,
     }
     parameters = SweepParameters.model_validate(asked.model_dump() | of_winner)
-    sets = {prompt: each.planned for prompt, each in entries.items()}
-    return Raced(parameters, course, sets, failed)
+    return Raced(parameters, course, entries, failed)
 
 
 def _run(
     asked: SweepParameters,
-    entries: Mapping[str, _Entry],
+    entries: Mapping[str, Entry],
     sizes: Sequence[int],
     dataset: Dataset,
     model: ModelFolder,
@@ -185,14 +197,22 @@ def settle_race(parameters: Asked, dataset: Dataset) -> Asked:
 
 
 def delete_raced(layout: Layout, raced: Raced, swept: EmbeddingSet) -> None:
-    """Delete the embeddings that a race made, but those that another run reads; what was left out of them stays.
+    """Delete the embeddings that a race made, but those that another run reads, or a sweep without a prompt will; what
+    was left out of them stays.
 
     swept: of the sweep that followed, which may be one of them, and is its own to delete: it holds the lock.
     """
-    others = [each for each in raced.sets.values() if each.id != swept.id]
-    for planned in others:
-        with using_embeddings(planned.id) as delete:
-            delete([layout.shard(planned.id, shard.index) for shard in planned.shards])
+    plain = raced.without_prompt()
+    wanted = {swept.id} if plain is None or plain[1] is None else {swept.id, plain[1].id}
+    for each in raced.entries.values():
+        if each.planned.id not in wanted:
+            delete_embeddings(layout, each.planned)
+
+
+def delete_embeddings(layout: Layout, planned: EmbeddingSet) -> None:
+    """Delete a set's embeddings, unless another run reads them."""
+    with using_embeddings(planned.id) as delete:
+        delete([layout.shard(planned.id, shard.index) for shard in planned.shards])
 
 
 def _enter(
@@ -202,16 +222,16 @@ def _enter(
     layout: Layout,
     work: Work,
     sizes: Sequence[int],
-) -> tuple[dict[str, _Entry], dict[str, UserError]]:
+) -> tuple[dict[str, Entry], dict[str, UserError]]:
     """The plan of each prompt's embeddings, whose shards end where steps do, and why others have none."""
-    entries: dict[str, _Entry] = {}
+    entries: dict[str, Entry] = {}
     failed: dict[str, UserError] = {}
     for each in sweeps:
         try:
             asked = settle_settings(each, dataset, model)
             planning = (layout, dataset, model, asked, tuple(sizes))
             ((settings, planned),) = work("Planning the shards", settle_plan, [planning])
-            entries[each.prompt] = _Entry(settings, planned)
+            entries[each.prompt] = Entry(settings, planned)
         except UserError as error:  # what one prompt lacks must not cost the others their turn
             failed[each.prompt] = error
             tell(f"Prompt {each.prompt} is left out: {error}")
@@ -222,7 +242,7 @@ def _enter(
 
 def _embed(
     seen: Mapping[Contender, Sequence[FirstRows]],
-    entries: Mapping[str, _Entry],
+    entries: Mapping[str, Entry],
     dataset: Dataset,
     model: ModelFolder,
     work: Work,

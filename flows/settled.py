@@ -1,13 +1,15 @@
-"""What a sweep's parameters come to: how embeddings are made and how layers are scored."""
+"""What a sweep's parameters come to: how embeddings are made, and which layers are scored and how."""
 
 from flows.parameters import SweepParameters
 from storage.errors import UserError
 from storage.layout import Layout
+from tasks.curves import CurveOfRun, LayerOfRun, curves_of, layers_of
 from tasks.data.dataset import Dataset
 from tasks.embedding.lengths import STEPS, resolve_length
 from tasks.embedding.model import ModelFolder
 from tasks.embedding.pooling import WORD_POOLINGS
 from tasks.embedding.prompts import resolve_prompt
+from tasks.embedding.set_records import EmbeddingSet
 from tasks.embedding.settings import Settings
 from tasks.embedding.words import without_cut_words
 from tasks.scoring.criteria import OF_SINGLE_ROWS
@@ -128,6 +130,29 @@ def settings_of(
         stream_blocks=parameters.stream_blocks,
         long_texts=parameters.long_texts,
     )
+
+
+def settle_curves(
+    layout: Layout,
+    run_id: str,
+    parameters: SweepParameters,
+    planned: EmbeddingSet,
+    dataset: Dataset,
+    model: ModelFolder,
+) -> tuple[list[CurveOfRun], list[LayerOfRun]]:
+    """Every curve of a run, a pooling × norm state each, and every layer of all of them."""
+    deepest = parameters.max_layer or model.layers
+    curves = curves_of(
+        layout,
+        run_id,
+        planned,
+        parameters.pooling,
+        parameters.norm_state,
+        parameters.seed,
+        dataset,
+        is_cut=deepest < model.layers,
+    )
+    return curves, layers_of(curves, planned, dataset, range(deepest + 1))
 
 
 def scoring_of(parameters: SweepParameters) -> ScoringSettings:

@@ -17,45 +17,48 @@ from flows.parameters import SweepParameters
 from flows.race import Raced, delete_raced, race, settle_race
 from flows.run_id import describe_run
 from flows.running.progress import Pace, progress_bar, tell, working
-from flows.settled import check_task, scoring_of, settle_settings, settle_words
+from flows.settled import check_task, scoring_of, settle_curves, settle_settings, settle_words
 from storage.errors import UserError
 from storage.layout import Layout
 from storage.results import merge
 from tasks.choosing.curve_choice import audit, choose
 from tasks.choosing.race import stage_race
 from tasks.choosing.together import audit_together, choose_together, is_found_together
-from tasks.curves import curves_of, drawn_layers, layers_of
+from tasks.curves import drawn_layers
 from tasks.data.dataset import prepare_dataset
 from tasks.embedding.attention import attention_texts, is_measured, measure_attention
 from tasks.embedding.embedding_set import embed_shard, recorded_shards, using_embeddings
 from tasks.embedding.model import resolve_model
 from tasks.embedding.set_plan import settle_plan
+from tasks.embedding.set_records import EmbeddingSet
+from tasks.embedding.text_pairs import row_width
 from tasks.machine import CORES, hold
 from tasks.reporting.artifacts import write_report
 from tasks.reporting.run_record import Execution, SweepRecord, collect, stage_run
 from tasks.scoring.layer_scores import is_scored, on_idle_cores, score_layer
 from tasks.scoring.projection import project
+from tasks.scoring.scoring_device import scored_on
 from tasks.scoring.text_baseline import score_text
 
 T = TypeVar("T")
 
 
-def unrecorded_sweep(*sweeps: SweepParameters) -> SweepOutcome:
-    """What `layer_sweep` does, on the threads of this process: the same functions in the same order.
-
-    Of several sweeps until one is confident, with the prompt that won.
+def unrecorded_sweep(*sweeps: SweepParameters, begun: EmbeddingSet | None = None) -> SweepOutcome:
+    """What `sweep_on_engine` does, on the threads of this process: the same functions in the same order.
 
     Raises:
         UserError: as `layer_sweep` does, and for an engine beyond this process.
     """
-    run_id, layout, raced = run_sweep(sweeps, execution_id := str(uuid.uuid4()))
+    run_id, layout, raced = run_sweep(sweeps, execution_id := str(uuid.uuid4()), begun)
     tables = collect(layout, run_id)
     with working("Writing the report"):
         files = write_report(layout, run_id, tables)
     return SweepOutcome(run_id, execution_id, tables, layout, files, task_run_ids=(), raced=raced)
 
 
-def run_sweep(sweeps: Sequence[SweepParameters], execution_id: str) -> tuple[str, Layout, Raced | None]:
+def run_sweep(
+    sweeps: Sequence[SweepParameters], execution_id: str, begun: EmbeddingSet | None = None
+) -> tuple[str, Layout, Raced | None]:
     """A sweep up to the merged database, without its report; see `unrecorded_sweep`.
 
     execution_id: of the table `execution`, in the place of a flow run's.
@@ -84,23 +87,14 @@ def run_sweep(sweeps: Sequence[SweepParameters], execution_id: str) -> tuple[str
         raced = race(sweeps, dataset, model, layout, _work)
         parameters = raced.parameters
         dataset = prepare_dataset(parameters.dataset, layout, **parameters.rows_asked)
-    begun = None if raced is None else raced.begun
+        begun = raced.begun
     with working("Planning the shards"):
         asked = settle_settings(parameters, dataset, model)
         dataset = settle_words(layout, parameters, dataset, model, asked)
         settings, planned = settle_plan(layout, dataset, model, asked, begun=begun)
     run = describe_run(parameters, planned.id)
     with using_embeddings(planned.id) as delete_embeddings:
-        curves = curves_of(
-            layout,
-            run.id,
-            planned,
-            parameters.pooling,
-            parameters.norm_state,
-            parameters.seed,
-            dataset,
-        )
-        layers = layers_of(curves, planned, dataset, range((parameters.max_layer or model.layers) + 1))
+        curves, layers = settle_curves(layout, run.id, parameters, planned, dataset, model)
         unscored = [layer for layer in layers if not is_scored(layer, parameters.criterion)]
         is_scored_whole = not unscored and is_found_together(layers[0], parameters.together)
         shards = (
@@ -124,8 +118,12 @@ def run_sweep(sweeps: Sequence[SweepParameters], execution_id: str) -> tuple[str
                 tell(f"Nothing is told of attention: {why_not}.")
         words = partial(score_text, layout, run.id, dataset, parameters.seed)
         scoring = scoring_of(parameters)
+        device = scored_on(settings.device, dataset, row_width(dataset, model))
         in_threads(
-            [words, *(partial(score_layer, layer, scoring) for layer in on_idle_cores(unscored, CORES))],
+            [
+                words,
+                *(partial(score_layer, layer, scoring) for layer in on_idle_cores(unscored, CORES, device)),
+            ],
             Pace("Scoring", "layers and words", len(unscored) + 1),
         )
         price = parameters.depth_price / 100

@@ -218,7 +218,7 @@ def _copy_with_log(database: str, copy: Path) -> Path | None:
             raise _not_opened(database, error) from error
     # Of a file that was replaced under the program which wrote it: it is kept, with that file where there is one.
     kept = [name for name in glob.glob(f"{glob.escape(database)}.kept-*[0-9]") if not exists(f"{name}.wal")]
-    stale = f"{max(kept)}.wal" if kept else _free_name(f"{beside}.stale")
+    stale = f"{max(kept, key=_number)}.wal" if kept else _free_name(f"{beside}.stale")
     os.replace(beside, stale)
     log.warning("The log %s does not belong to %s, and is kept as %s", beside, database, stale)
     Path(f"{copy}.wal").unlink()
@@ -256,6 +256,10 @@ def _log_of(database: str) -> Path | None:
 
 def _free_name(stem: str) -> str:
     return next(name for number in itertools.count(1) if not exists(name := f"{stem}-{number}"))
+
+
+def _number(name: str) -> int:
+    return int(name.rpartition("-")[2])
 
 
 @contextmanager

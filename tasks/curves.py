@@ -31,6 +31,8 @@ class LayerOfRun:
     seed: int
     threads: int = 1
     """Or 2 where a core has nothing else to do: silhouettes on the one, criteria and probe on the other."""
+    device: str = "cpu"
+    """What it is scored on; `cuda` is any GPU that is free."""
 
     @property
     def part(self) -> str:
@@ -62,6 +64,8 @@ class CurveOfRun:
     task: Task = Task.SINGLE_LABEL
     dataset: Dataset | None = None
     """Of rows that depend on each other, or count differently (`units`)."""
+    is_cut: bool = False
+    """The model has deeper layers, which were not run."""
 
     @property
     def part(self) -> str:
@@ -97,8 +101,10 @@ def curves_of(
     norm_states: Sequence[NormState],
     seed: int,
     dataset: Dataset,
+    *,
+    is_cut: bool,
 ) -> list[CurveOfRun]:
-    """Every pooling × norm state."""
+    """Every pooling × norm state. is_cut: as of each curve."""
     has_units = dataset.group_key is not None or dataset.weight_key is not None
     return [
         CurveOfRun(
@@ -110,6 +116,7 @@ def curves_of(
             seed,
             dataset.task,
             dataset if has_units else None,
+            is_cut,
         )
         for pooling, norm_state in product(poolings, norm_states)
     ]

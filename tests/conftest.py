@@ -1,9 +1,13 @@
 """What several rooms' tests share: small models in Hugging Face's layout, small labelled text, a real server."""
 
+import json
 import os
 import string
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import numpy as np
@@ -18,8 +22,14 @@ os.environ |= {
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
 }
 
-# Examples are timed by the wall, and other work on the machine is no fault of theirs.
-hypothesis.settings.register_profile("layerscout", deadline=None)
+# Examples are timed by the wall, and other work on the machine is no fault of theirs. The same code has the same
+# examples: what searches for others is `make fuzz`.
+hypothesis.settings.register_profile(
+    "layerscout",
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
 hypothesis.settings.load_profile("layerscout")
 
 # Begun last, one of them would keep one worker at it while the others have nothing left.
@@ -36,6 +46,15 @@ WORDS = {
     "land": ["field", "plough", "hill", "stone", "road", "cart", "wheat", "barn", "goat", "fence"],
 }
 FILLER = ["the", "a", "of", "and", "it", "was", "in", "that", "with", "on", "by", "for"]
+
+
+def printed_by(module: str) -> Any:
+    """The JSON that `python -m MODULE` prints last: for what changes a process for good."""
+    command = [sys.executable, "-m", module]
+    root = Path(__file__).parents[1]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -140,7 +159,7 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, dict[str, str
     server.start()
     host, port = server.get_host_and_port()
     # What earlier tests of this process have stored is in its memory.
-    httpx.post(f"http://{host}:{port}/moto-api/reset").raise_for_status()
+    httpx.post(f"http://{host}:{port}/moto-api/reset", timeout=60).raise_for_status()
     variables = {
         "AWS_ENDPOINT_URL": f"http://{host}:{port}",
         "AWS_ACCESS_KEY_ID": "test",

@@ -14,6 +14,7 @@ from flows.parameters import SweepParameters
 from flows.race import settle_race
 from flows.running.progress import duration, working
 from flows.running.slots import plan_slots
+from flows.search_parameters import SearchParameters
 from flows.settled import check_task, scoring_of, settings_of
 from flows.terminal.query_rows import printable
 from storage.errors import UserError
@@ -30,8 +31,8 @@ from tasks.embedding.row_tokens import uncut_texts
 from tasks.embedding.saved_states import open_states
 from tasks.embedding.settings import Settings, resolve_settings
 from tasks.embedding.states_set import check_states
-from tasks.embedding.text_pairs import FORMULA, texts_a_row
-from tasks.preview.forecast import Forecast, count_tokens, forecast_scoring, forecast_sweep, row_width
+from tasks.embedding.text_pairs import FORMULA, row_width, texts_a_row
+from tasks.preview.forecast import Forecast, count_tokens, forecast_scoring, forecast_sweep
 from tasks.preview.inspection import Inspection, Lengths, inspect_table, warnings_of
 from tasks.preview.refusal import refuse_early
 from tasks.reporting.answer import one_line
@@ -152,7 +153,7 @@ def show_plan(parameters: SweepParameters) -> None:
         [
             ("model", f"{model.id}: {model.family}, {model.layers} blocks, {plan.parameters:,} parameters"),
             ("data set", f"{dataset.id}: {dataset.train_rows:,} train and {dataset.test_rows:,} test rows"),
-            ("classes", f"{len(dataset.classes)}"),
+            *_classes(dataset),
             *_pairs(dataset),
             *([] if settings.prompt is None else [("prompt", one_line(settings.prompt))]),
             (
@@ -169,6 +170,28 @@ def show_plan(parameters: SweepParameters) -> None:
     )
     _show_warnings(console, dataset, seen)
     console.print("Nothing was run: leave out --dry-run to sweep.")
+
+
+def show_plans(parameters: SearchParameters) -> None:
+    """`show_plan` of each prompt; one that cannot be is left out, as the search would leave it out.
+
+    Raises:
+        UserError: none can be; what the first says.
+    """
+    failed: list[UserError] = []
+    for each in parameters.sweeps():
+        try:
+            show_plan(each)
+        except UserError as error:
+            failed.append(error)
+            console = Console(highlight=False)
+            console.print(Text(printable(f"{one_line(each.prompt)} is left out: {error}")), soft_wrap=True)
+    if len(failed) == len(parameters.prompts):
+        raise failed[0]
+
+
+def _classes(dataset: Dataset) -> list[tuple[str, str]]:
+    return [] if dataset.task is Task.REGRESSION else [("classes", f"{len(dataset.classes)}")]
 
 
 def _lengths(plan: Forecast, settings: Settings) -> str:
@@ -215,7 +238,7 @@ def _plan_of_states(
         console,
         [
             ("data set", f"{dataset.id}: {dataset.train_rows:,} train and {dataset.test_rows:,} test rows"),
-            ("classes", f"{len(dataset.classes)}"),
+            *_classes(dataset),
             ("scoring", f"about {duration(scoring)} ({layers:,} layers, each as long as a made-up one)"),
             ("bytes", f"{needed:,} of embeddings{_free(parameters.storage, needed)}"),
         ],

@@ -16,20 +16,17 @@ from tasks.vocabulary import CHAT, NO_PROMPT, PROMPTS
 
 
 def show_search(outcome: SearchOutcome, storage: str) -> None:
-    """What each prompt was worth; then the sweep of the one to take, as a sweep alone is shown.
-
-    Of a race that sweep alone, with the steps that led to it.
-    """
+    """What each prompt was worth, of a race the one that won; then its sweep, as a sweep alone is shown."""
     console = Console(highlight=False)
-    is_raced = outcome.chosen.raced is not None
-    if not is_raced:
+    is_compared = outcome.chosen.raced is None or len(outcome.answers) > 1
+    if is_compared:
         console.print(_worth(outcome))
     for prompt, error in outcome.failed.items():
         console.print(Text(printable(f"{one_line(prompt)} is left out: {error}")), soft_wrap=True)
-    if not is_raced:
+    if is_compared:
         console.print()
         console.print(Text(printable(prompt_sentence(outcome.answers))), soft_wrap=True)
-    if not is_raced or outcome.failed:
+    if is_compared or outcome.failed:
         console.print()
     show_outcome(outcome.chosen, storage)
 
@@ -60,8 +57,8 @@ def prompt_sentence(answers: list[PromptAnswer]) -> str:
     best = next(each for each in answers if each.is_answer)
     name = best.prompt if best.prompt.removeprefix(CHAT) in PROMPTS else shortened(best.prompt)
     if best.prompt == NO_PROMPT:
-        others = "the other" if len(answers) == 2 else f"any of the {len(answers) - 1} others"
-        return f"Take no prompt: on train rows it separates better than {others}." if len(answers) > 1 else ""
+        others = "the other does not separate" if len(answers) == 2 else "none of the others separates"
+        return f"Take no prompt: on train rows {others} better." if len(answers) > 1 else ""
     over = best.over_no_prompt
     if over is None:
         return f"Take the prompt {name}."

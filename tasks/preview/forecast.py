@@ -22,7 +22,7 @@ from tasks.embedding.set_plan import BATCHES_PER_SHARD, SECONDS_PER_SHARD
 from tasks.embedding.set_records import kept_calibration, kept_plan
 from tasks.embedding.settings import Settings, embedding_set_id
 from tasks.embedding.shards import plan_shards
-from tasks.embedding.text_pairs import PARTS
+from tasks.embedding.text_pairs import row_width
 from tasks.embedding.tokens import around_to_split, check_known, check_room, tokens_in_windows
 from tasks.embedding.windows import check_joined
 from tasks.scoring.criteria import score_criteria
@@ -140,11 +140,6 @@ def forecast_sweep(
     )
 
 
-def row_width(dataset: Dataset, model: ModelFolder) -> int:
-    """Dimensions of what is stored and scored of a row at one layer."""
-    return model.hidden_size * (PARTS if dataset.text_pairs == "features" else 1)
-
-
 def _in_windows(
     token_counts: npt.NDArray[np.int32], model: ModelFolder, settings: Settings
 ) -> npt.NDArray[np.int32]:
@@ -158,7 +153,8 @@ def _in_windows(
 
 
 def forecast_scoring(dataset: Dataset, width: int, layers: int, settings: ScoringSettings) -> float:
-    """Seconds to score `layers` layers of the data set here, from one made-up layer of as many rows, or fewer.
+    """Seconds to score `layers` layers of the data set on the cores here, from one made-up layer of as many rows, or
+    fewer.
 
     Silhouettes and criteria look at pairs of train rows, and the probe at rows: so the time is scaled up, that of
     silhouettes to no more rows than they take.
@@ -174,7 +170,7 @@ def forecast_scoring(dataset: Dataset, width: int, layers: int, settings: Scorin
         """Of silhouettes, of criteria and of the probe."""
         started = time.perf_counter()
         for metric in settings.metrics:
-            silhouette_of(X[train], y[train], metric, settings, seed=0)
+            silhouette_of(torch.from_numpy(X[train]), y[train], metric, settings, seed=0)
         silhouettes = time.perf_counter()
         features = Features(X[train], y[train])
         score_criteria(features, names=settings.criteria)

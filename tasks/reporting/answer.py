@@ -25,7 +25,7 @@ def answer_sentence(tables: Tables) -> str:
     told = [
         _choice_sentence(curves),
         *_entities(curves),
-        *_sure(curves.choice),
+        *_sure(curves),
         *_read(curves),
         *_beside(curves),
         *_shifted(curves),
@@ -60,13 +60,20 @@ def _entities(curves: LayerCurves) -> list[str]:
     return [f"Its entity F1 is {percent(curves.probe['entity_f1'])}."]
 
 
-def _sure(choice: Row) -> list[str]:
+def _sure(curves: LayerCurves) -> list[str]:
     """How near the best layer the chosen one is; older versions did not know."""
-    if choice.get("expected_regret") is None:
+    choice = curves.choice
+    if choice is None or choice.get("expected_regret") is None:
         return []
-    return [
-        f"It is within half a point of the best layer with {100 * choice['confidence']:.0f} % confidence."
-    ]
+    sure = f"is within half a point of the best layer with {100 * choice['confidence']:.0f} % confidence."
+    return [f"{'Layer ' + str(curves.chosen) if _speaks_against(curves) else 'It'} {sure}"]
+
+
+def _speaks_against(curves: LayerCurves) -> bool:
+    """Whether test rows say that the layer it is compared with is better than the chosen one."""
+    return (
+        curves.audit is not None and curves.chosen != curves.deepest and bool(curves.audit["gain_high"] < 0)
+    )
 
 
 def _read(curves: LayerCurves) -> list[str]:
@@ -76,7 +83,7 @@ def _read(curves: LayerCurves) -> list[str]:
     last = next(row for row in reversed(curves.race) if row["is_leader"])
     rows, of = f"{last['train_rows']:,}", f"{last['train_rows_in_all']:,}"
     if last["ended_by"] == "confidence" and last["train_rows"] < last["train_rows_in_all"]:
-        told = f"{rows} of {of} train rows were enough to tell{_with_all(last)}."
+        told = f"{rows} of {of} train rows were enough to tell{_with_all(last, curves)}."
     elif last["ended_by"] == "budget":
         told = f"The budget was spent after {rows} of {of} train rows."
     else:
@@ -84,13 +91,19 @@ def _read(curves: LayerCurves) -> list[str]:
     return [told, *_audited(last)]
 
 
-def _with_all(last: Row) -> str:
-    """What accuracy further rows promise; version 0.2, which told no test rows, told that of the rows read."""
+def _with_all(last: Row, curves: LayerCurves) -> str:
+    """What accuracy further rows promise; version 0.2, which told no test rows, told that of the rows read.
+
+    Of the layer that led: the sweep that follows a race goes by the rows that were read, and may take one next to it.
+    """
     if last.get("test_rows") is None:
         return ""
-    return (
-        f"; with all of them ridge regression is expected to be right on {percent(last['expected_accuracy'])}"
-    )
+    led = (last["layer"], last["pooling"], last["norm_state"])
+    there = ""
+    if led != (curves.chosen, curves.pooling, curves.norm_state):
+        there = f" at layer {led[0]} ({led[1]} pooling), which led"
+    right = percent(last["expected_accuracy"])
+    return f"; with all of them ridge regression is expected to be right on {right}{there}"
 
 
 def _audited(last: Row) -> list[str]:
@@ -116,7 +129,8 @@ def _beside(curves: LayerCurves) -> list[str]:
     else:
         worth = f"level with it alone ({interval})"
     right = curves.measure.says.format(percent(both["accuracy"]))
-    return [f"Side by side with {others(both)} it {right}, {worth}, at {both['size']} times the width."]
+    it = f"layer {curves.chosen}" if _speaks_against(curves) else "it"
+    return [f"Side by side with {others(both)} {it} {right}, {worth}, at {both['size']} times the width."]
 
 
 def others(both: Row) -> str:
@@ -143,6 +157,7 @@ def _shifted(curves: LayerCurves) -> list[str]:
 
 def _choice_sentence(curves: LayerCurves) -> str:
     layer, last = curves.chosen, curves.last
+    against = curves.compared_with
     states = "" if curves.norm_state == "as_returned" else f", {curves.norm_state}"
     what = "the embedding output, " if layer == 0 else ""
     prompt = "" if curves.prompt is None else f", with the prompt {shortened(curves.prompt)}"
@@ -152,22 +167,23 @@ def _choice_sentence(curves: LayerCurves) -> str:
     if audit is None:
         return f"Take {where}: chosen from train rows, and not yet audited on test rows."
     right = curves.measure.sentence.format(percent(audit["chosen_accuracy"]))
-    if layer == last:
-        return f"Keep the last layer, {where}: {right}, and no earlier layer promised more."
+    if layer == curves.deepest:
+        kept = f"Keep the last layer, {where}" if layer == last else f"Take {where}, the deepest run"
+        return f"{kept}: {right}, and no earlier layer promised more."
     interval = (
         f"95 % interval {points(audit['gain_low'])} to {points(audit['gain_high'])}, "
         f"{p_value(audit['p_value'])}"
     )
     gain = audit["gain_over_last"]
     if audit["gain_low"] > 0:
-        return f"Take {where}: {right}, {100 * gain:.1f} points better than the last layer ({interval})."
-    if audit["gain_high"] < 0:
+        return f"Take {where}: {right}, {100 * gain:.1f} points better than {against} ({interval})."
+    if _speaks_against(curves):
         return (
-            f"Keep the last layer: the rule chose {where}, {right}, and the test rows speak against it, "
-            f"{-100 * gain:.1f} points worse than the last layer ({interval})."
+            f"Keep {against}: the rule chose {where}, {right}, and the test rows speak against it, "
+            f"{-100 * gain:.1f} points worse than {against} ({interval})."
         )
     return (
-        f"Take {where}: {right}, level with the last layer within noise "
+        f"Take {where}: {right}, level with {against}{',' if curves.deepest < last else ''} within noise "
         f"({points(gain)} points, {interval}), at {layer} of {last} blocks."
     )
 
@@ -222,7 +238,7 @@ def key_figures(curves: LayerCurves) -> list[tuple[str, str, str]]:
             (
                 f"test {curves.measure.name}",
                 percent(audit["chosen_accuracy"]),
-                f"last layer {percent(audit['last_accuracy'])}",
+                f"{curves.compared_with.removeprefix('the ')} {percent(audit['last_accuracy'])}",
             ),
         ]
     if curves.probe is not None and curves.probe.get("auroc") is not None:
@@ -240,13 +256,14 @@ def key_figures(curves: LayerCurves) -> list[tuple[str, str, str]]:
             gain = f"{points(audit['gain_over_text'])} points by the layer, {p_value(audit['gain_over_text_p_value'])}"
             figures.append(("words alone", percent(curves.baselines["text"]["accuracy"]), gain))
         floor = percent(curves.baselines["majority"]["accuracy"])
-        figures.append((curves.measure.floor_name, floor, "always named"))
+        figures.append((curves.measure.floor_name, floor, f"told of all {curves.measure.rows}"))
     return figures
 
 
 def _last_entities(curves: LayerCurves) -> str:
     at_last = curves.last_probe
-    level = "" if at_last is None else f", last layer {at_last['entity_f1']:.3f}"
+    named = curves.compared_with.removeprefix("the ")
+    level = "" if at_last is None else f", {named} {at_last['entity_f1']:.3f}"
     return f"micro, of entities whose type, first and last word are told{level}"
 
 
@@ -277,7 +294,7 @@ def layer_table(tables: Tables) -> list[Row]:
     """One row a layer of the answer's pooling and norm state: what the CLI and Prefect show.
 
     Columns: layer; depth, 0–1; `silhouette_<metric>`, −1 … 1; accuracy, accuracy_low and accuracy_high, 0–1;
-    marks, words joined by commas. Plain Python values, rounded to four places; None where nothing was scored.
+    marks, words joined by commas. Plain Python values; None where nothing was scored.
 
     Raises:
         ValueError: the tables hold no scored run, or more than one.
@@ -290,17 +307,15 @@ def table_of(curves: LayerCurves) -> list[Row]:
     table: dict[int, Row] = {}
     for silhouette in curves.silhouettes:
         for layer, mean in zip(silhouette.layers, silhouette.mean, strict=True):
-            table.setdefault(layer, {})[f"silhouette_{silhouette.name}"] = round(mean, 4)
+            table.setdefault(layer, {})[f"silhouette_{silhouette.name}"] = mean
     columns = [f"silhouette_{silhouette.name}" for silhouette in curves.silhouettes]
     if (accuracy := curves.accuracy) is not None:
         columns += ["accuracy", "accuracy_low", "accuracy_high"]
         values = zip(accuracy.accuracy, accuracy.low, accuracy.high, strict=True)
         for layer, (middle, low, high) in zip(accuracy.layers, values, strict=True):
-            table.setdefault(layer, {}).update(
-                accuracy=round(middle, 4), accuracy_low=round(low, 4), accuracy_high=round(high, 4)
-            )
+            table.setdefault(layer, {}).update(accuracy=middle, accuracy_low=low, accuracy_high=high)
     return [
-        {"layer": layer, "depth": round(layer / curves.last, 4)}
+        {"layer": layer, "depth": layer / curves.last}
         | {column: table[layer].get(column) for column in columns}
         | {"marks": ", ".join(marks(curves, layer))}
         for layer in sorted(table)
@@ -308,8 +323,8 @@ def table_of(curves: LayerCurves) -> list[Row]:
 
 
 def marks(curves: LayerCurves, layer: int) -> list[str]:
-    """Why a layer stands out: chosen, best, last, and inflection points by metric."""
-    named = {"chosen": curves.chosen, "best": curves.best, "last": curves.last}
+    """Why a layer stands out: chosen, best, last or deepest, and inflection points by metric."""
+    named = {"chosen": curves.chosen, "best": curves.best, curves.deepest_name: curves.deepest}
     found = [name for name, marked in named.items() if marked == layer]
     kinds: dict[str, list[str]] = {}
     for silhouette in curves.silhouettes:

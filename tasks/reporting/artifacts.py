@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import polars as pl
+import polars.selectors as cs
 from prefect import get_run_logger, task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
@@ -146,7 +147,7 @@ def report_task(layout: Layout, tables: Tables) -> ReportFiles:
     run = tables["run"].row(0, named=True)
     files = write_report(layout, run["run_id"], tables)
     create_table_artifact(
-        layer_table(tables),
+        pl.DataFrame(layer_table(tables)).with_columns(cs.float().round(4)).to_dicts(),
         key=artifact_key("layer-curve", run),
         description=f"The layer curve of the answer: {run['model_id']} × {run['dataset_id']}.",
     )

@@ -59,14 +59,20 @@ def _heat_row(layers: list[Row], models: Mapping[str, str], datasets: Mapping[st
         "dataset": datasets[first["dataset_id"]],
         "about": _about(first),
         "run_id": first["run_id"],
-        "cells": [_cell(each) for each in layers],
+        "cells": [_cell(each, _deepest(layers)) for each in layers],
         "accuracies": " ".join(f"{100 * each['accuracy']:.2f}" for each in layers),
         "chosen": chosen,
         "best": best,
         "places": {name: " ".join(str(tenth) for tenth in _tenths(layers, name)) for name in _MARKS},
-        "size": f"{first['classes'] or '?'} classes, "
-        + (f"{first['text_tokens']:.0f} tokens a text" if first["text_tokens"] else "saved states"),
+        "size": ", ".join(_size(first)),
     }
+
+
+def _size(row: Mapping[str, Any]) -> list[str]:
+    """Numbers have no classes, nor have sets of labels, though silhouettes take them for some."""
+    has_classes = row["kind"] not in ("a number", "several labels")
+    of_text = f"{row['text_tokens']:.0f} tokens a text" if row["text_tokens"] else "saved states"
+    return [*([f"{row['classes'] or '?'} classes"] if has_classes else []), of_text]
 
 
 def curve_key(row: Mapping[str, Any], kinds: Mapping[str, str | None] | None = None) -> Row:
@@ -91,10 +97,16 @@ def _about(row: Mapping[str, Any]) -> str:
     return f"{row['pooling']}{states}{prompt}"
 
 
-def _cell(layer: Row) -> tuple[float, str, str]:
+def _deepest(layers: list[Row]) -> str:
+    """What layers are held against: the last one, where it was run."""
+    last = layers[-1]
+    return "the last layer" if last["layer"] == last["layers"] else f"layer {last['layer']}, the deepest run"
+
+
+def _cell(layer: Row, against: str) -> tuple[float, str, str]:
     marks = [_MARKS[name] for name in _MARKS if layer[name]]
     words = [f"layer {layer['layer']} of {layer['layers']}: {percent(layer['accuracy'])}"]
-    words += [f"{points(layer['gain_over_last'])} against the last layer", *(told for _, told in marks)]
+    words += [f"{points(layer['gain_over_last'])} against {against}", *(told for _, told in marks)]
     shade = max(0.0, 1.0 - layer["regret"] / REACH)
     return shade, "".join(letter for letter, _ in marks), ", ".join(words)
 

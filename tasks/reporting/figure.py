@@ -169,8 +169,8 @@ def _draw_panel(left: Axes, panel: LayerCurves, title: str) -> None:
             fontsize=8.5,
             fontweight="bold",
         )
-    if panel.chosen != panel.last:
-        left.axvline(panel.last, color=_FAINT, linewidth=1.0, linestyle=(0, (4, 3)), zorder=1)
+    if panel.chosen != panel.deepest:
+        left.axvline(panel.deepest, color=_FAINT, linewidth=1.0, linestyle=(0, (4, 3)), zorder=1)
     right = left.twinx()
     # The accuracy is what the reader is after, so it lies on top of the silhouettes.
     left.set_zorder(right.get_zorder() + 1)
@@ -191,7 +191,7 @@ def _draw_panel(left: Axes, panel: LayerCurves, title: str) -> None:
     low, high = left.get_ylim()
     left.set_ylim(low, high + 0.12 * (high - low))
     accuracy_of = accuracy.by_layer
-    for layer, marker, size in ((panel.last, "s", 5.5), (panel.best, "*", 13.0), (panel.chosen, "o", 6.5)):
+    for layer, marker, size in ((panel.deepest, "s", 5.5), (panel.best, "*", 13.0), (panel.chosen, "o", 6.5)):
         if layer is not None and layer in accuracy_of:
             star = marker == "*"
             left.plot(
@@ -273,7 +273,8 @@ def _legend(panels: list[LayerCurves]) -> list[Line2D]:
     if any(panel.accuracy for panel in panels):
         handles.append(_marker("o", "chosen layer", _ACCURACY, _ACCURACY))
         handles.append(_marker("*", "best layer", "white", _INK))
-        handles.append(_marker("s", "last layer", _ACCURACY, _ACCURACY))
+        names = " and ".join(sorted({panel.deepest_name for panel in panels}))
+        handles.append(_marker("s", f"{names} layer", _ACCURACY, _ACCURACY))
     return handles
 
 

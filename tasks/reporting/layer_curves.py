@@ -66,7 +66,7 @@ class LayerCurves:
     probe: Row | None
     """The row of `probe` of the chosen layer, of the protocol that is drawn."""
     last_probe: Row | None
-    """The same of the last layer."""
+    """The same of the deepest layer."""
     baselines: Mapping[str, Row]
     """Rows of `baseline` by name: `text`, where there are texts, and `majority`; empty for runs of older versions."""
     together: Row | None
@@ -98,6 +98,21 @@ class LayerCurves:
     @property
     def last(self) -> int:
         return int(self.run["layers"])
+
+    @property
+    def deepest(self) -> int:
+        """The deepest layer that was scored, which the choice is compared with: the last one unless `--max-layer`."""
+        return self.last if self.accuracy is None else self.accuracy.layers[-1]
+
+    @property
+    def deepest_name(self) -> str:
+        """What that layer is of the model's."""
+        return "last" if self.deepest == self.last else "deepest"
+
+    @property
+    def compared_with(self) -> str:
+        """That layer, in words."""
+        return "the last layer" if self.deepest == self.last else f"layer {self.deepest}, the deepest run"
 
     @property
     def chosen(self) -> int | None:

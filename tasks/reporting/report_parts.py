@@ -40,7 +40,7 @@ def group(tables: Tables, curves: LayerCurves) -> Row:
         "norm_state": curves.norm_state,
         "curves": curves,
         "layers": table_of(curves),
-        "is_cut": any(each.ends < curves.last for each in curves.silhouettes),
+        "ends_early": any(each.ends < curves.deepest for each in curves.silhouettes),
         "shapes": _shapes(rows_where(tables, "trend", **where), curves),
         "criteria": _criteria(
             rows_where(tables, "criterion", **where), rows_where(tables, "score_audit", **where), curves
@@ -203,7 +203,7 @@ def notes(tables: Tables, answer: LayerCurves, described: Mapping[str, Row]) -> 
     if answer.task is Task.TOKEN_CLASSIFICATION:
         texts = described["dataset"]["texts"]
         notes.append(
-            f"Rows are the words of {texts:,} texts. Left out, and drawn anew for intervals, are whole texts."
+            f"Rows are the words of {texts:,} texts. Left out are whole texts, and intervals are over these."
         )
     elif answer.task is not Task.SINGLE_LABEL:
         notes.append(f"What is called accuracy on this page is the {answer.measure.axis}.")
@@ -216,8 +216,8 @@ def notes(tables: Tables, answer: LayerCurves, described: Mapping[str, Row]) -> 
         )
     if asked.get("group_column"):
         notes.append(
-            f"Rows of one {asked['group_column']} depend on each other. Left out, and drawn anew for intervals, are "
-            "all of them together."
+            f"Rows of one {asked['group_column']} depend on each other. All of them are left out together, and "
+            "intervals are over such groups."
         )
     if described["dataset"].get("test_is_made"):
         taken = "a seeded, stratified one was taken from train."
@@ -243,7 +243,8 @@ def notes(tables: Tables, answer: LayerCurves, described: Mapping[str, Row]) -> 
         majority = float(probe["majority_accuracy"].to_list()[0])
         if answer.accuracy is not None and max(answer.accuracy.low) <= majority:
             notes.append(
-                f"No layer reads the labels better: {answer.measure.floor.format(percent(majority))}."
+                "No layer of the answer's curve reads the labels surely better than nothing does: "
+                f"{answer.measure.floor.format(percent(majority))}."
             )
     return notes
 
@@ -343,9 +344,8 @@ def scatter(projection: pl.DataFrame, curves: LayerCurves) -> Row:
         dots: dict[str, list[tuple[float, float]]] = {label: [] for label in labels}
         for label, across, up in zip(own, x, y, strict=True):
             dots[label].append((across, 1 - up))
-        marks = [
-            name for name, marked in (("chosen", curves.chosen), ("last", curves.last)) if marked == layer
-        ]
+        named = {"chosen": curves.chosen, curves.deepest_name: curves.deepest}
+        marks = [name for name, marked in named.items() if marked == layer]
         kept = float(part["kept"].to_list()[0])
         panels.append({"layer": layer, "mark": " and ".join(marks), "kept": kept, "dots": dots})
     return {

@@ -166,6 +166,13 @@ CASES = [
     _parquet("unsigned 64-bit integers", pl.Series([2**64 - 1, 0] * 9, dtype=pl.UInt64)),
     _parquet("integers that an empty cell made floats", pl.Series([1.0, 2.0] * 9)),
     _parquet("floats with a fraction", pl.Series([1.5, 2.0] * 9)),
+    _file(
+        LABELS,
+        "test rows of one number",
+        "rows.csv",
+        "text,label,part\n" + "".join(f"a{i},{i}.5,train\n" for i in range(9)) + "b,0.5,test\nc,0.5,test\n",
+        " --split-column part",
+    ),
     _parquet("1e30", pl.Series([1e30, 2.0] * 9)),
     _parquet("NaN", pl.Series([1.0, float("nan")] * 9)),
     _parquet("dates", pl.Series([0, 1] * 9).cast(pl.Date)),

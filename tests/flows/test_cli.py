@@ -17,7 +17,7 @@ from flows.terminal.doctor import examine
 from storage.errors import UserError
 from storage.find_run import find_run
 from storage.results import merge
-from tests.flows.conftest import COMMAND, command_here, environment, layerscout, wait_for
+from tests.flows.conftest import ANSWER_S, COMMAND, command_here, environment, layerscout, wait_for
 from tests.storage.test_results import probe_rows
 
 
@@ -157,7 +157,7 @@ def test_ui_serves_on_this_machine_until_it_is_ended(tmp_path: Path) -> None:
     assert serving.stdout is not None
     address = re.search(r"(http://127\.0\.0\.1:\d+)/open#(\S+)", serving.stdout.readline())
     assert address
-    page = httpx.get(address[1], follow_redirects=True, trust_env=False)
+    page = httpx.get(address[1], follow_redirects=True, trust_env=False, timeout=ANSWER_S)
     assert "<title>Prefect" in page.text
     printed = dict(each.split("=", 1) for each in serving.stdout.readline().split()[1:])
     assert printed == {"PREFECT_API_URL": f"{address[1]}/api", "PREFECT_API_AUTH_STRING": address[2]}

@@ -94,9 +94,9 @@ def test_a_grid_is_read_as_utf_8_or_utf_16_and_other_text_is_refused(tmp_path: P
 def test_many_pairs_cost_a_moment() -> None:
     names = [f"path:{number}" for number in range(100)]
     grid = GridParameters(blocks=[{"models": names, "datasets": names}])
-    started = time.perf_counter()
+    started = time.process_time()
     assert len(grid.pairs()) == 10_000
-    assert time.perf_counter() - started < 4  # with every pair sought among all others it took 8 s
+    assert time.process_time() - started < 4  # with every pair sought among all others it took 8 s
 
 
 def test_no_file_is_a_paragraph(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Rows of groups: left out, resampled and exported together, recorded or not."""
+"""Rows of groups: left out, judged and exported together, recorded or not."""
 
 from pathlib import Path
 from typing import Any
@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+from scipy.stats import t as student
 
 import layerscout
 from flows.parameters import SweepParameters
@@ -113,7 +114,7 @@ def test_an_export_has_the_intervals_of_groups(
         )
         of_most = baseline.filter(name="majority").row(0, named=True)
         assert of_most["accuracy"] == pytest.approx(right.mean())
-        half = 1.959963984540054 * right.std() / len(right) ** 0.5
+        half = student.ppf(0.975, len(right) - 1) * right.std(ddof=1) / len(right) ** 0.5
         assert of_most["accuracy_high"] - of_most["accuracy"] == pytest.approx(half)
 
 

@@ -18,7 +18,7 @@ from storage.errors import UserError
 from storage.migrations import result_tables
 from tasks.data.dataset import prepare_dataset_task
 from tasks.scoring.criteria import CRITERIA
-from tasks.vocabulary import Precision, ProbeProtocol
+from tasks.vocabulary import NormState, Pooling, Precision, ProbeProtocol
 
 
 def asked(**changed: object) -> SweepParameters:
@@ -28,6 +28,11 @@ def asked(**changed: object) -> SweepParameters:
 def test_the_description_names_every_criterion() -> None:
     words = re.findall(r"\w+", SweepParameters.model_fields["criterion"].description or "")
     assert sorted({word for word in words if "_" in word or word in CRITERIA}) == sorted(CRITERIA)
+
+
+def test_names_may_be_spelt_as_help_spells_them() -> None:
+    spelt = asked(pooling=("mean-tail", "mean_tail"), norm_state=["as-returned"])
+    assert (spelt.pooling, spelt.norm_state) == ((Pooling.MEAN_TAIL,), (NormState.AS_RETURNED,))
 
 
 def test_criteria_come_once_each_and_with_those_of_every_choice() -> None:

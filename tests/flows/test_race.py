@@ -12,16 +12,18 @@ from pydantic import ValidationError
 
 from flows import race as racing
 from flows.export import export_model
+from flows.layer_sweep import SweepOutcome
 from flows.parameters import SweepParameters
 from flows.race import settle_race
-from flows.search import SearchOutcome, search
+from flows.search import SearchOutcome, raced_search, search
 from flows.search_parameters import SearchParameters
-from flows.terminal.show_search import search_as_json, show_search
+from flows.terminal.show_search import prompt_sentence, search_as_json, show_search
 from flows.unrecorded_sweep import unrecorded_sweep
 from storage.errors import UserError
 from storage.layout import Layout
 from storage.results import query
 from tasks.choosing import race as choosing
+from tasks.choosing.prompt_choice import compare_prompts
 from tasks.data.dataset import prepare_dataset
 from tasks.embedding.set_records import EmbeddingSet
 from tasks.embedding.shards import Shard
@@ -57,6 +59,11 @@ def raced(
     with temporary_settings({"PREFECT_API_URL": prefect_server}), pytest.MonkeyPatch.context() as patched:
         patched.setattr(racing, "WORTH_A_RACE", TRAIN_ROWS - 1)
         return search(SearchParameters(**asked, prompt=(*PROMPTS, "model"), storage=storage))
+
+
+def winner(outcome: SearchOutcome) -> str:
+    (best,) = [each.prompt for each in outcome.answers if each.is_answer]
+    return best
 
 
 def steps_of(outcome: SearchOutcome) -> pl.DataFrame:
@@ -150,9 +157,9 @@ def test_no_row_is_embedded_that_it_did_not_take_and_none_twice(raced: SearchOut
     layout = raced.chosen.layout
     assert raced.chosen.raced is not None
     rows = embedded_rows(layout)
-    for prompt, planned in raced.chosen.raced.sets.items():
+    for prompt, entry in raced.chosen.raced.entries.items():
         taken = steps_of(raced).filter(prompt=prompt)["train_rows"].max()
-        assert rows.pop(planned.id) == taken
+        assert rows.pop(entry.planned.id) == taken
     # The sweep's own set: the train rows are copies, the test rows are its own.
     ((swept, of_swept),) = rows.items()
     assert of_swept == 1_000 + TEST_ROWS
@@ -164,7 +171,7 @@ def test_what_follows_is_an_ordinary_sweep_that_anybody_may_ask_for(
     raced: SearchOutcome, asked: dict[str, Any], prefect_server: str, tmp_path: Path
 ) -> None:
     """With the very rows, and so the very tables, but for the steps that led to it."""
-    prompt = raced.answers[0].prompt
+    prompt = winner(raced)
     outcome = sweep_here(
         prefect_server,
         tmp_path,
@@ -200,6 +207,54 @@ def test_without_a_record_it_finds_the_same(
     again = unrecorded_sweep(*search_again.sweeps())
     assert again.tables["race_step"].equals(outcome.tables["race_step"])
     assert not list(Path(tmp_path, "embeddings").rglob("shard_*.parquet"))
+
+
+def test_what_the_prompt_that_won_is_worth_is_told_by_the_same_rows_without_one(
+    asked: dict[str, Any], tmp_path: Path, prefect_server: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The last word of a text tells little of its class, and one that stands behind all of them sees the others."""
+    asked = asked | {"pooling": ("last",), "together": 1, "until_confident": 0.9}
+    parameters = SearchParameters(**asked, prompt=PROMPTS, storage=f"{tmp_path}/out")
+    with temporary_settings({"PREFECT_API_URL": prefect_server}):
+        found = search(parameters)
+    plain, best = found.answers
+    assert ([plain.prompt, best.prompt], best.is_answer, plain.is_answer) == ([*PROMPTS], True, False)
+    assert best.over_no_prompt is not None
+    assert best.over_no_prompt.difference == pytest.approx(best.accuracy - plain.accuracy)
+    assert best.over_no_prompt.low > 0
+    # An ordinary run, some of whose embeddings the race had.
+    layout, raced = found.chosen.layout, found.chosen.raced
+    assert raced is not None
+    both = query(layout.results, "FROM prompt_comparison ORDER BY prompt NULLS FIRST")
+    assert both["run_id"].to_list() == [plain.run_id, best.run_id]
+    assert both["is_answer"].to_list() == [False, True]
+    assert both["accuracy_against_no_prompt"][1] == pytest.approx(best.over_no_prompt.difference)
+    set_id = query(layout.results, f"SELECT embedding_set_id FROM run WHERE run_id = '{plain.run_id}'").item()
+    begun = raced.entries["none"].planned
+    assert set_id != begun.id
+    assert Path(layout.shard(set_id, 0)).read_bytes() == Path(layout.shard(begun.id, 0)).read_bytes()
+    show_search(found, layout.root)
+    assert prompt_sentence(found.answers) in " ".join(capsys.readouterr().out.split())
+    # And the same without a record, with embeddings that are not kept.
+    again = parameters.model_copy(update={"storage": f"{tmp_path}/again", "keep_embeddings": False})
+    unrecorded = raced_search(again, unrecorded_sweep, unrecorded_sweep, compare_prompts)
+    assert unrecorded.answers == found.answers
+    assert not list(Path(tmp_path, "again", "embeddings").rglob("shard_*.parquet"))
+
+
+def test_a_race_is_told_where_nothing_is_had_without_a_prompt(asked: dict[str, Any], tmp_path: Path) -> None:
+    asked = asked | {"pooling": ("last",), "together": 1, "until_confident": 0.9}
+    parameters = SearchParameters(**asked, prompt=PROMPTS, storage=str(tmp_path))
+
+    def fails(asked: SweepParameters, begun: EmbeddingSet | None) -> SweepOutcome:
+        assert (asked.prompt, begun is None) == ("none", False)
+        raise UserError("every text is the same")
+
+    found = raced_search(parameters, unrecorded_sweep, fails, compare_prompts)
+    assert [each.prompt for each in found.answers] == [PROMPTS[1]]
+    assert {prompt: str(error) for prompt, error in found.failed.items()} == {
+        "none": "every text is the same"
+    }
 
 
 def test_a_killed_race_goes_on_with_what_it_had(
@@ -282,7 +337,7 @@ def test_an_exports_head_is_fitted_to_all_rows_where_that_is_asked_for(
     # The probe of a sweep that reads all rows in the same turn.
     all_read = {"row_order": "sampled", "max_length": 128, "until_confident": "never", "together": 1}
     whole = unrecorded_sweep(
-        SweepParameters(**asked, **all_read, prompt=raced.answers[0].prompt, storage=f"{tmp_path}/out")
+        SweepParameters(**asked, **all_read, prompt=winner(raced), storage=f"{tmp_path}/out")
     )
     state = found.cut.states[0]
     probe = whole.tables["probe"].filter(pooling=state.pooling.value, layer=state.layer)
@@ -292,7 +347,7 @@ def test_an_exports_head_is_fitted_to_all_rows_where_that_is_asked_for(
     assert json.loads((tmp_path / "model" / "head" / "head.json").read_text())["train_rows"] == TRAIN_ROWS
     # The embeddings that it took are gone, those of the run are there.
     assert {each.parent.name for each in Path(layout.root, "embeddings").rglob("shard_*.parquet")} == {
-        *(each.id for each in raced.chosen.raced.sets.values()),
+        *(each.planned.id for each in raced.chosen.raced.entries.values()),
         raced.chosen.tables["run"]["embedding_set_id"].item(),
     }
 

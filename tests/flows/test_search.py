@@ -23,9 +23,10 @@ from storage.errors import UserError
 from storage.layout import Layout
 from storage.results import query
 from tasks.choosing.comparison import Comparison, mcnemar_mid_p
-from tasks.choosing.prompt_choice import PromptAnswer
+from tasks.choosing.prompt_choice import PromptAnswer, compare_prompts
 from tasks.exporting.predict import embed
 from tasks.reporting.answer import answer_sentence
+from tasks.reporting.run_record import collect
 from tests.flows.conftest import command_here, sweep_here
 
 TEMPLATE, BEHIND = "on the wave {text} in the field", "{text} and it was"
@@ -130,6 +131,15 @@ def test_the_answer_names_its_prompt(searched: SearchOutcome, capsys: pytest.Cap
     assert told["run_id"] == best.run_id
 
 
+def test_the_winner_of_a_race_is_the_answer_whatever_its_score(searched: SearchOutcome) -> None:
+    layout = storage_of(searched)
+    swept = {each.prompt: collect(layout, each.run_id) for each in searched.answers}
+    worst = min(searched.answers, key=lambda each: each.score).prompt
+    found = compare_prompts(layout, swept, best=worst)
+    assert [each.prompt for each in found if each.is_answer] == [worst]
+    assert [each.score for each in found] == [each.score for each in searched.answers]
+
+
 def answer(prompt: str, *, over: Comparison | None = None, is_answer: bool = True) -> PromptAnswer:
     return PromptAnswer(prompt, "run", "mean", "as_returned", 3, 0.5, 0.7, over, is_answer)
 
@@ -152,7 +162,7 @@ def answer(prompt: str, *, over: Comparison | None = None, is_answer: bool = Tru
             "−3.0 to −1.0, p = 0.010).",
         ),
         (answer("task"), "Take the prompt task."),
-        (answer("none"), "Take no prompt: on train rows it separates better than the other."),
+        (answer("none"), "Take no prompt: on train rows the other does not separate better."),
     ],
 )
 def test_the_sentence(best: PromptAnswer, told: str) -> None:
@@ -226,3 +236,17 @@ def test_a_dry_run_counts_the_prompts_tokens(tiny_model: Path, tiny_dataset: Pat
     assert tokens[1] - tokens[0] == 360 * 6
     assert f"prompt     {TEMPLATE}" in done.stdout
     assert not (tmp_path / "out").exists()
+
+
+def test_a_dry_run_leaves_out_what_the_search_would(
+    tiny_model: Path, tiny_dataset: Path, tmp_path: Path
+) -> None:
+    asked = ["--model", f"path:{tiny_model}", "--dataset", f"path:{tiny_dataset}", "--dry-run"]
+    asked += ["--storage", str(tmp_path / "out"), "--prompt", "model"]  # which this one does not bring
+    done = command_here("search", *asked, "--prompt", "none")
+    assert done.returncode == 0, done.stderr
+    assert "model is left out: " in done.stdout
+    assert done.stdout.count("Nothing was run") == 1
+    alone = command_here("search", *asked)
+    assert alone.returncode == 1
+    assert "brings no prompt of its own" in alone.stderr

@@ -39,6 +39,9 @@ PINNED = {
     19: "b70ee86b3b268bc1",
     20: "23f27efb8b0d1984",
     21: "65175b0c09b73b4b",
+    22: "04a94ccc21a33c0c",
+    23: "6b2d35d42e07379f",
+    24: "2e35c4c58a194348",
 }
 
 
@@ -225,8 +228,16 @@ def test_tables_of_others_are_kept_by_merge_and_rebuild_also_from_the_log_of_a_k
     assert query(str(database), "SELECT DISTINCT run_id FROM probe").item() == "c"
 
 
-def test_a_log_that_fits_no_more_stops_nobody_and_is_kept(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("kept", "beside"), [((), "results.duckdb.wal.stale-1"), ((9, 10), "results.duckdb.kept-10.wal")]
+)
+def test_a_log_that_fits_no_more_stops_nobody_and_is_kept(
+    tmp_path: Path, kept: tuple[int, ...], beside: str
+) -> None:
+    """Beside the file that was last replaced under its program, where there is one."""
     database = tmp_path / "results.duckdb"
+    for number in kept:
+        (tmp_path / f"results.duckdb.kept-{number}").touch()
     merge(str(database), "a", {"probe": probe_rows("a")})
     client = in_a_client(database, "CREATE TABLE mine (i INTEGER)")
     client.kill()
@@ -241,7 +252,7 @@ def test_a_log_that_fits_no_more_stops_nobody_and_is_kept(tmp_path: Path) -> Non
     assert query(str(database), "SELECT count(DISTINCT run_id) FROM probe").item() == 2
     merge(str(database), "c", {"probe": probe_rows("c")})
     assert query(str(database), "SELECT count(DISTINCT run_id) FROM probe").item() == 3
-    assert (tmp_path / "results.duckdb.wal.stale-1").read_bytes() == old
+    assert (tmp_path / beside).read_bytes() == old
     duckdb.connect(str(database), read_only=True).close()
 
 
@@ -254,8 +265,9 @@ def test_a_program_that_writes_the_file_is_waited_for_and_loses_nothing(
         database,
         then="import time; time.sleep(2); connection.execute('CREATE TABLE late (i INTEGER)'); connection.close()",
     )
+    monkeypatch.setattr(database_file, "CLIENT_SECONDS", 120)
     merge(str(database), "b", {"probe": probe_rows("b")})
-    client.wait(timeout=30)
+    client.wait(timeout=120)
     assert query(str(database), "SELECT count(*) FROM late").item() == 0
 
 

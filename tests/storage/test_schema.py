@@ -154,6 +154,42 @@ def test_a_choice_that_is_not_better_is_not_called_so(tmp_path: Path) -> None:
         rows["audit"] = rows["audit"].with_columns(gain_low=pl.lit(low), gain_high=pl.lit(high))
         merge(database, "monday", rows)
         assert query(database, "SELECT verdict FROM certainty").item() == verdict
+        # Of the first layers of a deeper model.
+        rows["run"] = rows["run"].with_columns(layers=pl.lit(24, dtype=pl.Int32))
+        merge(database, "monday", rows)
+        found = query(database, "SELECT verdict FROM certainty").item()
+        assert found == verdict.replace("last layer", "deepest layer run")
+        assert query(database, "SELECT last_layer FROM table_2").item() == 4
+
+
+def test_of_prompts_that_raced_the_winner_is_the_answer_whatever_its_score(tmp_path: Path) -> None:
+    database = str(tmp_path / "results.duckdb")
+
+    def answered(run_id: str, prompt: str | None, score: float, prompts: tuple[str, ...]) -> None:
+        rows = sweep_rows(run_id)
+        same = pl.lit("the same rows").alias("dataset_fingerprint")
+        rows["run"] = rows["run"].with_columns(same, prompt=pl.lit(prompt, dtype=pl.String))
+        rows["dataset"] = rows["dataset"].with_columns(pl.lit("the same rows").alias("fingerprint"))
+        rows["layer_choice"] = rows["layer_choice"].with_columns(score=pl.lit(score))
+        step = rows["race_step"].head(1)
+        steps = [
+            step.with_columns(prompt=pl.lit(each), is_leader=pl.lit(each == (prompt or "none")))
+            for each in prompts
+        ]
+        rows["race_step"] = pl.concat(steps) if steps else step.clear()
+        merge(database, run_id, rows)
+
+    def answers() -> dict[str, bool]:
+        found = query(database, "SELECT run_id, is_answer FROM prompt_comparison")
+        return dict(found.iter_rows())
+
+    answered("plain", None, 0.6, ())
+    answered("prompted", "{text}!", 0.6, ())
+    assert answers() == {"plain": True, "prompted": False}  # of equals one, and that without a prompt
+    answered("prompted", "{text}!", 0.5, ())
+    assert answers() == {"plain": True, "prompted": False}
+    answered("prompted", "{text}!", 0.5, ("none", "{text}!"))
+    assert answers() == {"plain": False, "prompted": True}
 
 
 def test_a_database_of_the_first_version_is_upgraded_in_place_without_loss(

@@ -27,6 +27,12 @@ for number in range({RUNS}):
 """
 
 
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    """And with it locks of its own: every test's bucket has the same name."""
+    monkeypatch.setenv("LAYERSCOUT_CACHE", str(tmp_path / "cache"))
+
+
 def test_writers_of_one_bucket_lose_nothing(bucket, tmp_path, monkeypatch):
     uri, _ = bucket
     database = f"{uri}/results.duckdb"

@@ -6,6 +6,7 @@ import polars as pl
 import pytest
 
 from storage.results import merge, query
+from tests.storage.test_results import probe_rows
 
 RULES = ("turns_by_ridge_loo", "last_layer")
 
@@ -217,6 +218,16 @@ def test_a_choice_of_the_last_layer_and_a_curve_without_points_are_no_proof(tmp_
     )
     found = query(place, "SELECT claim, verdict FROM claims WHERE run_id = 'last'")
     assert dict(found.rows()) == {"b": "fails", "c": "fails"}
+
+
+def test_the_deepest_layer_run_is_as_little_proof_as_the_last(tmp_path: Path) -> None:
+    """With --max-layer: what it is compared with is itself."""
+    place = str(tmp_path / "results.duckdb")
+    probed = probe_rows("cut", layers=4).to_dicts()
+    for chosen, verdict in ((3, "fails"), (2, "cannot tell")):
+        put(place, "cut", "wheel:m", "wheel:d", audit=[audit_row(RULES[0], chosen, 0.0, 1.0)], probe=probed)
+        found = query(place, "SELECT verdict FROM claims WHERE run_id = 'cut' AND claim = 'c'").item()
+        assert found == verdict
 
 
 def test_only_the_papers_own_pairs_have_its_figures_beside_them(database: str) -> None:

@@ -43,11 +43,38 @@ def test_a_worse_layer_is_advised_against():
     sentence = answer_sentence(run_tables(gain=(-0.04, -0.01)))
     assert sentence.startswith("Keep the last layer: the rule chose layer 7 of 30")
     assert "2.5 points worse than the last layer" in sentence
+    # Not the last one, which the sentence began with.
+    assert sentence.endswith("Layer 7 is within half a point of the best layer with 94 % confidence.")
+
+
+def test_the_layer_table_is_not_rounded_before_it_is_shown():
+    tables = changed(run_tables(), "probe", accuracy=1153 / 1289)
+    assert {row["accuracy"] for row in layer_table(tables)} == {1153 / 1289}  # 89.4 %, and of 0.8945 89.5 %
 
 
 def test_the_last_layer_chosen_is_kept():
     tables = changed(run_tables(), "layer_choice", layer=30)
     assert answer_sentence(tables).startswith("Keep the last layer, layer 30 of 30 (mean pooling): ")
+
+
+def test_of_the_first_layers_alone_the_deepest_is_not_called_the_last():
+    whole = run_tables(gain=(0.041, 0.087))
+    tables = {
+        name: rows.filter(pl.col("layer") <= 20) if "layer" in rows.columns else rows
+        for name, rows in whole.items()
+    }
+    assert "6.4 points better than layer 20, the deepest run (95 % interval" in answer_sentence(tables)
+    level = changed(tables, "audit", gain_low=-0.01)
+    assert " classified correctly, level with layer 20, the deepest run, within noise (" in answer_sentence(
+        level
+    )
+    shown = {name: note for name, _, note in key_figures(answer_curves(tables))}
+    assert shown["test accuracy"].startswith("layer 20, the deepest run ")
+    kept = answer_sentence(changed(tables, "layer_choice", layer=20))
+    assert kept.startswith("Take layer 20 of 30 (mean pooling), the deepest run: ")
+    marked = {row["layer"]: row["marks"] for row in layer_table(tables)}
+    assert "deepest" in marked[20]
+    assert not any("last" in mark for mark in marked.values())
 
 
 def test_layer_0_is_named_for_what_it_is():
@@ -147,8 +174,8 @@ def test_the_layer_table_has_the_answers_layers_with_their_marks():
         30: "last",
     }
     probe = tables["probe"].filter(pooling="mean", layer=7).row(0, named=True)
-    assert table[7]["accuracy"] == round(probe["accuracy"], 4)
-    assert table[7]["depth"] == round(7 / 30, 4)
+    assert table[7]["accuracy"] == probe["accuracy"]
+    assert table[7]["depth"] == 7 / 30
 
 
 def test_layers_that_were_not_probed_are_empty_in_the_table():

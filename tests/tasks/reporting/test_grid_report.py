@@ -70,6 +70,21 @@ def test_the_map_has_every_layer_of_every_curve_and_its_marks(views: dict[str, p
     assert atlas["family"].to_list() == sorted(atlas["family"])
 
 
+def test_numbers_and_sets_of_labels_have_no_classes_and_of_the_first_layers_the_deepest_is_named(
+    views: dict[str, pl.DataFrame],
+) -> None:
+    classes = pl.when(pl.col("family") == "bert").then(pl.lit("a number")).otherwise("kind").alias("kind")
+    deeper = pl.col("layers") + 2
+    changed = views | {"atlas": views["atlas"].with_columns(classes, layers=deeper)}
+    html = section(render_grid(changed, SVG), "atlas-title")
+    before = section(render_grid(views, SVG), "atlas-title")
+    assert 0 < html.count(" classes, ") < before.count(" classes, ")
+    assert html.count(" tokens a text") == before.count(" tokens a text")
+    titles = [a["title"] for tag, a in Page(html).tags if tag == "i" and a.get("role") == "gridcell"]
+    assert all("the deepest run" in title for title in titles)
+    assert not any("the last layer" in title for title in titles)
+
+
 def test_where_layers_lie_counts_them_all(views: dict[str, pl.DataFrame]) -> None:
     page = Page(section(render_grid(views, SVG), "where-title"))
     counts = [int(text) for text in page.all("b")]

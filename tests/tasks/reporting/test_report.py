@@ -47,6 +47,17 @@ def data_of(page):
     return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.S)[1])
 
 
+def test_of_the_first_layers_alone_no_final_norm_is_spoken_of():
+    tables = {
+        name: rows.filter(pl.col("layer") <= 20) if "layer" in rows.columns else rows
+        for name, rows in run_tables().items()
+    }
+    for ends, is_told in ((20, False), (19, True)):
+        tables["trend"] = tables["trend"].with_columns(to_layer=pl.lit(ends, dtype=pl.Int32))
+        page = render_report(tables)
+        assert ("The last layer alone has passed the model's final norm" in page) == is_told
+
+
 def test_every_section_is_there_when_there_is_data_for_it():
     page = render_report(run_tables(), confusion=confusion_of(), projection=projection_of())
     assert Page(page).all("h2") == [
