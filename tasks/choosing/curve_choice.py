@@ -78,7 +78,7 @@ def choose(curve: CurveOfRun, depth_price: float = 0.0) -> CurveChoice:
         last_is_normed=curve.last_is_normed,
         task=curve.task,
         is_cut=curve.is_cut,
-        constant=_constant_layers(influences),
+        constant=_constant_layers(left_out),
     )
     shapes = {metric: measured.shape for metric, measured in silhouettes.items()}
     chosen = CurveChoice(tuple(choose_layers(evidence, depth_price=depth_price, seed=curve.seed)), shapes)
@@ -225,10 +225,8 @@ def _values(rows: pl.DataFrame, by: str, column: str) -> dict[str, npt.NDArray[A
 
 
 def _constant_layers(rows: pl.DataFrame) -> npt.NDArray[Any]:
-    """bool [layers]: where every distance is 0, and so every row's silhouette, all rows have one embedding."""
-    return (
-        rows.group_by("layer").agg((pl.col("silhouette") == 0).all()).sort("layer")["silhouette"].to_numpy()
-    )
+    """bool [layers]: where no train row differs from the mean of all, all have one embedding."""
+    return rows.group_by("layer").agg(~pl.col("differs").any()).sort("layer")["differs"].to_numpy()
 
 
 def by_layer(rows: pl.DataFrame, column: str) -> npt.NDArray[Any]:

@@ -27,7 +27,8 @@ def check_classes(
     that test alone has follow: no probe can tell them, which counts as wrong.
 
     Raises:
-        UserError: one class only, about as many as rows, one that test has and train has not, or no test row.
+        UserError: one class only, about as many as rows, one that test has and train has not, or fewer than two test
+            rows.
     """
     values = in_order(train["value"].unique(), named)
     if len(values) < 2:
@@ -60,6 +61,8 @@ def check_classes(
         )
     if not test.height:
         raise UserError(f"{spec} leaves no test row. Add rows: every class keeps its first two for train.")
+    if test.height == 1:
+        raise UserError(f"{spec} has one test row, and a choice is judged on two at the least. Give more.")
     return values
 
 

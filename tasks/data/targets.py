@@ -5,7 +5,7 @@ numbers are parts of equally many train rows, those of several labels are sets o
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +23,7 @@ PARTS = 5
 OWN_CLASS = 10
 """Train rows of a set of labels that is a class of its own; rows of a rarer one go with its most frequent label."""
 NO_LABEL = "no label"
+_LEAST_SPREAD = 1e-100
 _FLAGS = {"1": True, "true": True, "0": False, "false": False}
 
 
@@ -141,6 +142,7 @@ def with_classes(
     """
     train = pl.concat([splits[name] for name in ("train", "validation") if name in splits])["target"]
     if task is Task.REGRESSION:
+        _check_spread(train.to_numpy(), where)
         edges, classes = _parts(train.to_numpy())
         found = {
             split: rows.with_columns(
@@ -161,10 +163,11 @@ def with_classes(
             "train rows with them, or remove these."
         )
     frequent = Counter(each for row in train for each in row)
-    sets = Counter(_set_of(row, labels) for row in train)
+    sets = Counter(map(frozenset, train))
+    named_sets = _names_of(sets, labels)
     found = {}
     for split, rows in splits.items():
-        values = [_class_of(row, labels, frequent, sets) for row in rows["target"]]
+        values = [_class_of(row, frequent, sets, named_sets) for row in rows["target"]]
         flags = [[float(each in row) for each in labels] for row in map(set, rows["target"])]
         found[split] = rows.with_columns(
             value=pl.Series(values, dtype=pl.String),
@@ -204,18 +207,44 @@ def _parts(numbers: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float64], l
         return (distinct[1:] + distinct[:-1]) / 2, names
     edges = np.unique(np.quantile(numbers, np.arange(1, PARTS) / PARTS))
     edges = edges[edges < distinct[-1]]
+    if not len(edges):  # more than four fifths are the largest
+        edges = distinct[-2:-1]
     count = len(edges) + 1
     ends = [f"up to {each:.4g}" for each in edges] + [f"over {edges[-1]:.4g}"]
     return edges, [f"part {place + 1} of {count}, {end}" for place, end in enumerate(ends)]
 
 
-def _set_of(row: Sequence[str], labels: Sequence[str]) -> str:
-    held = set(row)
-    return " + ".join(each for each in labels if each in held) or NO_LABEL
+def _check_spread(numbers: npt.NDArray[np.float64], where: str) -> None:
+    """`UserError` where squares of the numbers' differences are no float64 any more: errors could not be told."""
+    distance = float(numbers.max() - numbers.min())
+    if distance > 0 and not _LEAST_SPREAD < distance < 1 / _LEAST_SPREAD:
+        raise UserError(
+            f"The numbers of {where} lie {distance:g} apart, and their squared errors are beyond what a computer's "
+            "numbers hold. Give them in another unit."
+        )
 
 
-def _class_of(row: Sequence[str], labels: Sequence[str], frequent: Counter[str], sets: Counter[str]) -> str:
-    whole = _set_of(row, labels)
-    if len(row) < 2 or sets[whole] >= OWN_CLASS:
-        return whole
-    return max(row, key=lambda each: (frequent[each], each))
+def _names_of(sets: Collection[frozenset[str]], labels: Sequence[str]) -> dict[frozenset[str], str]:
+    """A name for each set of labels that no other set has; of a set of one it is the label's own."""
+    named = {frozenset([each]): each for each in labels}
+    taken = set(labels)
+    for held in sorted(set(sets) - set(named), key=sorted):
+        name = " + ".join(each for each in labels if each in held) or NO_LABEL
+        while name in taken:
+            name = f"({name})"
+        named[held] = name
+        taken.add(name)
+    return named
+
+
+def _class_of(
+    row: Sequence[str],
+    frequent: Counter[str],
+    sets: Counter[frozenset[str]],
+    named: Mapping[frozenset[str], str],
+) -> str:
+    whole = frozenset(row)
+    if whole in named and (len(whole) < 2 or sets[whole] >= OWN_CLASS):
+        return named[whole]
+    # Of a row without any, where no train row is: any class, which only its picture is drawn by.
+    return max(row, key=lambda each: (frequent[each], each), default=NO_LABEL)

@@ -124,7 +124,8 @@ class View:
     centre: torch.Tensor | None
     factor: torch.Tensor | None
     blank: float = 0.0
-    """A row shorter than this equals the centre but for rounding, and has no direction."""
+    """A row shorter than this equals the centre but for rounding, and has no direction. Of distances that want none, 0:
+    beside a large constant feature every row would be shorter."""
 
     @classmethod
     def of(cls, rows: torch.Tensor, metric: Metric, space: Space, shared: Cores) -> "View":
@@ -140,11 +141,11 @@ class View:
 
         centre = total(cls(metric, None, None), lambda z: z.sum(0)) / len(rows)
         if space is not Space.STANDARDISED:
-            return cls(metric, centre, None, 1e-13 * float(torch.linalg.vector_norm(centre)))
+            return cls(metric, centre, None, _blank(metric, centre))
         scale = (total(cls(metric, centre, None), lambda z: z.square_().sum(0)) / len(rows)).sqrt()
         scale = without_rounding(scale, centre)
         factor = torch.where(scale > 0, 1.0 / scale, 1.0)
-        return cls(metric, centre, factor, 1e-13 * float(torch.linalg.vector_norm(centre * factor)))
+        return cls(metric, centre, factor, _blank(metric, centre * factor))
 
     def pieces(self, rows: torch.Tensor) -> Iterator[tuple[slice, torch.Tensor]]:
         """Rows [n, D] piece by piece, float64; a piece is yours to change, and good until the next one."""
@@ -169,6 +170,10 @@ class View:
     def square(self, length: torch.Tensor) -> torch.Tensor:
         """Squared norms of the rows as they are compared: for cosine 1, or 0 where there is no direction."""
         return (length > 0).double() if self.metric is Metric.COSINE else length.square()
+
+
+def _blank(metric: Metric, centre: torch.Tensor) -> float:
+    return 1e-13 * float(torch.linalg.vector_norm(centre)) if metric is Metric.COSINE else 0.0
 
 
 def class_sums(view: View, rows: torch.Tensor, weight: torch.Tensor, length: torch.Tensor) -> ClassSums:
@@ -236,8 +241,12 @@ def _score(
     by_b = scores.by_b / counts[scores.nearest]
     weight = torch.zeros(len(rows), len(counts), dtype=torch.float64, device=rows.device)
     weight.scatter_(1, own[:, None], by_a[:, None]).scatter_(1, scores.nearest[:, None], by_b[:, None])
-    own_share = by_a * scores.a
-    shift = torch.zeros_like(counts).index_add_(0, own, own_share)
+    apart = by_a * scores.a
+    own_share = apart
+    if view.metric is Metric.COSINE:
+        # As in `_row_scores`, the distance 1 that a row without direction would have from itself.
+        own_share = apart - by_a * (1.0 - view.square(length))
+    shift = torch.zeros_like(counts).index_add_(0, own, apart)
     shift.index_add_(0, scores.nearest, by_b * scores.b)
     return _Scored(scores.s, own_share, class_sums(view, rows, weight, length), shift)
 

@@ -15,7 +15,7 @@ from storage.errors import UserError
 from tasks.numerics.matrix_products import product
 from tasks.scoring.closed_form_silhouette import closed_form_samples
 from tasks.scoring.features import Features, features_of
-from tasks.scoring.ridge import ridge_leave_one_out
+from tasks.scoring.ridge import ridge_leave_one_out, squared_error_of_none
 from tasks.scoring.target import loss_of_none
 from tasks.vocabulary import Metric, Space
 
@@ -161,12 +161,7 @@ def ridge_loo_r2(features: Features) -> float:
     Predicted R² = 1 − PRESS/PRESS₀ (Allen 1974, doi 10.1080/00401706.1974.10489157) of `ridge_leave_one_out`, PRESS₀
     that of no features at all. A proper score: it moves with every row's margin, where a hit rate counts crossings.
     """
-    if features.target is None:
-        share = features.class_weights / features.n
-        without = float((features.class_weights * (1.0 - 2.0 * share + share.square().sum())).sum())
-    else:
-        without = float((features.target_values - features.response_mean).square().sum())
-    without *= (features.n / (features.n - 1)) ** 2
+    without = squared_error_of_none(features) * features.unit**2
     return 1.0 - features.sum_over_rows(features.once(ridge_leave_one_out).squared_error) / without
 
 
@@ -176,7 +171,7 @@ def ridge_loo_information(features: Features) -> float:
 
     McFadden's R² = 1 − log loss/entropy (1974), each row by the fit without it, after one temperature for all rows; a
     proper score as well. Below 0 where the values mislead. Of several labels, of their summed entropies; of a number it
-    is `ridge_loo_r2` but for the factor ((n − 1)/n)².
+    is `ridge_loo_r2` but for the factor ((n − 1)/n)², where rows are left out one at a time.
     """
     if features.target is None:
         share = features.class_weights / features.n

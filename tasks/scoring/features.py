@@ -15,6 +15,7 @@ from tasks.numerics.matrix_products import product
 from tasks.numerics.matrix_rows import as_labels, as_rows, blocks_of, check_finite, deviation_of, mean_of
 from tasks.numerics.principal_axes import PrincipalAxes, decompose, decompose_gram, smaller_gram
 from tasks.scoring.target import Target
+from tasks.vocabulary import Task
 
 _R = TypeVar("_R")
 
@@ -212,13 +213,20 @@ class Features:
         return Neighbours(distance[:, :k], index[:, :k])
 
     @cached_property
+    def unit(self) -> float:
+        """What numbers are told in: their deviation, so that float32 holds products with numbers of any size."""
+        if self.target is None or self.target.task is not Task.REGRESSION:
+            return 1.0
+        return float(self.target.values.std()) or 1.0
+
+    @cached_property
     def target_values(self) -> torch.Tensor:
-        """Of a target, its values, float64 [N, T]."""
+        """Of a target, its values in `unit`s, float64 [N, T]."""
         assert self.target is not None
-        return torch.from_numpy(self.target.values).to(self.rows.device)
+        return torch.from_numpy(self.target.values / self.unit).to(self.rows.device)
 
     def response(self, at: slice | torch.Tensor) -> torch.Tensor:
-        """What ridge regression is to say of some rows, float64 [n, T]: the target, or one-hot labels."""
+        """What ridge regression is to say of some rows, float64 [n, T]: the target in `unit`s, or one-hot labels."""
         return self.one_hot(at) if self.target is None else self.target_values[at]
 
     @cached_property

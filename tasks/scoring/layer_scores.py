@@ -36,7 +36,7 @@ from tasks.scoring.target_probe import fit_target_probe
 from tasks.vocabulary import Metric, Precision, ProbeProtocol, Space, Task
 
 # Raised by hand when a change of the scoring code changes a number.
-SCORING_VERSION = 14
+SCORING_VERSION = 15
 
 # What one kind of score stages.
 SILHOUETTE = ("silhouette", "silhouette_by_class", "silhouette_row")
@@ -201,7 +201,9 @@ def score_with_criteria(
     if staged is None:
         ridge = features.once(ridge_leave_one_out)
         scores = {"correct": ridge.correct, "squared_error": ridge.squared_error, "log_loss": ridge.log_loss}
-        left_out = pl.DataFrame({"row_id": train.row_id} | scores)
+        # Whether a row is anything but the mean of all: `curve_choice` asks it of all rows of a layer.
+        differs = (features.row_squares > 0).cpu().numpy()
+        left_out = pl.DataFrame({"row_id": train.row_id, "differs": differs} | scores)
         _stage(layer, "ridge_row", left_out.cast({pl.Float64: pl.Float32}))
     else:
         rows = pl.concat([staged, rows])

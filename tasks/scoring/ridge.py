@@ -106,13 +106,13 @@ def ridge_leave_one_out(
             values[at] -= residuals(at, slice(best, best + 1))[:, 0]
 
         over_rows(predict)
-        predicted = values.cpu().numpy()
+        predicted = values.cpu().numpy() * features.unit
         rule = fit_decision_rule(features.target, predicted, TEMPERATURES)
         judged = judge(features.target, predicted, rule)
         return RidgeLeaveOneOut(
             accuracy=float(judged.right.mean()),
             correct=judged.right,
-            squared_error=errors[:, best].cpu().numpy(),
+            squared_error=errors[:, best].cpu().numpy() * features.unit**2,
             log_loss=judged.loss,
             penalty=penalties[best],
             rule=rule,
@@ -137,6 +137,29 @@ def ridge_leave_one_out(
         penalty=penalties[best],
         rule=DecisionRule(temperature=TEMPERATURES[coolest]),
     )
+
+
+def squared_error_of_none(features: Features) -> float:
+    """The summed squared error, in squared `unit`s, of the mean response of all rows but a row's own, or but its
+    group's; weighted if rows are."""
+    n, weights = features.n, features.weights
+    prior = features.response_mean if weights is None else features.class_weights / n
+    counted = torch.ones(n, dtype=torch.float64, device=prior.device) if weights is None else weights
+    if features.groups is None:
+        if features.target is None:
+            square = 1.0 - 2.0 * prior[features.codes] + prior.square().sum()
+        else:
+            square = (features.target_values - prior).square().sum(1)
+        # A row and the mean without it lie n/(n − w) as far apart as it and the mean of all.
+        return float((counted * (n / (n - counted)).square()) @ square)
+    apart = features.response(slice(None)) - prior
+    _, codes = np.unique(features.groups, return_inverse=True)
+    of_group = torch.from_numpy(codes).to(prior.device)
+    groups = int(codes.max()) + 1
+    weight = counted.new_zeros(groups).index_add_(0, of_group, counted)
+    sums = apart.new_zeros(groups, apart.shape[1]).index_add_(0, of_group, counted[:, None] * apart)
+    without = apart + (sums / (n - weight)[:, None])[of_group]
+    return float(counted @ without.square().sum(1))
 
 
 @dataclass(frozen=True)

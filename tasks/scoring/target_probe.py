@@ -65,6 +65,7 @@ def fit_target_probe(train: Features, X_test: np.ndarray | torch.Tensor, target_
     prior = train.response_mean
     products = Z.T @ (train.target_values - prior)
     weights = (products / (Z.square().sum(0) + train.n * left_out.penalty)[:, None]).T @ along.axes.double()
+    weights, prior = weights * train.unit, prior * train.unit
     scale = torch.where(train.deviation > 0, train.deviation, 1.0)
     predicted = (((test - train.mean) / scale).double() @ weights.T + prior).cpu().numpy()
     judged = judge(target_test, predicted, left_out.rule, variance=float(train.target.values.var()))

@@ -100,6 +100,15 @@ def test_without_texts_the_planted_layer_is_found_and_no_words_are_claimed(tmp_p
     assert answer.tables["embedding_set"]["tokens"][0] == 0
 
 
+def test_layers_that_differ_in_length_alone_are_no_constant_ones(tmp_path: Path) -> None:
+    """All cosine distances are 0, and a probe tells the labels all the same."""
+    labels = np.random.default_rng(1).integers(0, 2, 200)
+    lengths = 5 + 0.1 * np.random.default_rng(2).standard_normal((200, 3, 1)) + 2 * labels[:, None, None]
+    answer = layerscout.choose(lengths, labels, metric="cosine", storage=tmp_path / "out")
+    assert not answer.tables["layer_choice"]["is_constant"].any()
+    assert answer.accuracy == 1.0
+
+
 @pytest.fixture
 def saved(tmp_path: Path) -> Path:
     """`rows.csv` without a test split, and the states of its rows in `states`, keyed and shuffled."""

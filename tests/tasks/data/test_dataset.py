@@ -218,6 +218,14 @@ def test_a_test_label_that_train_lacks_is_an_error(tmp_path: Path) -> None:
         prepare(f"path:{tmp_path}", tmp_path / "out")
 
 
+def test_one_test_row_is_too_few_to_judge_by(tmp_path: Path) -> None:
+    rows = labelled_text(30)
+    write_rows(rows, tmp_path / "train.csv")
+    write_rows(rows.head(1), tmp_path / "test.csv")
+    with pytest.raises(UserError, match="has one test row, and a choice is judged on two at the least"):
+        prepare(f"path:{tmp_path}", tmp_path / "out")
+
+
 def test_folders_and_files_that_are_no_data_set(tmp_path: Path) -> None:
     for spec, message in [
         (f"path:{tmp_path / 'nowhere'}", "There is no file or folder"),

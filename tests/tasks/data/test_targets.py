@@ -133,6 +133,20 @@ def test_few_numbers_are_classes_of_their_own_and_many_are_parts() -> None:
     assert counts["target"].is_sorted()
 
 
+def test_numbers_most_of_which_are_the_largest_are_two_parts() -> None:
+    capped = pl.DataFrame({"target": [5.0] * 90 + [i / 10 for i in range(12)]})
+    found = with_classes({"train": capped}, Task.REGRESSION, None, "here")
+    assert found.classes == ["part 1 of 2, up to 1.1", "part 2 of 2, over 1.1"]
+    assert found.splits["train"]["value"].to_list() == [found.classes[1]] * 90 + [found.classes[0]] * 12
+
+
+@pytest.mark.parametrize("unit", [1e-120, 1e120])
+def test_numbers_whose_squares_are_beyond_float64_are_refused(unit: float) -> None:
+    rows = pl.DataFrame({"target": [unit * i for i in range(20)]})
+    with pytest.raises(UserError, match=r"The numbers of here lie 1.9e.* apart.* Give them in another unit"):
+        with_classes({"train": rows}, Task.REGRESSION, None, "here")
+
+
 @pytest.mark.parametrize(
     ("numbers", "names"),
     [
@@ -165,6 +179,22 @@ def test_rare_sets_of_labels_go_with_their_most_frequent_label() -> None:
         with_classes(
             {"train": train, "test": pl.DataFrame({"target": [["d"]]})}, Task.MULTI_LABEL, None, "here"
         )
+
+
+@pytest.mark.parametrize(
+    ("sets", "classes"),
+    [
+        ([[], [NO_LABEL], ["a"]], ["(no label)", "a", "no label"]),
+        ([["a", "b"], ["a + b"], ["a"]], ["(a + b)", "a", "a + b"]),
+        ([["a", "b + c"], ["a + b", "c"]], ["(a + b + c)", "a + b + c"]),
+    ],
+)
+def test_sets_of_labels_are_never_taken_for_another(sets: list[list[str]], classes: list[str]) -> None:
+    train = pl.DataFrame({"target": sets * 10}, schema={"target": pl.List(pl.String)})
+    found = with_classes({"train": train}, Task.MULTI_LABEL, None, "here")
+    assert found.classes == classes
+    told = set(zip(map(frozenset, train["target"]), found.splits["train"]["value"], strict=True))
+    assert len(told) == len(sets)
 
 
 def write(folder: Path, **columns: list[object]) -> str:

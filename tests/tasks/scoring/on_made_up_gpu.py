@@ -79,7 +79,8 @@ def cases() -> dict[str, Callable[[str], dict[str, float]]]:
 
 
 def staged(device: str, folder: str) -> dict[str, list[object]]:
-    """What `score_layer` stages of a layer on this device, but for its seconds: the numbers of each table."""
+    """What `score_layer` stages of a layer on this device, but for its seconds and how many steps a fit took, which
+    rounding decides: the numbers of each table."""
     layers, _, _ = made_up_layers(folder)
     layer = replace(layers[2], run_id=device.replace(":", "-"), device=device)
     names = tuple(name for name in CRITERIA if name not in OF_SINGLE_ROWS)
@@ -87,7 +88,8 @@ def staged(device: str, folder: str) -> dict[str, list[object]]:
     tables = (*SILHOUETTE, *PROBE, "criterion", "ridge_row")
     found = {name: read_staged(layer.layout, layer.run_id, name).drop("run_id") for name in tables}
     return {
-        name: table.drop("seconds", strict=False).to_numpy().ravel().tolist() for name, table in found.items()
+        name: table.drop("seconds", "iterations", strict=False).to_numpy().ravel().tolist()
+        for name, table in found.items()
     }
 
 

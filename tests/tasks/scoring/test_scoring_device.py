@@ -12,8 +12,9 @@ from tasks.scoring.scoring_device import LARGE_LAYER, all_scores, scored_on, sco
 from tests.conftest import printed_by
 from tests.tasks.scoring.test_layer_scores import made_up_layers
 
-# A row or two may fall on the other side, where a share of rows is counted.
-CLOSE = {"knn_loo": 2 / 1_600}
+# A row or two may fall on the other side, where a share of rows is counted. And a fit ends where it has 3e-7 of its
+# objective left to gain, which leaves the loss of labels that it was not fitted to open by the square root.
+CLOSE = {"knn_loo": {"abs": 2 / 1_600}, "log_loss": {"rel": 1e-3}}
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +29,7 @@ def test_every_score_is_that_of_the_cpu(scored):
         wanted, found = by_device["cpu"], by_device["gpu:0"]
         assert found.keys() == wanted.keys()
         for name, value in wanted.items():
-            close = {"abs": CLOSE[name]} if name in CLOSE else {"rel": 1e-4, "abs": 1e-6}
+            close = CLOSE.get(name, {"rel": 1e-4, "abs": 1e-6})
             assert found[name] == pytest.approx(value, **close), (case, name)
 
 

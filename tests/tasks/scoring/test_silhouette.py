@@ -214,10 +214,22 @@ def test_what_cannot_be_scored_says_why():
             silhouette(X, y, metric)
 
 
+@pytest.mark.parametrize("metric", [Metric.EUCLIDEAN, Metric.SQEUCLIDEAN])
+@pytest.mark.parametrize("constant", [1e14, 1e30])
+def test_a_large_constant_feature_moves_no_distance(metric, constant):
+    X, y = clouds(40, 4, 3)
+    beside = np.column_stack([np.full(40, constant, np.float32), X])
+    got, want = silhouette(beside, y, metric), silhouette(X, y, metric)
+    np.testing.assert_allclose(got.samples, want.samples, atol=1e-9)
+    assert got.standard_error == pytest.approx(want.standard_error)
+
+
 @pytest.mark.parametrize("metric", Metric)
-def test_influence_is_the_derivative_by_the_weight_of_a_row(metric):
+@pytest.mark.parametrize("blank", [0, 9])
+def test_influence_is_the_derivative_by_the_weight_of_a_row(metric, blank):
     X, y = clouds(30, 3, 3)
     y[0] = 50
+    X[1 : 1 + blank] = 0.0
     distance = pairwise(X, metric)
     got = silhouette(X, y, metric)
     step = 1e-6

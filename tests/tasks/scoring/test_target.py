@@ -56,6 +56,25 @@ def test_each_row_is_told_by_the_fit_to_all_others(task: Task, width: int) -> No
     assert got.rule == fit_decision_rule(target, told, TEMPERATURES)
 
 
+@pytest.mark.parametrize("unit", [1e-60, 1e39, 1e90])
+def test_the_unit_of_numbers_does_not_matter(unit: float) -> None:
+    X, target = planted(Task.REGRESSION, 80, 6)
+    y = np.arange(60) % 2
+    parts = []
+    for factor in (1.0, unit):
+        values = factor * target.values
+        train = Features(X[:60], y, target=Target(Task.REGRESSION, values[:60]))
+        probe = fit_target_probe(train, X[60:], Target(Task.REGRESSION, values[60:]))
+        parts.append((ridge_leave_one_out(train), probe, ridge_loo_r2(train)))
+    (ridge, probe, r2), (scaled, of_scaled, scaled_r2) = parts
+    assert (scaled.penalty, of_scaled.penalty) == (ridge.penalty, probe.penalty)
+    np.testing.assert_allclose(scaled.log_loss, ridge.log_loss, rtol=1e-6)
+    np.testing.assert_allclose(scaled.squared_error / unit / unit, ridge.squared_error, rtol=1e-6)
+    np.testing.assert_allclose(of_scaled.predicted / unit, probe.predicted, rtol=1e-6)
+    np.testing.assert_allclose(of_scaled.coefficients / unit, probe.coefficients, rtol=1e-6)
+    assert (of_scaled.accuracy, scaled_r2) == (probe.accuracy, pytest.approx(r2))
+
+
 @pytest.mark.parametrize("task", TASKS)
 def test_criteria_of_ridge_read_the_target(task: Task) -> None:
     X, target = planted(task, 200, 12)

@@ -56,6 +56,31 @@ def test_ridge_left_out_is_a_weighted_refit(width: int, grouped: bool) -> None:
     assert got.accuracy == pytest.approx(np.average(said.argmax(1) == y, weights=weights))
 
 
+@pytest.mark.parametrize("grouped", [False, True])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("constant", [False, True])
+def test_predicted_r2_is_over_the_mean_without_each_row_or_group(
+    grouped: bool, weighted: bool, constant: bool
+) -> None:
+    X, y, weights = some_rows(seed=5)
+    if not weighted:
+        weights = np.ones(len(y))
+    weights[:2] *= 50.0
+    group = np.random.default_rng(1).integers(0, 12, len(y)) if grouped else np.arange(len(y))
+    features = Features(
+        0 * X if constant else X, y, groups=group if grouped else None, weights=weights if weighted else None
+    )
+    own = weights if weighted else np.ones(len(y))
+    one_hot, without = np.eye(3)[y], 0.0
+    for row in range(len(y)):
+        rest = group != group[row]
+        mean = np.average(one_hot[rest], axis=0, weights=own[rest])
+        without += own[row] * ((one_hot[row] - mean) ** 2).sum()
+    ridge = ridge_leave_one_out(features)
+    wanted = 0.0 if constant else 1 - own @ ridge.squared_error / without
+    assert score_criteria(features, names=["ridge_loo_r2"])["ridge_loo_r2"] == pytest.approx(wanted, abs=1e-6)
+
+
 def test_equal_weights_are_none() -> None:
     X, y, _ = some_rows(seed=2)
     plain, same = Features(X, y), Features(X, y, weights=np.full(len(y), 7.0))
