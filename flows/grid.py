@@ -1,6 +1,6 @@
 """Many models × many data sets: one sweep a pair, then one comparison."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -42,7 +42,7 @@ def grid(parameters: GridParameters) -> GridOutcome:
     so the same grid goes on where it was ended. A pair that fails does not keep the others from running.
 
     Raises:
-        UserError: pairs failed; the others are in the database all the same.
+        UserError: pairs failed; the others are in the database, and compared, all the same.
     """
     tag_flow_run()
     pairs = parameters.pairs()
@@ -59,16 +59,19 @@ def grid(parameters: GridParameters) -> GridOutcome:
             # sub-flow's record keeps its traceback.
             get_run_logger().error("%s failed: %s", pair_name(pairs[place]), outcome.why)
             failed[place] = outcome.why
+    ordered = tuple(run_ids[place] for place in sorted(run_ids))
+    comparing = None
+    if ordered:
+        with working("Comparing the pairs"):
+            comparing = compare_runs_task.submit(layout, ordered)
+            files = comparing.result()
     if failed:
         reasons = "; ".join(f"{pair_name(pairs[place])}: {why}" for place, why in sorted(failed.items()))
         raise UserError(
             f"{len(failed)} of {len(pairs)} pairs failed ({reasons}). The others are in the database; the same "
             "command goes on with what is missing."
         )
-    ordered = tuple(run_ids[place] for place in range(len(pairs)))
-    with working("Comparing the pairs"):
-        comparing = compare_runs_task.submit(layout, ordered)
-        files = comparing.result()
+    assert comparing is not None
     return GridOutcome(ordered, layout, files, (comparing.task_run_id,))
 
 
@@ -115,26 +118,46 @@ def examine_pairs(parameters: GridParameters) -> list[tuple[SweepParameters, str
     """Each pair, what its model is, and what its data set is, as far as that can be told without the hub.
 
     Raises:
-        UserError: a source that should be on this machine is not, or cannot be read; a criterion that there is not.
+        UserError: a source that should be on this machine is not, or cannot be read; a criterion that there is not. It
+            names every pair that cannot be swept.
     """
     pairs = parameters.pairs()
     for pair in pairs:
         check_criteria(pair.criterion)
-    models = {pair.model: _examine_model(pair.model) for pair in pairs}
     # A table a data set and its row limits; it is read as a sweep reads it.
-    datasets = {_asked_rows(pair): _examine_dataset(pair) for pair in pairs}
-    return [(pair, models[pair.model], datasets[_asked_rows(pair)]) for pair in pairs]
+    asked = [(pair.model, (pair.dataset, *pair.rows_asked.values())) for pair in pairs]
+    models: dict[object, str | UserError] = {}
+    datasets: dict[object, str | UserError] = {}
+    for pair, (model, rows) in zip(pairs, asked, strict=True):
+        if model not in models:
+            models[model] = _told(_examine_model, pair)
+        if rows not in datasets:
+            datasets[rows] = _told(_examine_dataset, pair)
+    found, problems = [], []
+    for pair, (model, rows) in zip(pairs, asked, strict=True):
+        of_model, of_dataset = models[model], datasets[rows]
+        if isinstance(of_model, str) and isinstance(of_dataset, str):
+            found.append((pair, of_model, of_dataset))
+        else:
+            why = " ".join(str(each) for each in (of_model, of_dataset) if isinstance(each, UserError))
+            problems.append(f"{pair_name(pair)}: {why}")
+    if problems:
+        raise UserError(f"{len(problems)} of {len(pairs)} pairs cannot be swept. {' '.join(problems)}")
+    return found
 
 
-def _asked_rows(pair: SweepParameters) -> tuple[object, ...]:
-    return pair.dataset, *pair.rows_asked.values()
+def _told(examine: Callable[[SweepParameters], str], pair: SweepParameters) -> str | UserError:
+    try:
+        return examine(pair)
+    except UserError as error:  # what one pair lacks must not hide what the others do
+        return error
 
 
-def _examine_model(spec: str) -> str:
-    told = parse_source(spec, "model").describe("model")
+def _examine_model(pair: SweepParameters) -> str:
+    told = parse_source(pair.model, "model").describe("model")
     if told is not None:
         return told
-    model = resolve_model(spec)
+    model = resolve_model(pair.model)
     return f"{model.family}, {model.layers} blocks of width {model.hidden_size:,}"
 
 

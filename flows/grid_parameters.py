@@ -107,16 +107,17 @@ def locate_dataset(spec: str, data_root: str | None) -> str:
 class _Loader(yaml.SafeLoader):
     """Of a key that stands twice, YAML's own would take the second without a word."""
 
-    def construct_mapping(self, node: yaml.Node, deep: bool = False) -> dict[Any, Any]:
-        # Of a tag such as !!set before what is none, YAML's own says it.
-        pairs = node.value if isinstance(node, yaml.MappingNode) else []
-        counted = Counter(key.value for key, _ in pairs if isinstance(key, yaml.ScalarNode))
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        # As it is written: merges (<<) are put into a mapping later, and may bring what it has a value for.
+        node = super().compose_mapping_node(anchor)
+        assert isinstance(node, yaml.MappingNode)
+        counted = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
         for key, times in counted.items():
             if times > 1:
                 raise yaml.constructor.ConstructorError(
                     None, None, f"found the key {key!r} more than once", node.start_mark
                 )
-        return super().construct_mapping(node, deep)
+        return node
 
 
 def read_grid(

@@ -277,7 +277,8 @@ class AskedOfAll(BaseModel):
     keep_embeddings: bool = Field(
         True,
         title="Keep embeddings",
-        description="Or delete them once scored; a repeat stays free all the same.",
+        description="Or delete them once scored, those that an earlier run has kept too; a repeat stays free all the "
+        "same.",
     )
     storage: str = Field(
         DEFAULT_STORAGE,

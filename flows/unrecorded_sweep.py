@@ -20,7 +20,6 @@ from flows.running.progress import Pace, progress_bar, tell, working
 from flows.settled import check_task, scoring_of, settle_curves, settle_settings, settle_words
 from storage.errors import UserError
 from storage.layout import Layout
-from storage.results import merge
 from tasks.choosing.curve_choice import audit, choose
 from tasks.choosing.race import stage_race
 from tasks.choosing.together import audit_together, choose_together, is_found_together
@@ -34,7 +33,7 @@ from tasks.embedding.set_records import EmbeddingSet
 from tasks.embedding.text_pairs import row_width
 from tasks.machine import CORES, hold
 from tasks.reporting.artifacts import write_report
-from tasks.reporting.run_record import Execution, SweepRecord, collect, stage_run
+from tasks.reporting.run_record import Execution, SweepRecord, collect, summarise
 from tasks.scoring.layer_scores import is_scored, on_idle_cores, score_layer
 from tasks.scoring.projection import project
 from tasks.scoring.scoring_device import scored_on
@@ -143,9 +142,9 @@ def run_sweep(
             in_threads([*audits, partial(audit_together, together, parameters.probe_protocol)])
         stage_race(layout, run.id, None if raced is None else raced.course)
         execution = Execution(execution_id, started_at, datetime.now(UTC), settings.device)
-        stage_run(layout, SweepRecord(run, execution, dataset, model, settings, planned, tuple(shards)))
+        record = SweepRecord(run, execution, dataset, model, settings, planned, tuple(shards))
         with working("Merging the results"):
-            merge(layout.results, run.id, collect(layout, run.id))
+            summarise(layout, record)
         if not parameters.keep_embeddings:
             delete_embeddings([shard.uri for shard in shards])
     if raced is not None and not parameters.keep_embeddings:

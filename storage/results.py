@@ -17,8 +17,10 @@ import pyarrow.compute as pc
 from storage.database_file import is_damage, open_to_read, set_aside_damaged, write_by_copy
 from storage.errors import UserError
 from storage.files import exists
+from storage.layout import Layout
 from storage.migrations import check_known, migrate, result_tables
 from storage.shared_object import SharedObject, is_shared
+from storage.staged import ended_runs
 
 # How soon a long query ends after Ctrl-C.
 INTERRUPT_SECONDS = 0.2
@@ -129,7 +131,7 @@ def query(database: str, sql: str, *, allow_files: bool = False) -> pl.DataFrame
     """
     if not exists(database):
         way_out = "Run `layerscout sweep` first, or name --storage."
-        if exists(f"{database.rpartition('/')[0]}/staged"):
+        if ended_runs(Layout(database.rpartition("/")[0])):
             way_out = "The rows of finished runs are there: `layerscout rebuild` writes it anew."
         raise UserError(f"There is no results database at {database}. {way_out}")
     with tempfile.TemporaryDirectory(prefix="layerscout-") as scratch:

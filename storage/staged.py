@@ -12,7 +12,7 @@ from typing import Any
 import polars as pl
 
 from storage.errors import UserError
-from storage.files import list_files, read_bytes, write_file
+from storage.files import list_files, list_folders, read_bytes, write_file
 from storage.layout import Layout
 from storage.migrations import result_tables
 
@@ -36,6 +36,15 @@ def write_sealed(uri: str, rows: pl.DataFrame) -> None:
     buffer = BytesIO()
     rows.write_parquet(buffer, metadata={_SEAL: _OPEN.decode()})
     write_file(uri, _sealed(buffer.getvalue()))
+
+
+def ended_runs(layout: Layout) -> list[str]:
+    """The runs that have come to their end once: what is staged last is there."""
+    return [
+        run_id
+        for run_id in list_folders(layout.staged_runs)
+        if list_files(layout.staged_table(run_id, "execution"), ".parquet")
+    ]
 
 
 def keyed(key: pl.DataFrame, rows: pl.DataFrame) -> pl.DataFrame:

@@ -26,7 +26,7 @@ from prefect.states import Cancelled
 
 from flows.running.configured_server import check_configured
 from flows.running.engines import PAGE, in_environment
-from flows.running.progress import console, working
+from flows.running.progress import console, hold, working
 from flows.running.proxies import past_proxies
 from flows.running.server import local_server
 from storage.errors import UserError
@@ -159,6 +159,7 @@ class _Watch:
         """Write the cancelled states down, end child processes, and leave: staged work is whole at any moment."""
         if not self.cancelling.acquire(blocking=False):
             return
+        hold()
         console.show_cursor(True)
         console.print(
             f"\nCancelled {how}. Finished shards and scores are kept: the same command goes on from there."

@@ -33,6 +33,19 @@ SECONDS_PER_UPDATE = 1.0
 SECONDS_PER_LOG = 15.0
 
 
+_held = threading.Event()
+
+
+def hold() -> None:
+    """Begin no further stage: the process is being cancelled, and will be ended where it stands."""
+    _held.set()
+
+
+def _wait_where_held() -> None:
+    if _held.is_set():
+        threading.Event().wait()
+
+
 class Advance(Protocol):
     """Counts steps as done; those that an earlier run had computed (`reused`) cost no time and no tokens."""
 
@@ -46,6 +59,7 @@ def _moves() -> bool:
 
 def working(label: str) -> AbstractContextManager[Any]:
     """A spinner for work whose length is not known; a line now and one every 15 s where nothing moves."""
+    _wait_where_held()
     if _moves():
         return console.status(label)
     started = time.monotonic()
@@ -55,6 +69,7 @@ def working(label: str) -> AbstractContextManager[Any]:
 @contextmanager
 def stage_progress(label: str, total: int, unit: str | None = None) -> Iterator[Advance]:
     """The progress of a flow's stage; with a `unit`, such as rows, also an artifact of the flow run."""
+    _wait_where_held()
     pace = Pace(label, unit, total)
     artifact = ProgressArtifact(pace) if unit else None
     with progress_bar(pace) as move_bar:

@@ -124,3 +124,26 @@ COMMENT ON COLUMN claims.low IS 'Lower end of its 95 % interval.';
 COMMENT ON COLUMN claims.high IS 'Upper end of it.';
 COMMENT ON COLUMN claims.is_answer IS 'Whether pooling and norm state are those of the run''s answer.';
 COMMENT ON COLUMN claims.run_id IS 'The run; NULL for claim e.';
+
+-- Two data sets, or models, of one last name are two.
+CREATE OR REPLACE VIEW pair AS
+WITH named AS (
+    SELECT run_id, layers, model_id, dataset_id, short_name(model_id) AS model, short_name(dataset_id) AS dataset
+    FROM run
+), told AS (
+    SELECT run_id, layers,
+           CASE WHEN count(DISTINCT model_id) OVER (PARTITION BY model) = 1 THEN model ELSE model_id END AS model,
+           CASE WHEN count(DISTINCT dataset_id) OVER (PARTITION BY dataset) = 1 THEN dataset ELSE dataset_id END
+               AS dataset
+    FROM named
+)
+SELECT run_id, model, dataset, layers,
+       lower(model) IN (SELECT lower(model) FROM paper_reference)
+       AND lower(dataset) IN (SELECT dataset FROM paper_reference) AS in_paper
+FROM told;
+COMMENT ON VIEW pair IS 'Every run under the short names of its model and its data set.';
+COMMENT ON COLUMN pair.run_id IS 'The run.';
+COMMENT ON COLUMN pair.model IS 'Last part of the model''s source; all of it where another has the same.';
+COMMENT ON COLUMN pair.dataset IS 'Last part of the data set''s source; all of it where another has the same.';
+COMMENT ON COLUMN pair.layers IS 'Blocks of the model.';
+COMMENT ON COLUMN pair.in_paper IS 'Whether it is one of the paper''s own four.';

@@ -63,7 +63,7 @@ def embed_shard(
     One forward pass runs on a device at a time (`device_lock`). Writing overlaps the next shard's computing. Where
     memory runs out, the token budget is halved once, for this shard alone, and its record says so.
 
-    begun: as of `plan_embedding_set`; a shard that lies there is copied.
+    begun: as of `plan_embedding_set`; a shard of train rows that lies there is copied.
 
     Raises:
         UserError: half a budget does not fit into memory either, or a value is not finite.
@@ -71,7 +71,10 @@ def embed_shard(
     uri = layout.shard(planned.id, shard.index)
     rows = shard.stop - shard.start
     table = read_table(dataset.uri, range(shard.start, shard.stop))
-    if done := finished_shard(layout, planned, shard, table) or _copied(layout, planned, shard, table, begun):
+    if done := finished_shard(layout, planned, shard, table):
+        return done
+    # Of two sets of more and of fewer rows that come in turn the first train rows are the same, and nothing else.
+    if shard.stop <= dataset.train_rows and (done := _copied(layout, planned, shard, table, begun)):
         return done
     if model.is_saved_states:
         embedded, token_budget = take_states(dataset, shard, model, settings), planned.token_budget

@@ -13,7 +13,7 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from storage.files import read_bytes, write_atomically, write_file
 from storage.layout import Layout
 from storage.results import merge, query
-from storage.sources.grammar import parse_source
+from tasks.reporting.atlas import short_names
 from tasks.reporting.grid_report import SHOWN, claims_counted, render_grid
 from tasks.reporting.layer_curves import Tables
 from tasks.reporting.run_record import collect
@@ -53,12 +53,9 @@ def answer_tables(runs: Mapping[str, Tables]) -> Tables:
                 frame = frame.filter(pooling=answer["pooling"], norm_state=answer["norm_state"])
             found.setdefault(name, []).append(frame)
     joined = {name: pl.concat(frames, how="diagonal_relaxed") for name, frames in found.items()}
-    short = pl.col("model_id", "dataset_id").map_elements(_short_name, return_dtype=pl.String)
-    return joined | {"run": joined["run"].with_columns(short)}
-
-
-def _short_name(spec: str) -> str:
-    return parse_source(spec).short_name
+    run = joined["run"]
+    short = [pl.col(each).replace_strict(short_names(run[each])) for each in ("model_id", "dataset_id")]
+    return joined | {"run": run.with_columns(short)}
 
 
 def write_comparison(

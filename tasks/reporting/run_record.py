@@ -1,6 +1,7 @@
 """The staged rows of one run → its result tables, merged into the database in one short transaction."""
 
 import json
+import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -10,11 +11,11 @@ import polars as pl
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
-from storage.files import list_folders
+from storage.files import exists, list_folders
 from storage.layout import Layout
 from storage.migrations import newest_migration, result_tables
 from storage.results import merge, rebuild
-from storage.staged import DamagedPartError, read_staged, rows_of, stage
+from storage.staged import DamagedPartError, ended_runs, read_staged, rows_of, stage
 from tasks.data.dataset import Dataset
 from tasks.embedding.embedding_set import ShardOutcome
 from tasks.embedding.model import ModelFolder
@@ -22,6 +23,8 @@ from tasks.embedding.set_records import EmbeddingSet
 from tasks.embedding.settings import Settings
 from tasks.reporting.layer_curves import Tables
 from tasks.retries import RETRIED, SHORT_S
+
+log = logging.getLogger(__name__)
 
 # Of version 0.1.0, whose runs do not say it.
 FIRST_SCHEMA_NUMBER = 4
@@ -199,6 +202,19 @@ def _schema_number(run: pl.DataFrame) -> int:
     return FIRST_SCHEMA_NUMBER if number is None else int(number)
 
 
+def summarise(layout: Layout, record: SweepRecord) -> Tables:
+    """Merge the run into the results database; its tables. Where that is gone, earlier runs are merged first."""
+    stage_run(layout, record)
+    tables = collect(layout, record.run.id)
+    if not exists(layout.results) and ended_runs(layout) != [record.run.id]:
+        rebuilt = rebuild_database(layout)
+        log.warning(
+            "%s was gone: it is written anew, with %s runs that are staged", layout.results, len(rebuilt.runs)
+        )
+    merge(layout.results, record.run.id, tables)
+    return tables
+
+
 def rebuild_database(layout: Layout) -> Rebuilt:
     """Write the results database anew from the staged rows of every run that has come to its end."""
     ended: list[tuple[str, str]] = []
@@ -239,8 +255,6 @@ def rebuild_database(layout: Layout) -> Rebuilt:
 @task(name="summarise", timeout_seconds=SHORT_S, cache_policy=NO_CACHE, **RETRIED)
 def summarise_task(layout: Layout, record: SweepRecord) -> Tables:
     """Merge the run into the results database; its tables, for whoever shows them."""
-    stage_run(layout, record)
-    tables = collect(layout, record.run.id)
-    merge(layout.results, record.run.id, tables)
+    tables = summarise(layout, record)
     get_run_logger().info("Run %s is in %s", record.run.id, layout.results)
     return tables

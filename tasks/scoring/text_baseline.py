@@ -135,7 +135,7 @@ def score_text(layout: Layout, run_id: str, dataset: Dataset, seed: int) -> None
 
     Of a data set without texts there are no words, and the largest class alone has a row.
     """
-    if is_staged(layout, run_id, "baseline", "baseline"):
+    if all(is_staged(layout, run_id, table, "baseline") for table in ("baseline", "text_prediction")):
         return
     table = read_table(dataset.uri).rename({"label": "value"})
     if dataset.task is Task.TOKEN_CLASSIFICATION:

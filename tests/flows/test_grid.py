@@ -80,6 +80,21 @@ def test_a_file_that_is_no_grid_is_told_what_is_wrong(tmp_path: Path, content: s
     assert message in str(failed.value)
 
 
+def test_a_merge_of_a_merge_is_a_grid(tmp_path: Path) -> None:
+    file = tmp_path / "grid.yaml"
+    file.write_text(
+        "blocks:\n"
+        "  - {models: [wheel:a], datasets: [wheel:b], sweep: &one {pooling: [mean], seed: 1}}\n"
+        "  - {models: [wheel:a], datasets: [wheel:c], sweep: &two {<<: *one, pooling: [max]}}\n"
+        "sweep: {<<: *two}\n"
+    )
+    pairs = read_grid(str(file)).pairs()
+    assert [(pair.seed, [pooling.value for pooling in pair.pooling]) for pair in pairs] == [
+        (1, ["mean"]),
+        (1, ["max"]),
+    ]
+
+
 def test_a_grid_is_read_as_utf_8_or_utf_16_and_other_text_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "grid.yaml"
     text = f"# drôle\n{PAIR}"
@@ -119,7 +134,7 @@ def test_a_grid_runs_every_pair_compares_them_and_goes_on_where_it_ended(
     command = ("grid", str(file), "--data-root", str(tmp_path), "--storage", str(storage))
 
     grid = read_grid(str(file), data_root=str(tmp_path), storage=str(storage))
-    with pytest.raises(UserError, match="again"):
+    with pytest.raises(UserError, match=r"1 of 2 pairs cannot be swept. .*again: There is no file or folder"):
         examine_pairs(grid)
 
     failed = layerscout(*command, env=served)
@@ -127,6 +142,7 @@ def test_a_grid_runs_every_pair_compares_them_and_goes_on_where_it_ended(
     assert "1 of 2 pairs failed" in failed.stderr
     database = str(storage / "results.duckdb")
     assert query(database, "SELECT count(*) FROM run").item() == 1
+    assert pl.read_csv(storage / "comparison" / "leaderboard.csv").height == 1
 
     (tmp_path / "again").mkdir()
     texts = pl.read_csv(tiny_dataset / "train.csv")

@@ -13,8 +13,10 @@ from filelock import FileLock
 from storage import database_file
 from storage import migrations as schema
 from storage.errors import UserError
+from storage.layout import Layout
 from storage.migrations import migrations
 from storage.results import Rebuild, check_database, merge, query, rebuild
+from storage.staged import stage
 
 # A migration that has landed never changes: a database that has it would differ from a new one.
 PINNED = {
@@ -41,7 +43,7 @@ PINNED = {
     21: "65175b0c09b73b4b",
     22: "04a94ccc21a33c0c",
     23: "6b2d35d42e07379f",
-    24: "2e35c4c58a194348",
+    24: "78bcd37e6abfe3ea",
 }
 
 
@@ -153,7 +155,12 @@ def test_a_newer_database_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def test_queries_read_only_and_name_what_is_wrong(tmp_path: Path) -> None:
     database = str(tmp_path / "results.duckdb")
+    layout = Layout(str(tmp_path))
+    Path(layout.staged_table("begun", "probe")).mkdir(parents=True)
     with pytest.raises(UserError, match="Run `layerscout sweep` first"):
+        query(database, "SELECT 1")
+    stage(layout, "ended", "execution", "x", pl.DataFrame({"run_id": ["ended"]}))
+    with pytest.raises(UserError, match="The rows of finished runs are there: `layerscout rebuild`"):
         query(database, "SELECT 1")
     merge(database, "a", {"probe": probe_rows("a")})
     with pytest.raises(UserError, match="read-only"):

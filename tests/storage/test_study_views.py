@@ -244,6 +244,22 @@ def test_only_the_papers_own_pairs_have_its_figures_beside_them(database: str) -
     assert figures.rows() == [("bad", None, None, None), ("good", 0.79, 1, True), ("vague", None, None, None)]
 
 
+def test_data_sets_and_models_of_one_last_name_are_told_by_their_whole_source(tmp_path: Path) -> None:
+    place = str(tmp_path / "results.duckdb")
+    pairs = {
+        "a": ("hf:x/m", "path:/a/rows.csv"),
+        "b": ("hf:y/m", "path:/b/rows.csv"),
+        "c": ("hf:x/m", "wheel:d"),
+    }
+    for run_id, (model, dataset) in pairs.items():
+        put(place, run_id, model, dataset, audit=[audit_row(RULES[0], 3, 0.0, 1.0)])
+    assert query(place, "SELECT run_id, model, dataset FROM pair ORDER BY run_id").rows() == [
+        ("a", "hf:x/m", "path:/a/rows.csv"),
+        ("b", "hf:y/m", "path:/b/rows.csv"),
+        ("c", "hf:x/m", "d"),
+    ]
+
+
 def test_rules_are_counted_with_holms_correction(tmp_path: Path) -> None:
     """p of 0.02, 0.03 and 0.5 over three curves: 0.02 × 3 is not below 0.05, so neither of the losses counts."""
     place = str(tmp_path / "results.duckdb")

@@ -277,3 +277,7 @@ def test_what_a_set_of_more_rows_has_embedded_is_copied_and_equal_to_what_is_com
     Path(copied.uri).unlink()
     assert not embed_shard(layout, then, then.shards[0], few, model, SETTINGS, begun).reused
     assert Path(copied.uri).read_bytes() == there
+    # Of test rows nothing is taken, whatever coincides: in their places the other set has train rows.
+    alike = replace(begun, shards=then.shards)
+    embed_shard(layout, alike, then.shards[-1], few, model, SETTINGS)
+    assert not embed_shard(layout, then, then.shards[-1], few, model, SETTINGS, alike).reused

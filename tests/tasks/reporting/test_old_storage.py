@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
+import layerscout
 from storage.layout import Layout
 from storage.migrations import migrations, result_tables
 from storage.results import query
@@ -110,6 +111,19 @@ def test_a_table_that_came_later_is_empty_and_one_that_is_missing_is_told(
     assert found.is_empty()
     assert found.columns == list(later["score_audit"].columns)
     assert rebuild_database(layout).runs == (run_id,)
+
+
+def test_a_sweep_into_a_storage_whose_database_is_gone_brings_the_others_back(
+    old: tuple[Layout, str], tiny_model: Path, tiny_dataset: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    layout, run_id = old
+    Path(layout.results).unlink()
+    answer = layerscout.sweep(
+        f"path:{tiny_model}", f"path:{tiny_dataset}", storage=layout.root, pooling="mean"
+    )
+    runs = query(layout.results, "SELECT run_id FROM run")["run_id"].to_list()
+    assert sorted(runs) == sorted([run_id, answer.run_id])
+    assert "was gone: it is written anew, with 2 runs that are staged" in caplog.text
 
 
 @pytest.mark.parametrize("damage", ["truncated", "empty", "junk", "no columns"])

@@ -82,6 +82,12 @@ def test_rows_are_staged_once_and_many_are_sampled(tmp_path: Path, monkeypatch: 
     layout = Layout(str(tmp_path))
     monkeypatch.setattr(text_baseline, "MOST_ROWS", 200)
     score_text(layout, "run", dataset, 0)
+    # What is damaged is deleted, as the error about it says, and told anew.
+    said = Path(layout.staged("run", "text_prediction", "baseline"))
+    before = said.read_bytes()
+    said.unlink()
+    score_text(layout, "run", dataset, 0)
+    assert said.read_bytes() == before
     rows = {row["name"]: row for row in read_staged(layout, "run", "baseline").to_dicts()}
     predictions = read_staged(layout, "run", "text_prediction")
     assert set(rows) == {"text", "majority"}
