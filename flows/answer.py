@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import operator
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields
 from functools import cached_property
@@ -168,14 +170,18 @@ class Answer:
             trust_remote_code: run the Python code that the model brings, where the sweep did.
 
         Raises:
-            UserError: the folder is taken, or the model has changed or cannot be cut.
+            UserError: the folder is taken, or the model has changed or cannot be cut; a layer or a width is no integer.
         """
         from flows.export import export_model
+        from storage.errors import UserError
 
+        if not isinstance(folder, str | os.PathLike):
+            raise UserError(f"folder={folder!r} is no path of a new folder.")
+        layer, width = _whole("layer", layer), _whole("width", width)
         return export_model(
             self.layout,
             self.run_id,
-            Path(folder),
+            Path(folder).expanduser(),
             layer=layer,
             together=together,
             width=width,
@@ -211,3 +217,17 @@ class Answer:
     def _audit(self) -> dict[str, Any]:
         assert self._curves.audit is not None
         return self._curves.audit
+
+
+def _whole(name: str, given: Any) -> int | None:
+    """An integer of Python's, also of one of NumPy's, such as `argmax` gives."""
+    from storage.errors import UserError
+
+    if given is None:
+        return None
+    try:
+        if isinstance(given, bool):
+            raise TypeError
+        return operator.index(given)
+    except TypeError as error:
+        raise UserError(f"{name}={given!r} is no integer.") from error

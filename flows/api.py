@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -153,7 +154,7 @@ def search(
     from flows.search_parameters import SearchParameters
 
     asked = _asked(model, texts, labels, test, name, options) | {
-        "prompt": (prompt,) if isinstance(prompt, str) else tuple(prompt)
+        "prompt": (prompt,) if isinstance(prompt, str) else prompt
     }
     parameters = _validated(SearchParameters, asked)
     if record:
@@ -193,7 +194,9 @@ def open(storage: str | Path = "layerscout-out", run: str | None = None) -> Answ
     from flows.recorded_sweep import outcome_of
     from storage.find_run import find_run
 
-    layout = Layout(str(storage) if "://" in str(storage) else str(Path(storage).absolute()))
+    if run is not None and not isinstance(run, str):
+        raise UserError(f"run={run!r} is no run's id, nor the first digits of one.")
+    layout = Layout.at(_storage(storage))
     return Answer(outcome_of(layout, find_run(layout.results, run)))
 
 
@@ -227,7 +230,7 @@ def _asked(
             asked[each] = (asked[each],)
     given = _given_folder(asked)
     if "storage" in asked:
-        asked["storage"] = str(asked["storage"])
+        asked["storage"] = _storage(asked["storage"])
     asked["model"] = model if isinstance(model, str) else f"path:{keep_model(given, model)}"
     tagged = asked.get("task") == Task.TOKEN_CLASSIFICATION or are_words(texts, labels)
     if labels is not None and not tagged and are_pairs(texts):
@@ -248,9 +251,17 @@ def _given_folder(options: dict[str, Any]) -> Path:
     from storage.given import given_folder
     from storage.places import check_folder
 
-    storage = str(options.get("storage", DEFAULT_STORAGE))
+    storage = _storage(options.get("storage", DEFAULT_STORAGE))
     check_folder(storage, "storage")  # before anything is kept in it
     return given_folder(Layout(storage))
+
+
+def _storage(given: Any) -> str:
+    """A folder, its ~ read as a shell does, or a URI."""
+    if not isinstance(given, str | os.PathLike) or not os.fspath(given):
+        raise UserError(f"storage={given!r} is neither a folder nor a URI.")
+    named = os.fspath(given)
+    return named if "://" in named else os.path.expanduser(named)
 
 
 def _pairs(given: Path, name: str, texts: Any, labels: Any, test: Any) -> str:

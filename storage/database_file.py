@@ -15,7 +15,7 @@ import random
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, TypeVar
@@ -113,20 +113,21 @@ def _changed(copy: Path, work: Callable[[duckdb.DuckDBPyConnection], _R]) -> _R:
     return done
 
 
-def open_to_read(database: str, copy: Path) -> duckdb.DuckDBPyConnection:
+def open_to_read(database: str, copy: Path, config: Mapping[str, str]) -> duckdb.DuckDBPyConnection:
     """A connection that reads: of a copy, at `copy`, where the file is remote, or open for writing elsewhere, or beside
-    a log that does not fit it."""
+    a log that does not fit it; or where this process has it open already with another configuration, as a notebook may:
+    all connections of a process to a file share what one of them sets."""
     if "://" not in database:
         try:
-            return _connect_to_read(database)
+            return _connect_to_read(database, config)
         except duckdb.Error as error:
             if not (_is_locked(error) or _is_about_the_log(error, database)):
                 raise
     copy.write_bytes(read_bytes(database))
-    return duckdb.connect(str(copy), read_only=True)
+    return duckdb.connect(str(copy), read_only=True, config=dict(config))
 
 
-def _connect_to_read(database: str) -> duckdb.DuckDBPyConnection:
+def _connect_to_read(database: str, config: Mapping[str, str] | None = None) -> duckdb.DuckDBPyConnection:
     """A connection to one and the same file.
 
     DuckDB opens a file by its name more than once while it connects. A merge that puts another in its place meanwhile
@@ -135,7 +136,7 @@ def _connect_to_read(database: str) -> duckdb.DuckDBPyConnection:
     while True:
         before = _which_file(database)
         try:
-            connection = duckdb.connect(database, read_only=True)
+            connection = duckdb.connect(database, read_only=True, config=dict(config or {}))
         except duckdb.Error as error:
             # Who writes in place holds a lock, and changes the file all the time.
             if _is_locked(error) or _which_file(database) == before:

@@ -1,13 +1,17 @@
 """What somebody had in memory, kept as a folder that is named by its content: the same input has the same place."""
 
 import hashlib
+import re
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 from storage.cache import cache_folder
+from storage.errors import UserError
 from storage.layout import Layout
 
+_LONGEST = 100
+_NAME = re.compile(rf"(?!\.)[^/\\\x00-\x1f]{{1,{_LONGEST}}}")
 # Of `datasets`: a fingerprint that differs from session to session.
 _NO_CONTENT = {"state.json"}
 
@@ -18,7 +22,16 @@ def given_folder(layout: Layout) -> Path:
 
 
 def keep_given(folder: Path, name: str, write: Callable[[Path], object]) -> Path:
-    """The folder below `folder` that holds what `write` puts into an empty one: `name`, and a hash of the files."""
+    """The folder below `folder` that holds what `write` puts into an empty one: `name`, and a hash of the files.
+
+    Raises:
+        UserError: no folder can have the name.
+    """
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise UserError(
+            f"name={name!r:.60} is to name a folder: give 1 to {_LONGEST} characters, no / and no \\ among them, and "
+            "no dot before them."
+        )
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".part.") as scratch:
         made = Path(scratch) / "made"

@@ -30,6 +30,10 @@ _FIRST_DAY, _LAST_DAY = ((day - date(1970, 1, 1)).days for day in (date.min, dat
 _FOREIGN = re.compile(r"\b(INTERVAL|UNION|BIGNUM)\b")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
+# Nothing is fetched from the network unasked: with --allow-files a query may INSTALL what it needs.
+_WITH_FILES = {"autoinstall_known_extensions": "false"}
+_WITHOUT_FILES = {**_WITH_FILES, "enable_external_access": "false", "lock_configuration": "true"}
+
 _REBUILD = "`layerscout rebuild` sets it aside and writes a new one from the staged rows."
 
 
@@ -136,12 +140,8 @@ def query(database: str, sql: str, *, allow_files: bool = False) -> pl.DataFrame
         raise UserError(f"There is no results database at {database}. {way_out}")
     with tempfile.TemporaryDirectory(prefix="layerscout-") as scratch:
         try:
-            with closing(open_to_read(database, Path(scratch) / "results.duckdb")) as connection:
-                # Nothing is fetched from the network unasked: with --allow-files a query may INSTALL what it needs.
-                connection.execute("SET autoinstall_known_extensions = false")
-                if not allow_files:
-                    connection.execute("SET enable_external_access = false")
-                    connection.execute("SET lock_configuration = true")
+            copy, asked = Path(scratch) / "results.duckdb", _WITH_FILES if allow_files else _WITHOUT_FILES
+            with closing(open_to_read(database, copy, asked)) as connection:
                 return _rows(connection, sql)
         except duckdb.PermissionException as error:
             raise UserError(

@@ -71,6 +71,7 @@ def as_texts(column: Any) -> list[str]:
     for place, value in enumerate(values):
         if not isinstance(value, str):
             raise UserError(f"Text {place} is no string but {type(value).__name__} {value!r:.40}.")
+        _check_whole(value, f"Text {place}")
     return values
 
 
@@ -87,6 +88,8 @@ def as_word_lists(column: Any) -> list[list[str]]:
             raise UserError(
                 f"Text {place} is no list of words but {row!r:.60}: words have tags, not whole texts."
             )
+        for word in words:
+            _check_whole(word, f"Text {place}")
     return [list(row) for row in rows]
 
 
@@ -96,6 +99,8 @@ def are_pairs(given: Any) -> bool:
     An iterator is none: looking at it would take from it.
     """
     if isinstance(given, str | bytes | Mapping | Iterator) or not isinstance(given, Iterable):
+        return False
+    if _is_frame(given) or _is_one_column(given):
         return False
     if _are_two_columns(given):
         return True
@@ -111,6 +116,8 @@ def are_words(given: Any, labels: Any) -> bool:
     words in every row, which are a pair of texts with several labels each."""
     for each in (given, labels):
         if isinstance(each, str | bytes | Mapping | Iterator) or not isinstance(each, Iterable):
+            return False
+        if _is_frame(each) or _is_one_column(each):
             return False
         if not isinstance(next(iter(each), None), list | np.ndarray | pl.Series):
             return False
@@ -141,13 +148,29 @@ def as_pairs(given: Any, what: str = "texts") -> list[tuple[str, str]]:
         are_two = isinstance(row, Sized) and not isinstance(row, str) and len(row) == 2
         if not are_two or not all(isinstance(text, str) for text in row):
             raise UserError(f"Row {place} of the {what} is no pair of two strings but {row!r:.60}.")
+        for text in row:
+            _check_whole(text, f"Row {place} of the {what}")
     return [(first, second) for first, second in rows]
+
+
+def _is_frame(given: Any) -> bool:
+    return isinstance(given, pl.DataFrame) or (_is_of_pandas(given) and hasattr(given, "columns"))
+
+
+def _is_of_pandas(given: Any) -> bool:
+    return type(given).__module__.partition(".")[0] == "pandas"
+
+
+def _is_one_column(given: Any) -> bool:
+    """Whether this is an array [N, 1], as scikit-learn cuts one column out of a table."""
+    shape: tuple[int, ...] = getattr(given, "shape", ())
+    return hasattr(given, "reshape") and len(shape) == 2 and shape[1] == 1
 
 
 def _as_polars(table: Any, split: str) -> pl.DataFrame:
     if isinstance(table, pl.DataFrame):
         return table
-    if type(table).__module__.partition(".")[0] == "pandas" and hasattr(table, "columns"):
+    if _is_frame(table):
         return _of_pandas(table, split)
     raise UserError(
         f"What was given as {split} is no table but {type(table).__name__}: give a DataFrame or a datasets.Dataset, or "
@@ -237,10 +260,7 @@ def _check_no_objects(frame: pl.DataFrame, split: str) -> None:
 def _no_column(what: str, error: Exception, are: str, hold: str) -> UserError:
     """Why values are no column, in words; what: which they are, with its verbs."""
     if isinstance(error, UnicodeEncodeError):
-        return UserError(
-            f"{what} {hold} {error.object[error.start]!r}, half of a character that no file can hold: "
-            f"{error.object[:40]!r}. Read the text in the encoding that it was written in, or take that out."
-        )
+        return _half(f"{what} {hold}", error)
     told = " ".join(str(error).split())
     return UserError(
         f"{what} {are} of several types, or too large ({told:.200}). Make all texts strings, and all labels strings or "
@@ -248,12 +268,39 @@ def _no_column(what: str, error: Exception, are: str, hold: str) -> UserError:
     )
 
 
+def _check_whole(text: str, what: str) -> None:
+    """`UserError` where a text has what no tokenizer and no file can hold."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise _half(f"{what} holds", error) from error
+
+
+def _half(what: str, error: UnicodeEncodeError) -> UserError:
+    return UserError(
+        f"{what} {error.object[error.start]!r}, half of a character that no file can hold: {error.object[:40]!r}. Read "
+        "the text in the encoding that it was written in, or take that out."
+    )
+
+
 def _values(column: Any, what: str) -> list[Any]:
     if isinstance(column, str | bytes | Mapping) or not isinstance(column, Iterable):
         raise UserError(f"The {what} are no column but {type(column).__name__} {str(column)[:40]!r}.")
-    shape: tuple[int, ...] = getattr(column, "shape", ())
-    if hasattr(column, "reshape") and len(shape) == 2 and shape[1] == 1:
-        column = column.reshape(-1)  # one column of a table
+    if isinstance(column, set | frozenset):
+        raise UserError(
+            f"The {what} are a set, whose order says nothing: give a list, in the order of the rows."
+        )
+    if getattr(column, "shape", None) == ():
+        raise UserError(f"The {what} are no column but a single value, {str(column)[:40]!r}.")
+    shaped: Any = column
+    names = list(shaped.columns) if _is_frame(column) else []
+    if len(names) > 1:
+        told = ", ".join(map(repr, names[:6]))
+        raise UserError(f"The {what} are a table of {len(names)} columns ({told}): give one of them.")
+    if names:
+        column = shaped[names[0]]
+    elif _is_one_column(column):
+        column = shaped.reshape(-1)
     for way in ("to_list", "tolist"):  # of pandas and Polars; of arrays and tensors
         if hasattr(column, way):
             values: list[Any] = getattr(column, way)()

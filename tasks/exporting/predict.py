@@ -26,6 +26,10 @@ BATCH = 32
 TRUST = "--trust-remote-code"
 
 
+class NoTokenError(ValueError):
+    """A text of which the tokenizer leaves nothing: there is nothing to embed."""
+
+
 def load_classifier(folder: Path) -> Pipeline:
     """Standardisation and logistic regression with the weights of `head/`, as a fitted scikit-learn pipeline.
 
@@ -122,6 +126,7 @@ def encode(model: Any, tokenizer: Any, head: dict[str, Any], texts: list[str]) -
     """float64 [N, S·D]: the states that `head` names, pooled, side by side; it is what `head.json` holds."""
     if "windows" in head:
         return encode_whole(model, tokenizer, head, texts)
+    refuse_without_token(tokenizer(texts, verbose=False)["input_ids"] if texts else [], texts)
     norm = find_norm(model, head["final_norm"])
     is_deep = any(each["source"] != "last_hidden_state" for each in head["states"])
     asked = {"output_hidden_states": True} if is_deep else {}
@@ -149,6 +154,7 @@ def encode_whole(model: Any, tokenizer: Any, head: dict[str, Any], texts: list[s
     """`encode` where texts of more than `max_length` tokens are not cut but read in windows, as `head.json` says."""
     norm = find_norm(model, head["final_norm"])
     tokens = [tokenizer(text, verbose=False)["input_ids"] for text in texts]
+    refuse_without_token(tokens, texts)
     windows = [(text, each) for text, ids in enumerate(tokens) for each in split(len(ids), head)]
     of_text: list[list[torch.Tensor]] = [[] for _ in head["states"]]
     found = []
@@ -181,6 +187,13 @@ def encode_whole(model: Any, tokenizer: Any, head: dict[str, Any], texts: list[s
                     found.append(torch.cat(pooled, dim=1))
                     of_text = [[] for _ in head["states"]]
     return torch.cat(found).double().cpu().numpy()
+
+
+def refuse_without_token(tokens: Sequence[Sequence[int]], texts: Sequence[str]) -> None:
+    """`NoTokenError` that names the first text without one. tokens: of each text."""
+    for place, (ids, text) in enumerate(zip(tokens, texts, strict=True), start=1):
+        if not len(ids):
+            raise NoTokenError(f"Text {place} ({text!r}) has no token, and so no embedding: leave it out.")
 
 
 def encode_words(model: Any, tokenizer: Any, head: dict[str, Any], texts: list[list[str]]) -> np.ndarray:
@@ -375,6 +388,8 @@ def main(texts: list[str]) -> None:
         embeddings = embed(folder, rows, trust_remote_code=trusted)
     except PermissionError as refused:
         sys.exit(f"{refused} python predict.py {TRUST} TEXT …")
+    except NoTokenError as error:
+        sys.exit(str(error))
     if "words" in head:
         print_tags(classifier, rows, embeddings)
         return

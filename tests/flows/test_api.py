@@ -211,6 +211,50 @@ def test_an_answer_is_opened_again_and_exported(answer: layerscout.Answer, tmp_p
     np.testing.assert_allclose(encoded, answer.encode(["wave tide"]), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"layer": 1.0}, "layer=1.0 is no integer"),
+        ({"layer": True}, "layer=True is no integer"),
+        ({"width": "8"}, "width='8' is no integer"),
+        ({"folder": 5}, "folder=5 is no path"),
+    ],
+)
+def test_an_export_is_asked_for_with_integers_and_a_path(
+    asked: dict[str, Any], message: str, answer: layerscout.Answer, tmp_path: Path
+) -> None:
+    with pytest.raises(layerscout.UserError, match=message):
+        answer.export(**{"folder": tmp_path / "model"} | asked)
+
+
+def test_an_integer_of_numpy_is_one(answer: layerscout.Answer, tmp_path: Path) -> None:
+    evidence = answer.export(tmp_path / "model", layer=np.int64(1), width=np.int64(4))
+    assert (evidence.blocks, evidence.reduction is None) == (1, False)
+
+
+def test_a_home_is_read_as_a_shell_reads_it(
+    answer: layerscout.Answer, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(Path(answer.layout.root).parent))
+    monkeypatch.chdir(tmp_path)
+    named = f"~/{Path(answer.layout.root).name}"
+    assert layerscout.open(named, answer.run_id).layout.root == answer.layout.root
+    again = f"path:{tiny_model}", *columns(TRAIN)
+    found = layerscout.sweep(*again, test=columns(TEST), dtype="float32", storage=named)
+    assert found.run_id == answer.run_id
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("place", [None, 5, ""])
+def test_what_is_no_storage_is_said(place: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(layerscout.UserError, match=f"storage={place!r} is neither a folder nor a URI"):
+        layerscout.open(place)
+    with pytest.raises(layerscout.UserError, match=f"storage={place!r} is neither a folder nor a URI"):
+        layerscout.sweep("path:model", ["a", "b"], [0, 1], storage=place)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_notebook_shows_sentence_curve_and_layers(answer: layerscout.Answer) -> None:
     html = answer._repr_html_()
     assert f"Take layer {answer.layer}" in html
@@ -280,8 +324,9 @@ def test_a_search_is_that_of_the_command_recorded_or_not(
     with temporary_settings({"PREFECT_API_URL": prefect_server}):
         recorded = layerscout.search(f"path:{tiny_model}", *columns(TRAIN), **asked, record=True)
     assert_frame_equal(recorded.prompts, prompts)
-    with pytest.raises(layerscout.UserError, match="prompt"):
-        layerscout.search(f"path:{tiny_model}", *columns(TRAIN), **asked | {"prompt": "query:"})
+    for wrong in ("query:", None, 5):
+        with pytest.raises(layerscout.UserError, match="prompt"):
+            layerscout.search(f"path:{tiny_model}", *columns(TRAIN), **asked | {"prompt": wrong})
 
 
 def test_the_embedder_is_a_step_of_a_scikit_learn_pipeline(tiny_model: Path, tmp_path: Path) -> None:
@@ -296,6 +341,17 @@ def test_the_embedder_is_a_step_of_a_scikit_learn_pipeline(tiny_model: Path, tmp
     fitted = pipeline[0]
     assert fitted.classes_.tolist() == NAMES
     assert fitted.transform(texts[:3]).shape == (3, 32)
+    names = [f"layerembedder{i}" for i in range(32)]
+    assert fitted.get_feature_names_out().tolist() == names
+    assert (
+        clone(fitted).set_output(transform="pandas").fit(texts, labels).transform(texts[:3]).columns.tolist()
+        == names
+    )
+    table = TRAIN.to_pandas()
+    assert clone(embedder).fit(table).classes_.tolist() == NAMES
+    for options in (["mean"], {"storage": "x"}):
+        with pytest.raises(layerscout.UserError, match="mapping of further options"):
+            layerscout.LayerEmbedder(options=options).fit(texts, labels)
     for check in (
         check_no_attributes_set_in_init,
         check_get_params_invariance,

@@ -30,7 +30,8 @@ TAGS = [["O", "B-X"], ["O"], ["B-X", "I-X", "O"]]
         # Several labels a text.
         ([["joy"], [], ("fear", "joy", None)], ["fear", "joy"]),
         ([[], []], []),
-        (None, []),
+        (np.array([0, 2**63 + 5], dtype=np.uint64), [0, 2**63 + 5]),
+        ((each for each in "ba"), ["a", "b"]),
     ],
 )
 def test_classes_are_all_labels_in_order(

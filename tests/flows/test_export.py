@@ -133,6 +133,14 @@ def test_the_chosen_layer_is_exported_as_it_was_chosen(
         check=True,
     )
     assert [line.split("\t")[0] for line in printed.stdout.splitlines()] == [test["label"][0], "sky"]
+    # This tokenizer adds no token: of a text without any nothing can be told, and nothing wrong is of those beside it.
+    for texts in ([""], ["cloud wind star", ""]):
+        refused = subprocess.run(
+            [sys.executable, str(out / "predict.py"), *texts], capture_output=True, text=True, check=False
+        )
+        assert (refused.returncode, refused.stdout) == (1, "")
+        told = f"Text {len(texts)} ('') has no token, and so no embedding: leave it out."
+        assert refused.stderr.splitlines()[-1] == told
 
 
 def test_the_last_layer_is_what_the_whole_model_returns(

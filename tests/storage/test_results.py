@@ -143,6 +143,19 @@ def test_writers_at_once_lose_no_row(tmp_path: Path) -> None:
     assert query(database, "SELECT count(DISTINCT run_id) FROM probe").item() == 6
 
 
+def test_a_connection_of_this_process_is_left_as_it_is_and_stops_no_query(tmp_path: Path) -> None:
+    """As in a notebook, which has the file open while it asks layerscout too."""
+    database = str(tmp_path / "results.duckdb")
+    merge(database, "a", {"probe": probe_rows("a")})
+    with duckdb.connect(database, read_only=True) as own:
+        for _ in range(2):
+            assert query(database, "SELECT count(*) FROM probe").item() == 2
+        own.execute(f"COPY (SELECT 1) TO '{tmp_path / 'own.csv'}'")
+        own.execute("SET threads = 1")
+        merge(database, "b", {"probe": probe_rows("b")})
+    assert query(database, "SELECT count(*) FROM probe").item() == 4
+
+
 def test_a_newer_database_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     database = str(tmp_path / "results.duckdb")
     every = migrations()

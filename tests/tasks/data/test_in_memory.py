@@ -9,7 +9,15 @@ import polars as pl
 import pytest
 
 from storage.errors import UserError
-from tasks.data.in_memory import are_words, as_pairs, keep_columns, keep_tables
+from tasks.data.in_memory import (
+    are_pairs,
+    are_words,
+    as_pairs,
+    as_texts,
+    as_word_lists,
+    keep_columns,
+    keep_tables,
+)
 
 TEXTS = ["a", "b"]
 
@@ -107,6 +115,58 @@ def test_a_table_of_pandas_is_kept(tmp_path: Path) -> None:
         "label": [[1], [2]],
         "3": [1.5, 2.5],
     }
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        pd.DataFrame({"wave": TEXTS}),
+        pl.DataFrame({"wave": TEXTS}),
+        np.array([["a"], ["b"]], dtype=object),
+        pd.Series(TEXTS),
+        (each for each in TEXTS),
+    ],
+    ids=["pandas", "Polars", "array", "series", "iterator"],
+)
+def test_one_column_in_whatever_form_is_the_texts(column: Any) -> None:
+    assert not are_pairs(column)
+    assert not are_words(column, [["x"], ["y"]])
+    assert as_texts(column) == TEXTS
+
+
+@pytest.mark.parametrize(
+    ("column", "told"),
+    [
+        ({"a", "b"}, "The texts are a set, whose order says nothing: give a list"),
+        (np.array("wave"), "The texts are no column but a single value, 'wave'"),
+        (
+            pd.DataFrame({"text": TEXTS, "label": [0, 1]}),
+            r"a table of 2 columns \('text', 'label'\): give one",
+        ),
+        (
+            pl.DataFrame({"text": TEXTS, "label": [0, 1]}),
+            r"a table of 2 columns \('text', 'label'\): give one",
+        ),
+        (["a", "\ud800"], r"Text 1 holds '\\ud800', half of a character that no file can hold"),
+    ],
+)
+def test_what_is_no_column_of_texts_is_refused(column: Any, told: str) -> None:
+    with pytest.raises(UserError, match=told):
+        as_texts(column)
+
+
+def test_half_a_character_in_a_word_or_a_pair_is_refused() -> None:
+    with pytest.raises(UserError, match=r"Text 0 holds '\\ud800'"):
+        as_word_lists([["a", "\ud800"]])
+    with pytest.raises(UserError, match=r"Row 0 of the texts holds '\\ud800'"):
+        as_pairs([("a", "\ud800")])
+
+
+@pytest.mark.parametrize("name", ["a/b", "../up", "a" * 101, "a\x00b", "", ".hidden", None, 3])
+def test_a_name_that_no_folder_can_have_is_refused(name: Any, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is to name a folder"):
+        keep_columns(tmp_path / "given", name, {"train": (TEXTS, [1, 2])})
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_rows_without_words_or_texts_are_no_reason_to_stop() -> None:
