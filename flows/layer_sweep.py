@@ -185,7 +185,8 @@ def _sweep(sweeps: Sequence[SweepParameters], engine: Engine, begun: EmbeddingSe
 
     _finish(engine, "Reading the words alone", [reading])
 
-    choosing = [choose_layer_task.submit(curve, parameters.depth_price / 100) for curve in curves]
+    price = parameters.price_of_depth(model.layers)
+    choosing = [choose_layer_task.submit(curve, price) for curve in curves]
     futures += choosing
     chosen = _finish(engine, "Choosing", choosing)
     if all(choice.default.is_constant for choice in chosen):

@@ -247,7 +247,7 @@ class AskedOfAll(BaseModel):
         "auto",
         title="Maximum length",
         description="Tokens of a text that are read; the rest is cut. auto: 128, 256, 384 or 512, the first that reads "
-        "99 % of the texts whole, and no more than the model has positions.",
+        "99 % of the train texts whole, and no more than the model has positions.",
     )
     long_texts: LongTexts = Field(
         LongTexts.CUT,
@@ -360,8 +360,12 @@ class AskedOfAll(BaseModel):
 
     @property
     def length_asked(self) -> int | None:
-        """None where the texts decide it."""
+        """None where the train texts decide it."""
         return None if self.max_length == "auto" else self.max_length
+
+    def price_of_depth(self, layers: int) -> float:
+        """Accuracy, a fraction, that all blocks which run have to be worth, of a model with so many."""
+        return self.depth_price / 100 * (self.max_layer or layers) / layers
 
     @property
     def rows_asked(self) -> dict[str, Any]:

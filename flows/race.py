@@ -133,7 +133,7 @@ def _run(
     work: Work,
 ) -> Course:
     """From the first step to the one that ends it."""
-    until, within = asked.until_confident, asked.within / 100
+    until, within, price = asked.until_confident, asked.within / 100, asked.price_of_depth(model.layers)
     assert isinstance(until, float)
     started = time.monotonic()
     layers = tuple(range((asked.max_layer or model.layers) + 1))
@@ -165,7 +165,9 @@ def _run(
             replace(now, layers=layers[part::CORES]) for *_, now in seen.values() for part in range(CORES)
         ]
         work("Leaving out", leave_out, [(each,) for each in parts if each.layers])
-        (step,) = work("Judging", judge_step, [(rows, seen, dataset.train_rows, until, within, asked.seed)])
+        (step,) = work(
+            "Judging", judge_step, [(rows, seen, dataset.train_rows, until, within, price, asked.seed)]
+        )
         steps.append(step)
         leader = step.leader
         tell(

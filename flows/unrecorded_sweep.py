@@ -125,7 +125,7 @@ def run_sweep(
             ],
             Pace("Scoring", "layers and words", len(unscored) + 1),
         )
-        price = parameters.depth_price / 100
+        price = parameters.price_of_depth(model.layers)
         with working("Choosing"):
             chosen = in_threads([partial(choose, curve, price) for curve in curves])
             if all(choice.default.is_constant for choice in chosen):

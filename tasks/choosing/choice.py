@@ -62,6 +62,13 @@ class LayerChoice:
     score: float
     """`ridge_loo_information` of the layer, at most 1: the same for every rule, so that choices of different poolings
     and norm states can be compared."""
+    worth: float | None
+    """Expected accuracy less the price of the layer's depth: what they are compared by where depth has one."""
+
+
+def rank(score: float, worth: float | None) -> float:
+    """What choices of different poolings, norm states and prompts are compared by, the highest the best."""
+    return score if worth is None else worth
 
 
 def choose_layers(
@@ -92,6 +99,7 @@ def choose_layers(
                 reason=(CONSTANT if curves.constant[pick.layer] else "") + rule.reason(curves, pick),
                 is_constant=bool(curves.constant[pick.layer]),
                 score=float(curves.criteria[SCORE][pick.layer]),
+                worth=float(curves.scores["priced_accuracy"][pick.layer]) if depth_price > 0 else None,
             )
         )
     return choices

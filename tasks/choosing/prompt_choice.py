@@ -11,6 +11,7 @@ from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
 from storage.layout import Layout
+from tasks.choosing.choice import rank
 from tasks.choosing.comparison import Comparison, compare
 from tasks.choosing.curve_choice import right_on_test
 from tasks.data.units import stored_units
@@ -29,7 +30,8 @@ class PromptAnswer:
     norm_state: str
     layer: int
     score: float
-    """`ridge_loo_information` of left-out train rows there, at most 1: what prompts are compared by."""
+    """`ridge_loo_information` of left-out train rows there, at most 1: what prompts are compared by, where depth has no
+    price."""
     accuracy: float
     """On test rows, 0–1."""
     over_no_prompt: Comparison | None
@@ -53,7 +55,9 @@ def compare_prompts(
         prompt: tables["layer_choice"].filter("is_answer").row(0, named=True)
         for prompt, tables in swept.items()
     }
-    best = best or max(answers, key=lambda prompt: answers[prompt]["score"])
+    best = best or max(
+        answers, key=lambda prompt: rank(answers[prompt]["score"], answers[prompt].get("worth"))
+    )
     right = {prompt: _right(layout, swept[prompt], answer) for prompt, answer in answers.items()}
     return [
         PromptAnswer(

@@ -7,7 +7,7 @@ every row added is not lost for lagging among few.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -124,12 +124,19 @@ def first_rows(classes: int) -> int:
 
 
 def judge(
-    seen: Mapping[Contender, LeftOut], train_rows: int, *, until: float, within: float, seed: int = 0
+    seen: Mapping[Contender, LeftOut],
+    train_rows: int,
+    *,
+    until: float,
+    within: float,
+    depth_price: float = 0.0,
+    seed: int = 0,
 ) -> Step:
     """How the contenders stand, all having seen the same rows.
 
     train_rows: that there are in all. until: a contender stays where its chance is at least what that leaves open,
     1 − until. within: accuracy, a fraction: a layer that falls short of the best by no more is as good as it.
+    depth_price: accuracy, a fraction, that all blocks have to be worth; the accuracies told are without it.
     """
     losses = np.concatenate([extrapolated(each, train_rows) for each in seen.values()])
     expected = Expectation.of(losses, np.concatenate([each.correct for each in seen.values()]), seed=seed)
@@ -137,18 +144,23 @@ def judge(
     best = int(losses.mean(axis=1).argmin())
     now = np.concatenate([each.log_loss for each in seen.values()])[best]
     gained = expected.worth * float(now.mean(dtype=np.float64) - losses[best].mean())
-    standings, first = [], 0
+    depth = np.concatenate([np.linspace(0, 1, len(each.log_loss)) for each in seen.values()])
+    priced = replace(expected, mean=expected.mean - depth_price * depth)
+    standings: list[tuple[float, Standing]] = []
+    first = 0
     for contender, each in seen.items():
         layers = len(each.log_loss)
-        layer = int(expected.mean[first : first + layers].argmax())
-        chance = expected.confidence(first + layer, within)
+        layer = int(priced.mean[first : first + layers].argmax())
+        chance = priced.confidence(first + layer, within)
         accuracy = min(float(expected.mean[first + layer]) + gained, 1.0)
-        standings.append(Standing(contender, layer, accuracy, chance, chance >= 1 - until))
+        standing = Standing(contender, layer, accuracy, chance, chance >= 1 - until)
+        # Not by what is told, which ends at 1: of two that end there one is better.
+        standings.append((float(priced.mean[first + layer]), standing))
         first += layers
-    standings.sort(key=lambda each: -each.expected_accuracy)
-    leader = standings[0]
+    in_order = tuple(each for _, each in sorted(standings, key=lambda each: -each[0]))
+    leader = in_order[0]
     right = seen[leader.contender].correct
-    return Step(losses.shape[1], tuple(standings), rows_to_audit(right[leader.layer], right[-1]))
+    return Step(losses.shape[1], in_order, rows_to_audit(right[leader.layer], right[-1]))
 
 
 def rows_to_audit(chosen: npt.NDArray[np.bool_], last: npt.NDArray[np.bool_]) -> int:
@@ -183,6 +195,7 @@ def judge_step(
     train_rows: int,
     until: float,
     within: float,
+    depth_price: float,
     seed: int,
 ) -> Step:
     """`judge` from what was left out: of each contender the rows of the step before, where there was one, and of this
@@ -195,7 +208,7 @@ def judge_step(
     for contender, steps in contenders.items():
         *before, now = [_kept(each) for each in steps]
         seen[contender] = LeftOut(*now, before[-1][0] if before else None)
-    return judge(seen, train_rows, until=until, within=within, seed=seed)
+    return judge(seen, train_rows, until=until, within=within, depth_price=depth_price, seed=seed)
 
 
 def stage_race(layout: Layout, run_id: str, course: Course | None) -> None:
@@ -252,10 +265,11 @@ def judge_step_task(
     train_rows: int,
     until: float,
     within: float,
+    depth_price: float,
     seed: int,
 ) -> Step:
     """Who still has a chance to hold the best layer; shown in the Prefect UI."""
-    step = judge_step(step_rows, contenders, train_rows, until, within, seed)
+    step = judge_step(step_rows, contenders, train_rows, until, within, depth_price, seed)
     create_table_artifact(
         [shown(each) for each in step.standings],
         key="race",

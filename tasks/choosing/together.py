@@ -19,6 +19,7 @@ from storage.embeddings import hand_back_read_memory
 from storage.layout import Layout
 from storage.staged import is_staged, read_staged, rows_of, stage
 from tasks.choosing.audit import Right
+from tasks.choosing.choice import rank
 from tasks.choosing.comparison import NO_DIFFERENCE, Comparison, compare
 from tasks.choosing.curve_choice import CurveChoice, right_on_test
 from tasks.curves import LayerOfRun
@@ -64,7 +65,7 @@ class Together:
     gain_error: float
     """Standard error of the gain over the same rows."""
     is_sure: bool
-    """Whether the gain exceeds it so often as was asked for, and the last layer is worth its width; of one, true."""
+    """Whether the gain exceeds it so often as was asked for; of one, true."""
 
 
 def grow(
@@ -223,7 +224,7 @@ def answer_layer(candidates: Sequence[LayerOfRun], chosen: Sequence[CurveChoice]
     ]
     told = [
         (
-            -choice.default.score,
+            -rank(choice.default.score, choice.default.worth),
             choice.default.layer,
             Layout.part(layers[0].pooling, layers[0].norm_state),
             place,

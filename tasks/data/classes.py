@@ -23,17 +23,19 @@ def check_classes(
     *,
     of_words: bool = False,
 ) -> pl.Series:
-    """The classes in their order, of train rows. Of words, whose tags nobody can spread over the splits evenly, those
-    that test alone has follow: no probe can tell them, which counts as wrong.
+    """The classes in their order, of train rows. Of words, whose tags nobody can spread over the splits evenly, with
+    those that test alone has: no probe can tell them, which counts as wrong.
 
     Raises:
         UserError: one class only, about as many as rows, one that test has and train has not, or fewer than two test
             rows.
     """
     values = in_order(train["value"].unique(), named)
+    if not len(values):
+        raise UserError(f"{spec} has no rows: column {label!r} says nothing of any.")
     if len(values) < 2:
         raise UserError(
-            f"{spec} has one class only ({values[0] if len(values) else 'no rows'!r} in column {label!r}). Layers "
+            f"{spec} has one class only ({values[0]!r} in column {label!r}). Layers "
             "can be compared for telling classes apart only where there are two or more; name another --label-column?"
         )
     if len(values) > min(MOST_CLASSES, train.height // LEAST_ROWS_PER_CLASS):

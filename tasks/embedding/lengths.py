@@ -43,19 +43,20 @@ def resolve_length(
     *,
     trust_remote_code: bool = False,
 ) -> int:
-    """The maximum length in tokens: what was asked for, else what `covering` makes of the texts with their prompt.
+    """The maximum length in tokens: what was asked for, else what `covering` makes of the train texts with their
+    prompt, since every choice hangs on it and no test row has a say in that.
 
     Texts are counted once a machine. Of saved states no token is read, which is 1.
     """
     if asked is not None or model.is_saved_states:
         return asked or 1
-    made_of = [dataset.fingerprint, model.id, model.revision, prompt, STEPS, COVERED, COUNTED_TEXTS]
+    made_of = ["train", dataset.fingerprint, model.id, model.revision, prompt, STEPS, COVERED, COUNTED_TEXTS]
     kept = cache_folder() / "lengths" / f"{hashlib.sha256(repr(made_of).encode()).hexdigest()[:32]}.json"
     try:
         return _KEPT.validate_python(read_manifest(str(kept))).max_length
     except (FileNotFoundError, DamagedManifestError, ValidationError):
         pass  # it is found again
-    texts = uncut_texts(read_table(dataset.uri))
+    texts = uncut_texts(read_table(dataset.uri, range(dataset.train_rows)))
     some: Any = [texts[each] for each in counted_rows(len(texts))]
     folder = Path(folder_here(model, trust_remote_code=trust_remote_code))
     tokenizer = with_prompt(load_tokenizer(folder, trust_remote_code=trust_remote_code), prompt)

@@ -29,7 +29,7 @@ FITTED_VALUES = 2**21
 # Up to so many train rows, and rows × classes, every fold is held out once; beyond, one fold is enough rows to tell
 # penalties apart, and five would take five times as long.
 CROSS_VALIDATED_ROWS, CROSS_VALIDATED_VALUES = 2_000, 2**16
-# Of the rows, if no group that is held out has their classes: beyond, what is held out is not like test rows.
+# Of the rows, if nothing that is held out has their classes: beyond, what is held out is not like test rows.
 UNTOLD = 0.05
 # That a detector may have of rows that are none.
 FALSE_POSITIVES = 0.01
@@ -152,11 +152,12 @@ def fit_probe_on(
         chosen = _HeldOut(0.0)
     else:
         along = train.principal
-        folds, told = folds_of(codes, train.groups, seed), 1.0
-        if train.groups is not None:
-            told = folds.share_told(codes, _folds_held_out(len(codes), k))
-            if told == 0:  # no other group has a row's class: rows choose a penalty all the same
-                folds = folds_of(codes, None, seed)
+        folds = folds_of(codes, train.groups, seed)
+        told = folds.share_told(codes, _folds_held_out(len(codes), k))
+        if (
+            train.groups is not None and told == 0
+        ):  # no other group has a row's class: rows choose a penalty all the same
+            folds = folds_of(codes, None, seed)
         chosen = _choose_penalty(along.coordinates, codes, k, penalties, folds, train.weights)
         if told < 1 - UNTOLD:
             chosen = replace(chosen, rows=0)

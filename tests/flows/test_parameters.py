@@ -99,6 +99,9 @@ def test_the_task_that_prepares_a_data_set_takes_what_is_asked_of_its_rows() -> 
 
 def test_a_price_on_depth_makes_another_run_of_the_same_scores() -> None:
     assert scoring_of(asked(depth_price=1.0)) == scoring_of(asked())
+    assert asked(depth_price=3.0).price_of_depth(6) == pytest.approx(0.03)
+    # It is for all blocks of the model, of which half run.
+    assert asked(depth_price=3.0, max_layer=3).price_of_depth(6) == pytest.approx(0.015)
     assert describe_run(asked(depth_price=1.0), "set").id != describe_run(asked(), "set").id
 
 

@@ -44,6 +44,7 @@ PINNED = {
     22: "04a94ccc21a33c0c",
     23: "6b2d35d42e07379f",
     24: "78bcd37e6abfe3ea",
+    25: "f5cdd8aa3b6b1047",
 }
 
 

@@ -102,6 +102,27 @@ def test_the_accuracy_told_is_that_with_all_rows() -> None:
     assert judge({MEAN: sure}, 10_000, until=0.85, within=0.005).leader.expected_accuracy == 1.0
 
 
+def test_of_two_that_are_told_to_end_at_all_rows_the_better_leads_whichever_comes_first() -> None:
+    worse, better = (
+        LeftOut(np.full((2, 100), loss), np.ones((2, 100), bool), np.full((2, 50), 5.0))
+        for loss in (0.06, 0.05)
+    )
+    for seen in ({MEAN: worse, LAST: better}, {LAST: better, MEAN: worse}):
+        step = judge(seen, 10_000, until=0.85, within=0.005)
+        assert [each.expected_accuracy for each in step.standings] == [1.0, 1.0]
+        assert step.leader.contender == LAST
+
+
+def test_depth_has_its_price_in_a_race() -> None:
+    """The last layer is some points better; at ten points for all blocks the first is worth more."""
+    seen = {MEAN: rows_of([0.50, 0.48, 0.46], 1_000, None)}
+    free, priced = (
+        judge(seen, 1_000, until=0.85, within=0.005, depth_price=price).leader for price in (0.0, 0.5)
+    )
+    assert (free.layer, priced.layer) == (2, 0)
+    assert priced.expected_accuracy < free.expected_accuracy
+
+
 def test_who_has_no_chance_is_left_behind_and_who_is_level_stays() -> None:
     good, level, bad = (rows_of(losses, 1_000) for losses in ([0.9, 0.5], [0.501, 0.8], [1.5, 1.4]))
     other = Contender("none", Pooling.LAST, NormState.AS_RETURNED)

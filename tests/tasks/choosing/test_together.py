@@ -116,8 +116,10 @@ def test_no_other_layer_leaves_one() -> None:
     assert [each.layers for each in found] == [(FIRST,)]
 
 
-def choice(number: int, score: float, *, is_constant: bool = False) -> CurveChoice:
-    chosen = LayerChoice(DEFAULT_RULE, number, 0.9, 0.0, "", is_constant, score)
+def choice(
+    number: int, score: float, worth: float | None = None, *, is_constant: bool = False
+) -> CurveChoice:
+    chosen = LayerChoice(DEFAULT_RULE, number, 0.9, 0.0, "", is_constant, score, worth)
     return CurveChoice((chosen,), {})
 
 
@@ -127,6 +129,8 @@ def choice(number: int, score: float, *, is_constant: bool = False) -> CurveChoi
         (choice(3, 0.5), choice(1, 0.6), layer(1, Pooling.LAST)),
         (choice(3, 0.5), choice(1, 0.5), layer(1, Pooling.LAST)),
         (choice(3, 0.5), choice(1, 0.9, is_constant=True), layer(3)),
+        # Where depth has a price, by what is left of the expected accuracy.
+        (choice(0, 0.5, 0.7), choice(3, 0.6, 0.6), layer(0)),
         # Of one and the same: `last` is read before `mean`.
         (choice(2, 0.5), choice(2, 0.5), layer(2, Pooling.LAST)),
     ],

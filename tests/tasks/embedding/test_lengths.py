@@ -42,6 +42,23 @@ def long_texts(folder: Path, words: int) -> Dataset:
     return prepare_dataset(f"path:{folder / f'{words}.csv'}", Layout(str(folder / "out")))
 
 
+def test_no_test_text_has_a_say(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every choice hangs on how much of a text is read."""
+    monkeypatch.setenv("LAYERSCOUT_CACHE", str(tmp_path / "cache"))
+    model = resolve_model(f"path:{tiny_model}")
+    lengths = []
+    for name, words in (("short", 4), ("long", 400)):
+        folder = tmp_path / name
+        folder.mkdir()
+        for split, of_split in (("train", 200), ("test", words)):
+            rows = [f"{'the goat ' * (of_split // 2)}{i}" for i in range(20 if split == "train" else 300)]
+            labels = ["a", "b"] * (len(rows) // 2)
+            pl.DataFrame({"text": rows, "label": labels}).write_csv(folder / f"{split}.csv")
+        dataset = prepare_dataset(f"path:{folder}", Layout(str(tmp_path / "out")))
+        lengths.append(resolve_length(None, dataset, model, None))
+    assert lengths == [256, 256]
+
+
 def test_texts_and_positions_decide_and_a_prompt_counts(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -383,3 +383,13 @@ def test_where_all_rows_are_one_the_probe_names_the_most_frequent_label(rows, wi
     assert found.accuracy == found.majority_accuracy
     assert found.converged
     np.testing.assert_array_equal(found.coefficients, 0.0)
+
+
+@pytest.mark.parametrize(("rare", "told"), [(2, True), (12, False)])
+def test_where_classes_that_are_never_held_out_have_many_rows_nothing_is_said_of_test_rows(rare, told):
+    """Those are easier without them, whether or not test rows are like train rows."""
+    X, y = clouds(200, 6, 3)
+    few = np.repeat(np.arange(3, 3 + rare), 3)
+    X, y = np.vstack([X, 9 * np.random.default_rng(1).normal(size=(len(few), 6))]), np.concatenate([y, few])
+    found = fit_probe(X, y, X[:50], y[:50])
+    assert (found.held_out_rows > 0, found.held_out_accuracy is not None) == (told, told)
