@@ -245,7 +245,8 @@ def rebuild(*, storage: Storage = DEFAULT_STORAGE) -> None:
         )
     if rebuilt.aside is not None:
         print(f"DuckDB could not open what lay there: it is kept as {rebuilt.aside}.")
-    print(f"{len(rebuilt.runs)} runs are in {layout.results}.")
+    runs = len(rebuilt.runs)
+    print(f"{runs} run{' is' if runs == 1 else 's are'} in {layout.results}.")
     for run_id, reason in rebuilt.left_out.items():
         print(f"Left out: run {run_id}. {reason}")
 
@@ -440,10 +441,11 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     argv: the words after the command's name; None: this process's own.
     """
-    debug = False
+    debug = can_debug = False
     _print_anything()
     try:
         command, bound, _ = app.parse_args(argv, print_error=False, exit_on_error=False)
+        can_debug = "debug" in bound.signature.parameters
         debug = bound.arguments.get("debug", False)
         command(*bound.args, **bound.kwargs)
     except KeyboardInterrupt:
@@ -468,7 +470,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         # The outermost frame: whatever it is, a user gets a paragraph with the way out, and --debug the traceback.
         if debug:
             raise
-        _fail(in_words(error), EXIT_ERROR)
+        _fail(in_words(error, can_debug=can_debug), EXIT_ERROR)
 
 
 def _print_anything() -> None:

@@ -21,6 +21,7 @@ from tasks.data.dataset import read_dataset
 from tasks.embedding.model import resolve_model
 from tasks.reporting.grid_comparison import ComparisonFiles, compare_runs_task
 from tasks.scoring.criteria import check_criteria
+from tasks.vocabulary import Task
 
 
 @dataclass(frozen=True)
@@ -166,4 +167,10 @@ def _examine_dataset(pair: SweepParameters) -> str:
     if told is not None:
         return told
     found, _ = read_dataset(pair.dataset, Layout(""), **pair.rows_asked)
-    return f"{found.train_rows:,} train and {found.test_rows:,} test rows of {len(found.classes)} classes"
+    told = f"{found.train_rows:,} train and {found.test_rows:,} test rows"
+    # Of numbers and sets of labels classes are made for silhouettes alone.
+    return (
+        told
+        if found.task in (Task.REGRESSION, Task.MULTI_LABEL)
+        else f"{told} of {len(found.classes)} classes"
+    )

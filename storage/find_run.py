@@ -12,6 +12,8 @@ def find_run(database: str, given: str | None) -> str:
     Raises:
         UserError: there is no database, no such run, or more than one; the runs that there are are named.
     """
+    if given is None:
+        every_run(database)  # says it where there is none
     runs = query(database, "SELECT run_id, model_id, dataset_id FROM latest_run")
     matching = runs.head(1) if given is None else runs.filter(pl.col("run_id").str.starts_with(given))
     if matching.height == 1:

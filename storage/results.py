@@ -1,8 +1,9 @@
 """The results database: merged, rebuilt and queried here, and written nowhere else."""
 
+import itertools
 import re
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import closing
 from dataclasses import dataclass
@@ -183,11 +184,26 @@ def _rows(connection: duckdb.DuckDBPyConnection, sql: str) -> pl.DataFrame:
 def _readable(found: duckdb.DuckDBPyRelation) -> duckdb.DuckDBPyRelation:
     """The same rows, with DuckDB's own words for the values of types that Polars has not."""
     foreign = [_FOREIGN.search(str(kind)) is not None for kind in found.types]
-    if not any(foreign):
+    unique = _apart(found.columns)
+    if not any(foreign) and unique == found.columns:
         return found
-    names = ['"' + name.replace('"', '""') + '"' for name in found.columns]
-    told = [f"{name}::VARCHAR AS {name}" if odd else name for name, odd in zip(names, foreign, strict=True)]
+    # By their places: names may be the same of two.
+    told = [
+        f'#{place}{"::VARCHAR" if odd else ""} AS "{name.replace(chr(34), 2 * chr(34))}"'
+        for place, (name, odd) in enumerate(zip(unique, foreign, strict=True), start=1)
+    ]
     return found.project(", ".join(told))
+
+
+def _apart(names: Sequence[str]) -> list[str]:
+    """The names of columns, those that an earlier one has with a number behind them, as DuckDB itself gives it."""
+    found: list[str] = []
+    for name in names:
+        numbered = (f"{name}_{number}" for number in itertools.count(1))
+        found.append(
+            name if name not in found else next(each for each in numbered if each not in (*found, *names))
+        )
+    return found
 
 
 def _told_dates(table: pa.Table) -> pa.Table:

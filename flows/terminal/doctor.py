@@ -16,7 +16,8 @@ from rich.table import Table
 from rich.text import Text
 
 from storage.cache import cache_folder
-from storage.places import why_not_writable
+from storage.errors import UserError
+from storage.places import check_folder, why_not_writable
 from storage.sources.wheels import BUILT_INS
 from tasks.embedding.embed import choose_dtype
 
@@ -36,6 +37,14 @@ def examine(storage: str) -> bool:
     return complete
 
 
+def _why_not_reached(storage: str) -> str | None:
+    try:
+        check_folder(storage, "--storage")
+    except UserError as error:
+        return str(error)
+    return None
+
+
 def _findings(storage: str) -> Iterator[tuple[str, str, str | None]]:
     gib = 2**30
     memory = psutil.virtual_memory()
@@ -49,10 +58,12 @@ def _findings(storage: str) -> Iterator[tuple[str, str, str | None]]:
     yield "device", ", ".join(gpus) or "cpu (no CUDA device that torch can use)", None
     yield "dtype auto", str(choose_dtype(device)).removeprefix("torch."), None
     yield "threads", f"{torch.get_num_threads()}", None
-    for name, folder, flag in (
-        ("storage", Path(storage).absolute(), "--storage"),
-        ("cache", cache_folder(), "LAYERSCOUT_CACHE"),
-    ):
+    places = [("cache", cache_folder(), "LAYERSCOUT_CACHE")]
+    if "://" in storage:
+        yield "storage", storage, _why_not_reached(storage)
+    else:
+        places.insert(0, ("storage", Path(storage).absolute(), "--storage"))
+    for name, folder, flag in places:
         if (why := why_not_writable(folder)) is not None:
             yield name, f"{folder}", f"{why}: choose another folder ({flag}), or change its permissions"
             continue

@@ -31,8 +31,8 @@ def _sentences(error: ValidationError, named: Callable[[str], str]) -> list[str]
     return list(sentences.values())
 
 
-def in_words(error: Exception) -> str:
-    """What else may come to the outermost frame."""
+def in_words(error: Exception, *, can_debug: bool) -> str:
+    """What else may come to the outermost frame. can_debug: the command has a flag for its traceback."""
     if is_about_a_place(error):
         return told_of_a_place(error)
     if is_about_a_store(error):
@@ -42,10 +42,8 @@ def in_words(error: Exception) -> str:
     # Of pydantic-settings, which Prefect brings: its settings are in a file that is no TOML.
     if type(error).__name__ == "SettingsError":
         return str(error)
-    return (
-        f"{type(error).__name__}: {error}\nThis was not foreseen: the same command with --debug shows where it "
-        "happened."
-    )
+    way = ": the same command with --debug shows where it happened" if can_debug else ""
+    return f"{type(error).__name__}: {error}\nThis was not foreseen{way}."
 
 
 def settings_error(error: ValidationError) -> str:

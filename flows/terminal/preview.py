@@ -323,13 +323,17 @@ def _of_texts(seen: Inspection, lengths: Lengths) -> list[tuple[str, str]]:
             f"longest {lengths.longest:,}",
         ),
         ("duplicates", f"{seen.repeated:,} in train, {seen.contradicted:,} with another label"),
-        ("leaks", f"{seen.leaked:,} test texts that are in train too"),
+        (
+            "leaks",
+            f"{seen.leaked:,} test text{' that is' if seen.leaked == 1 else 's that are'} in train too",
+        ),
     ]
 
 
 def _show_warnings(console: Console, dataset: Dataset, seen: Inspection) -> None:
     console.print()
-    for sentence in warnings_of(seen, test_is_made=dataset.test_is_made, time_column=dataset.time_column):
+    by = {"time_column": dataset.time_column, "group_column": dataset.group_column}
+    for sentence in warnings_of(seen, test_is_made=dataset.test_is_made, **by):
         console.print(Text.assemble(("note ", "yellow"), printable(sentence)), soft_wrap=True)
 
 

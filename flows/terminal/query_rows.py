@@ -1,9 +1,11 @@
 """Rows of a query as people and programs read them. Without Prefect and torch, which a query need not wait for."""
 
 import json
+import math
 import os
 from datetime import datetime
-from typing import Literal
+from decimal import Decimal
+from typing import Any, Literal
 
 import polars as pl
 from rich.console import Console
@@ -58,14 +60,18 @@ def format_rows(rows: pl.DataFrame, form: Literal["table", "csv", "json"]) -> st
         nested = [name for name, kind in rows.schema.items() if kind.is_nested()]
         told = {
             name: pl.Series(
-                [json.dumps(value, default=str) for value in rows[name].to_list()], dtype=pl.String
+                [
+                    None if value is None else json.dumps(_for_json(value), ensure_ascii=False)
+                    for value in rows[name].to_list()
+                ],
+                dtype=pl.String,
             )
             for name in nested
         }
         readable = rows.with_columns(**told).with_columns(pl.selectors.binary().bin.encode("hex"))
         return readable.write_csv().rstrip("\n")
     if form == "json":
-        return json.dumps(_without_nan(rows).to_dicts(), default=str, allow_nan=False)
+        return json.dumps([_for_json(row) for row in rows.to_dicts()], allow_nan=False)
     table = Table(box=None, header_style="bold", pad_edge=False)
     for name, kind in rows.schema.items():
         table.add_column(name, justify="right" if kind.is_numeric() else "left", overflow="fold")
@@ -79,10 +85,20 @@ def format_rows(rows: pl.DataFrame, form: Literal["table", "csv", "json"]) -> st
     return "\n".join(line.rstrip() for line in captured.get().splitlines())
 
 
-def _without_nan(rows: pl.DataFrame) -> pl.DataFrame:
-    """JSON has no number for NaN and infinity, and takes null."""
-    floats = pl.selectors.float()
-    return rows.with_columns(pl.when(floats.is_finite()).then(floats).otherwise(None).name.keep())
+def _for_json(value: Any) -> Any:
+    """The value as JSON has it, which knows neither NaN nor infinity, nor Python's decimals, bytes and dates. DuckDB's
+    sums of integers are decimals."""
+    if isinstance(value, dict):
+        return {key: _for_json(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_for_json(each) for each in value]
+    if isinstance(value, Decimal):
+        return int(value) if value == value.to_integral_value() else float(value)
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, bytes):
+        return value.hex()
+    return value if value is None or isinstance(value, bool | int | str) else str(value)
 
 
 def printable(text: str) -> str:

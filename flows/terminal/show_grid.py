@@ -19,7 +19,7 @@ def show_pairs(pairs: list[tuple[SweepParameters, str, str]]) -> None:
         words = (str(number), pair.model, model, pair.dataset, dataset)
         table.add_row(*(Text(printable(each)) for each in words))
     Console(highlight=False, width=None if Console().is_terminal else 240).print(table)
-    print(f"{len(pairs)} pairs; nothing was run.")
+    print(f"{len(pairs)} pair{'' if len(pairs) == 1 else 's'}; nothing was run.")
 
 
 def show_grid(outcome: GridOutcome) -> None:

@@ -12,6 +12,7 @@ from flows.terminal.query_rows import printable
 from flows.terminal.show_sweep import outcome_as_json, show_outcome
 from tasks.choosing.prompt_choice import PromptAnswer
 from tasks.reporting.answer import one_line, p_value, percent, points, shortened
+from tasks.reporting.layer_curves import answer_curves
 from tasks.vocabulary import CHAT, NO_PROMPT, PROMPTS
 
 
@@ -33,7 +34,8 @@ def show_search(outcome: SearchOutcome, storage: str) -> None:
 
 def _worth(outcome: SearchOutcome) -> Table:
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for heading in ("prompt", "pooling", "layer", "train score", "test accuracy", "over no prompt"):
+    measured = f"test {answer_curves(outcome.chosen.tables).measure.name}"
+    for heading in ("prompt", "pooling", "layer", "train score", measured, "over no prompt"):
         table.add_column(
             heading, justify="left" if heading in ("prompt", "pooling") else "right", overflow="fold"
         )

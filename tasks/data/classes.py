@@ -68,9 +68,10 @@ def check_classes(
     return values
 
 
-def class_names(values: pl.Series, train: pl.DataFrame) -> tuple[str, ...]:
-    """The names of a companion column `LABEL_name`, where they are one for one; else the labels themselves."""
-    pairs = train.select("value", "name").unique().drop_nulls()
+def class_names(values: pl.Series, rows: pl.DataFrame) -> tuple[str, ...]:
+    """The names of a companion column `LABEL_name`, where they are one for one in all rows; else the labels
+    themselves."""
+    pairs = rows.select("value", "name").unique().drop_nulls()
     if pairs.height == len(values) and pairs["name"].n_unique() == len(values):
         return tuple(values.replace_strict(pairs["value"], pairs["name"]))
     return tuple(values)

@@ -303,7 +303,7 @@ def read_dataset(
     if kind is Task.REGRESSION:
         check_order(test, label, spec)
     values = check_classes(train, test, spec, label, order, of_words=tagged is not None)
-    classes = class_names(values, train)
+    classes = class_names(values, pl.concat([each.select("value", "name") for each in (train, test)]))
     if doubled := alike(classes):
         log.warning(
             "Classes of %s differ in case, white space or what no eye sees, and each counts as one of its own: %s",

@@ -85,22 +85,40 @@ def class_names(file: Path) -> dict[str, list[str]]:
     try:
         told = json.loads((pq.read_schema(file).metadata or {}).get(b"huggingface", b"{}"))
         features = told["info"]["features"] if told else {}
-        inner = {name: each.get("feature", each) for name, each in features.items()}
+        inner = {name: _of_each(told_of) for name, told_of in features.items()}
         return {
-            name: list(each["names"]) for name, each in inner.items() if each.get("_type") == "ClassLabel"
+            name: list(each["names"])
+            for name, each in inner.items()
+            if isinstance(each, dict) and each.get("_type") == "ClassLabel"
         }
     except (OSError, ValueError, KeyError, TypeError, AttributeError, pa.ArrowException):
         return {}  # not as `datasets` writes it: then it says nothing about the labels
+
+
+def _of_each(feature: Any) -> Any:
+    """What is told of a column's values, or of those of its lists, which `datasets` once wrote as a list."""
+    if isinstance(feature, list):
+        return feature[0] if feature else None
+    return feature.get("feature", feature)
 
 
 def named_labels(labels: pl.Series, names: list[str], where: str) -> pl.Series:
     """Names of integer class labels, or of lists of them; null for -1, which means that a row has none.
 
     Raises:
-        UserError: a label beyond the names.
+        UserError: a label beyond the names, or of another kind.
     """
     if isinstance(labels.dtype, pl.List):
         return in_each_list(labels, lambda each: named_labels(each, names, where))
+    if labels.dtype == pl.String and labels.drop_nulls().is_in(names).all():
+        return labels
+    numbers = labels.cast(pl.Int64, strict=False) if labels.dtype != pl.String else labels
+    if labels.dtype == pl.String or (numbers != labels.cast(pl.Float64, strict=False)).any():
+        raise UserError(
+            f"Column {labels.name!r} in {where} is {labels.dtype}, and is said to number {len(names)} class names. "
+            "Save it with the numbers, or with the names in their place."
+        )
+    labels = numbers
     unknown = labels.filter((labels < -1) | (labels >= len(names)))
     if len(unknown):
         raise UserError(

@@ -163,6 +163,8 @@ def with_classes(
             "train rows with them, or remove these."
         )
     frequent = Counter(each for row in train for each in row)
+    # What every row has tells none apart: no row goes with it where it has another.
+    frequent = Counter({each: count if count < len(train) else 0 for each, count in frequent.items()})
     sets = Counter(map(frozenset, train))
     named_sets = _names_of(sets, labels)
     found = {}

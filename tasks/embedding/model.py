@@ -302,6 +302,11 @@ def _check_folder(folder: Path, spec: str, *, weights: bool) -> None:
             f"{folder} (from {spec}) holds no *.safetensors that is a file. Pickled weights are not loaded, since they "
             "can run code; convert them with `model.save_pretrained(FOLDER)`."
         )
+    if weights and (folder / "adapter_config.json").is_file():
+        raise UserError(
+            f"{folder} (from {spec}) holds a PEFT adapter, and weights that it may be part of or not. Save the merged "
+            "model, `model.merge_and_unload().save_pretrained(FOLDER)`, or take adapter_config.json away."
+        )
 
 
 def _files_of(folder: Path) -> _Files:

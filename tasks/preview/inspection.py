@@ -89,7 +89,13 @@ def inspect_table(
     )
 
 
-def warnings_of(found: Inspection, *, test_is_made: bool, time_column: str | None = None) -> list[str]:
+def warnings_of(
+    found: Inspection,
+    *,
+    test_is_made: bool,
+    time_column: str | None = None,
+    group_column: str | None = None,
+) -> list[str]:
     """What to know or mend before a sweep, a sentence each, the gravest first; empty where nothing is."""
     said = []
     if found.leaked:
@@ -104,8 +110,8 @@ def warnings_of(found: Inspection, *, test_is_made: bool, time_column: str | Non
         )
     if found.repeated:
         said.append(
-            f"{found.repeated:,} train rows repeat an earlier text: they count twice in every silhouette, and their "
-            "ridge accuracy is too high. Keep one of each."
+            f"{found.repeated:,} train row{' repeats' if found.repeated == 1 else 's repeat'} an earlier text, which "
+            "counts twice in every silhouette, and whose ridge accuracy is too high. Keep one of each."
         )
     rare = found.classes.filter(pl.col("train") < FEW_ROWS)
     if rare.height:
@@ -142,10 +148,13 @@ def warnings_of(found: Inspection, *, test_is_made: bool, time_column: str | Non
             "or read them whole with --long-texts split."
         )
     if test_is_made:
-        part = (
-            "a seeded stratified fifth of the rows" if time_column is None else "the latest fifth of the rows"
-        )
-        said.append(f"There is no test split: {part} becomes one.")
+        part = "a seeded stratified fifth of the rows"
+        if group_column is not None:
+            part = "whole groups, about a fifth of the rows,"
+        if time_column is not None:
+            part = "the latest fifth of the rows"
+        become = "become" if part.endswith(",") else "becomes"
+        said.append(f"There is no test split: {part} {become} one.")
     if time_column is not None:
         said.append(
             "Within train, a row that is left out is judged by all others, later ones too: test rows alone tell what a "

@@ -38,7 +38,7 @@ def answer_html(tables: Tables) -> str:
         words = f"{shades['what']}, {shades['low']} to {shades['high']}"
         parts.append(
             f'<div style="max-width:46em;font-size:0">{cells}</div>'
-            f"<p><small>Layers 0 to {curves.last}, the darker the better ({escape(words)}); framed: layer "
+            f"<p><small>Layers 0 to {curves.deepest}, the darker the better ({escape(words)}); framed: layer "
             f"{curves.chosen}.</small></p>"
         )
     return "\n".join(parts)

@@ -39,6 +39,7 @@ from tasks.reporting.report_parts import (
     silhouette_value,
     strip,
 )
+from tasks.vocabulary import Task
 
 
 def render_report(
@@ -91,6 +92,7 @@ def render_report(
                 "groups": [drawn(tables, each) for each in curves],
                 "classes": classes,
                 "confusion": counts,
+                "rows": answer.measure.rows,
             },
         )
     )
@@ -196,8 +198,7 @@ def _provenance(tables: Tables, run: Row, described: Mapping[str, Row]) -> list[
         ("columns", dataset and _columns(dataset)),
         (
             "rows",
-            dataset
-            and f"{dataset['train_rows']:,} train, {dataset['test_rows']:,} test, {len(dataset['classes'])} classes",
+            dataset and f"{dataset['train_rows']:,} train, {dataset['test_rows']:,} test{_classes(dataset)}",
         ),
         ("embedding set", run["embedding_set_id"]),
         (
@@ -228,8 +229,15 @@ def _command(run: Row) -> str:
         flag = "--" + name.replace("_", "-")
         for each in value if isinstance(value, list) else [value]:
             if each is not None:
-                words += [flag, str(each)]
+                # What begins with a dash would be read as a flag of its own.
+                words += [f"{flag}={each}"] if str(each).startswith("-") else [flag, str(each)]
     return shlex.join(words)
+
+
+def _classes(dataset: Row) -> str:
+    """How many there are; of numbers and sets of labels they are made for silhouettes alone."""
+    made = dataset.get("task") in (Task.REGRESSION, Task.MULTI_LABEL)
+    return "" if made else f", {len(dataset['classes'])} classes"
 
 
 def _unbroken(text: str) -> str:

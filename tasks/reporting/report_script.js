@@ -2,7 +2,7 @@
 // Draws what the reader can move: the curve, with its slider and zoom, and the heat maps. Everything else is HTML.
 // Text from the data reaches the page as text nodes and attributes only, never as markup.
 (() => {
-  const { groups, classes, confusion } = JSON.parse(document.getElementById("data").textContent);
+  const { groups, classes, confusion, rows: counted } = JSON.parse(document.getElementById("data").textContent);
   const one = (selector) => document.querySelector(selector);
   const all = (selector) => [...document.querySelectorAll(selector)];
   const controls = one(".controls"), plot = one("[data-plot]"), slider = one("[data-slider]");
@@ -287,7 +287,7 @@
       framed: layers.indexOf(view.group.chosen), cell: height(sorted.length),
       headings: (c) => c === layers.indexOf(view.group.chosen) || c === layers.length - 1
         || (layers[c] % step === 0 && Math.abs(c - at) > 1 && layers.length - 1 - c > 1),
-      tell: (r, c) => `${sorted[r].label} (${sorted[r].n.toLocaleString("en")} texts) at layer ${layers[c]}: ${sorted[r].y[c] === null ? "not scored" : signed(sorted[r].y[c], 3)}`,
+      tell: (r, c) => `${sorted[r].label} (${sorted[r].n.toLocaleString("en")} ${sorted[r].n === 1 ? counted.slice(0, -1) : counted}) at layer ${layers[c]}: ${sorted[r].y[c] === null ? "not scored" : signed(sorted[r].y[c], 3)}`,
       scale: [signed(-limit, 2), `+${limit.toFixed(2)}`], rising: false,
       caption: `Mean ${named(view.metric)} silhouette of each class at each layer, ${view.group.pooling} pooling, ${view.group.norm}`,
     });
@@ -302,7 +302,7 @@
         values: kept.map((r) => counts[r].map((count) => count / sums[r])), headings: () => classes.length <= 20,
         cell: classes.length <= 10 ? "2.1rem" : height(classes.length),
         tell: (r, c) => `${classes[kept[r]]} read as ${classes[c]}: ${percent(counts[kept[r]][c] / sums[kept[r]])} (${counts[kept[r]][c]} of ${sums[kept[r]]})`,
-        scale: ["0 %", "100 %"], caption: `Predicted class of the test texts of each class, ${which} layer`,
+        scale: ["0 %", "100 %"], caption: `Predicted class of the test ${counted} of each class, ${which} layer`,
       });
     }
   }

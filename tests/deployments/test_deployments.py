@@ -9,6 +9,7 @@ import json
 import re
 import shlex
 import subprocess
+import tomllib
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,19 @@ def configured(kind: str, worker: Any, name: str, api: str) -> Any:
         job = asyncio.run(worker.from_template_and_values(template(kind), variables))
         job.prepare_for_flow_run(run)
     return job
+
+
+def test_the_image_has_all_that_is_packed() -> None:
+    packed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    parts = [f"{each}.py" for each in packed["py-modules"]]
+    parts += sorted(
+        {each.partition(".")[0].removesuffix("*") for each in packed["packages"]["find"]["include"]}
+    )
+    let_in = (FOLDER / "Dockerfile.dockerignore").read_text().split()
+    copied = " ".join(
+        line for line in (FOLDER / "Dockerfile").read_text().splitlines() if line.startswith("COPY")
+    )
+    assert [each for each in parts if f"!{each}" not in let_in or each not in copied.split()] == []
 
 
 @pytest.mark.parametrize("name", DEPLOYMENTS)

@@ -74,7 +74,7 @@ def ask(query: str, *arguments: str) -> str:
 
 @pytest.mark.parametrize(
     ("given", "message"),
-    [(None, r"No run .* The newest are: none"), ("ff", "No run .* begins with 'ff'")],
+    [(None, "There is no run in .*results.duckdb"), ("ff", "No run .* begins with 'ff'")],
 )
 def test_a_report_of_a_run_that_is_not_there_names_those_that_are(
     storage: str, given: str | None, message: str
@@ -148,6 +148,27 @@ def test_an_error_steers_no_terminal(storage: str) -> None:
     failed = layerscout("sql", "SELECT 1", "--storage", f"{storage}/\x1b]52;c;eA==\x07", env=environment())
     assert failed.returncode == 1
     assert "\\x1b]52;c;eA==\\x07" in failed.stderr
+
+
+def test_json_and_csv_hold_what_they_know_of(storage: str) -> None:
+    asked = (
+        "SELECT sum(layer) AS s, 1.005::DECIMAL(10, 3) AS d, ['nan'::DOUBLE, 1.0] AS l, NULL::INT[] AS n, "
+        "['é'] AS t, 'x'::BLOB AS b, 'inf'::DOUBLE AS f, DATE '2026-01-02' AS day FROM probe"
+    )
+    (row,) = json.loads(ask(asked, "--storage", storage, "--format", "json"))
+    assert isinstance(row["s"], int)
+    assert row | {"s": 0} == {
+        "s": 0,
+        "d": 1.005,
+        "l": [None, 1.0],
+        "n": None,
+        "t": ["é"],
+        "b": "78",
+        "f": None,
+        "day": "2026-01-02",
+    }
+    told = ask(f"SELECT l, n, t, b FROM ({asked})", "--storage", storage, "--format", "csv")
+    assert told.splitlines()[1] == '"[null, 1.0]",,"[""é""]",78'
 
 
 def test_ui_serves_on_this_machine_until_it_is_ended(tmp_path: Path) -> None:

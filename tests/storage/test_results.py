@@ -44,7 +44,7 @@ PINNED = {
     22: "04a94ccc21a33c0c",
     23: "6b2d35d42e07379f",
     24: "78bcd37e6abfe3ea",
-    25: "f5cdd8aa3b6b1047",
+    25: "2286fc2babb98f49",
 }
 
 
@@ -383,6 +383,14 @@ def test_values_that_polars_has_no_column_for_are_in_duckdbs_words(tmp_path: Pat
     assert query(database, asked).rows(named=True) == [
         {"i": "3 days", "l": "['01:00:00']", 'u"v': "1", "n": 2}
     ]
+
+
+def test_columns_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    database = str(tmp_path / "results.duckdb")
+    merge(database, "a", {"probe": probe_rows("a", layers=1)})
+    found = query(database, "SELECT 1 AS a, 2 AS a, 3 AS a_1, INTERVAL 1 DAY AS a")
+    assert found.columns == ["a", "a_2", "a_1", "a_3"]
+    assert found.row(0) == (1, 2, 3, "1 day")
 
 
 def test_dates_that_python_has_not_are_in_duckdbs_words(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 import gzip
 import io
+import json
 import logging
 import random
 from pathlib import Path
@@ -216,6 +217,27 @@ def test_a_test_label_that_train_lacks_is_an_error(tmp_path: Path) -> None:
     write_rows(pl.DataFrame({"text": ["a"], "label": ["fire"]}), tmp_path / "test.csv")
     with pytest.raises(UserError, match=r"1 test rows .*'fire'"):
         prepare(f"path:{tmp_path}", tmp_path / "out")
+
+
+def test_names_that_train_and_test_give_to_other_labels_are_left(tmp_path: Path) -> None:
+    for split, names in (("train", ["neg", "pos"]), ("test", ["pos", "neg"])):
+        labels = [0, 1] * 10
+        rows = {
+            "text": [f"{split} {i}" for i in range(20)],
+            "label": labels,
+            "label_name": [names[i] for i in labels],
+        }
+        pl.DataFrame(rows).write_csv(tmp_path / f"{split}.csv")
+    assert read_dataset(f"path:{tmp_path}", Layout(""))[0].classes == ("0", "1")
+
+
+def test_half_a_character_in_json_is_named_with_its_row(tmp_path: Path) -> None:
+    rows = [{"text": f"text {i}", "label": i % 2} for i in range(20)]
+    lines = [json.dumps(row) for row in rows]
+    lines[6] = '{"text": "cut \\ud83d", "label": 0}'
+    (tmp_path / "rows.jsonl").write_text("\n".join(lines))
+    with pytest.raises(UserError, match=r"Row 7 of .* holds '\\ud83d' in 'text', half of a character"):
+        read_dataset(f"path:{tmp_path / 'rows.jsonl'}", Layout(""))
 
 
 def test_one_test_row_is_too_few_to_judge_by(tmp_path: Path) -> None:

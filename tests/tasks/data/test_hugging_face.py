@@ -1,8 +1,10 @@
+import json
 import logging
 from pathlib import Path
 
 import datasets
 import polars as pl
+import pyarrow.parquet as pq
 import pytest
 
 from storage.errors import UserError
@@ -80,6 +82,37 @@ def test_a_parquet_file_of_datasets_brings_the_names_of_its_labels(tmp_path: Pat
     found, table = read_dataset(f"path:{tmp_path / 'train.parquet'}", Layout(""))
     assert found.classes == ("no", "yes")
     assert table["label"].head(2).to_list() == [1, 0]
+
+
+def test_a_list_as_older_versions_told_it_hides_no_names(tmp_path: Path) -> None:
+    label = {"names": ["no", "yes"], "_type": "ClassLabel"}
+    features = {"label": label, "tags": [{"dtype": "string", "_type": "Value"}], "text": {"_type": "Value"}}
+    frame = pl.DataFrame({"text": [f"t {i}" for i in range(20)], "label": [1, 0] * 10, "tags": [["a"]] * 20})
+    told = {"huggingface": json.dumps({"info": {"features": features}})}
+    pq.write_table(frame.to_arrow().replace_schema_metadata(told), tmp_path / "train.parquet")
+    assert read_dataset(f"path:{tmp_path / 'train.parquet'}", Layout(""))[0].classes == ("no", "yes")
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        pl.Series("label", [1, 0], dtype=pl.UInt8),
+        pl.Series("label", [1.0, 0.0]),
+        pl.Series("label", [True, False]),
+        pl.Series("label", ["yes", "no"]),
+    ],
+    ids=["small", "float", "truth", "names"],
+)
+def test_class_labels_of_any_type_have_their_names(labels: pl.Series) -> None:
+    assert named_labels(labels, ["no", "yes"], "train of it").to_list() == ["yes", "no"]
+
+
+@pytest.mark.parametrize("labels", [pl.Series("label", [0.5]), pl.Series("label", ["maybe"])])
+def test_class_labels_that_number_nothing_are_refused(labels: pl.Series) -> None:
+    with pytest.raises(
+        UserError, match=r"Column 'label' in train of it is .*, and is said to number 2 class names"
+    ):
+        named_labels(labels, ["no", "yes"], "train of it")
 
 
 def test_a_class_label_beyond_its_names_is_refused(tmp_path: Path) -> None:

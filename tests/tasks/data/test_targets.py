@@ -197,6 +197,14 @@ def test_sets_of_labels_are_never_taken_for_another(sets: list[list[str]], class
     assert len(told) == len(sets)
 
 
+def test_a_label_that_all_rows_have_leaves_them_their_other_labels() -> None:
+    train = pl.DataFrame(
+        {"target": [["en", "a", str(i)] if i % 2 else ["en", "b", str(i)] for i in range(40)]}
+    )
+    found = with_classes({"train": train}, Task.MULTI_LABEL, None, "here")
+    assert found.classes == ["a", "b"]
+
+
 def write(folder: Path, **columns: list[object]) -> str:
     pl.DataFrame({"text": TEXTS} | columns).write_parquet(folder / "all.parquet")
     return f"path:{folder / 'all.parquet'}"

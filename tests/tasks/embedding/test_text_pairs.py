@@ -177,6 +177,7 @@ def test_a_row_that_is_too_long_is_named_by_its_number_and_not_by_that_of_its_te
     data = tmp_path / "data"
     data.mkdir()
     pl.DataFrame(train).write_csv(data / "train.csv")
-    pl.DataFrame({"premise": ["a"], "hypothesis": ["b"], "label": ["x"]}).write_csv(data / "test.csv")
+    test = pl.DataFrame({"premise": ["a", "c"], "hypothesis": ["b", "d"], "label": ["x", "y"]})
+    test.write_csv(data / "test.csv")
     with pytest.raises(UserError, match="Row 5 has 600 tokens, but the model has positions for 512"):
         embedded(data, encoder, tmp_path / "out", replace(SETTINGS, max_length=1_000))
