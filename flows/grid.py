@@ -168,9 +168,6 @@ def _examine_dataset(pair: SweepParameters) -> str:
         return told
     found, _ = read_dataset(pair.dataset, Layout(""), **pair.rows_asked)
     told = f"{found.train_rows:,} train and {found.test_rows:,} test rows"
-    # Of numbers and sets of labels classes are made for silhouettes alone.
-    return (
-        told
-        if found.task in (Task.REGRESSION, Task.MULTI_LABEL)
-        else f"{told} of {len(found.classes)} classes"
-    )
+    if found.task in (Task.REGRESSION, Task.MULTI_LABEL):
+        return told  # its classes are made for silhouettes alone
+    return f"{told} of {len(found.classes)} classes"

@@ -156,7 +156,8 @@ def _frame(rows: list[dict[str, Any]], where: str) -> pl.DataFrame:
     for name in dict.fromkeys(name for row in rows for name in row):
         values = [row.get(name) for row in rows]
         _check_whole(values, name, where)
-        if all(value is None or _is_flat_list(value) for value in values) and any(values):
+        are_lists = any(isinstance(value, list) for value in values)
+        if are_lists and all(value is None or _is_flat_list(value) for value in values):
             lists = [None if value is None else [_as_written(each) for each in value] for value in values]
             columns[name] = pl.Series(name, lists, dtype=pl.List(pl.String))
         elif any(isinstance(value, dict | list) for value in values):

@@ -1,7 +1,8 @@
 """What the `datasets` library knows of a data set: its splits, and the names that class labels number."""
 
 import json
-from collections.abc import Iterator, Mapping
+import logging
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -14,6 +15,8 @@ import pyarrow.parquet as pq
 from storage.errors import UserError
 from tasks.data.files import ending_of, read_file
 from tasks.data.labels import are_plain_integers, in_each_list
+
+log = logging.getLogger(__name__)
 
 # A split's rows, and for each column of class labels the names that its numbers stand for.
 Part = tuple[pl.DataFrame, dict[str, list[str]]]
@@ -66,7 +69,7 @@ def read_tables(builder: Any, spec: str, encoding: str | None) -> dict[str, Part
     parts = {}
     names = _names_of(builder.info.features or {})
     for split, files in builder.config.data_files.items():
-        frame = pl.concat([read_file(Path(each), spec, encoding) for each in files], how="diagonal")
+        frame = _joined([read_file(Path(each), spec, encoding) for each in files], spec)
         # Where they are not numbered, they are there under their names.
         numbered = {
             column: known
@@ -76,6 +79,29 @@ def read_tables(builder: Any, spec: str, encoding: str | None) -> dict[str, Part
         frame = frame.with_columns(pl.col(column).cast(pl.Int64) for column in numbered)
         parts[str(split)] = (frame, numbered)
     return parts
+
+
+def _joined(frames: Sequence[pl.DataFrame], spec: str) -> pl.DataFrame:
+    """The rows of all files of a split. A column of which one file has nothing is of the type that others have; one
+    that is of several types is left out, with a warning."""
+    kinds: dict[str, set[pl.DataType]] = {}
+    for frame in frames:
+        for column in frame:
+            if column.null_count() < len(column):
+                kinds.setdefault(column.name, set()).add(column.dtype)
+    if mixed := sorted(name for name, of_files in kinds.items() if len(of_files) > 1):
+        log.warning("Columns of %s that are of several types are not read: %s", spec, ", ".join(mixed))
+
+    def told(frame: pl.DataFrame) -> pl.DataFrame:
+        return frame.drop(
+            [
+                column.name
+                for column in frame
+                if column.name in mixed or (column.name in kinds and column.dtype not in kinds[column.name])
+            ]
+        )
+
+    return pl.concat([told(frame) for frame in frames], how="diagonal")
 
 
 def class_names(file: Path) -> dict[str, list[str]]:

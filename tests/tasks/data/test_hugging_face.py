@@ -153,6 +153,19 @@ def test_a_clone_of_tables_is_read_as_written(tmp_path: Path) -> None:
     assert "NA" in table["text"].to_list()
 
 
+def test_files_of_a_split_may_differ_in_columns_that_nobody_reads(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for part, more in enumerate(
+        ({"meta": None, "tags": None, "id": 1}, {"meta": {"a": 1}, "tags": ["x"], "id": [1]})
+    ):
+        rows = [{"text": f"text {part} {i}", "label": i % 2} | more for i in range(10)]
+        (tmp_path / f"train-0000{part}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    found, _ = read_dataset(f"path:{tmp_path}", Layout(""))
+    assert found.train_rows + found.test_rows == 20
+    assert "that are of several types are not read: id" in caplog.text
+
+
 def test_a_clone_of_tables_takes_the_class_names_of_its_card(tmp_path: Path) -> None:
     card = """---
 dataset_info:

@@ -268,6 +268,14 @@ def test_lists_of_class_labels_have_their_names(tmp_path: Path) -> None:
         assert found.classes == ("anger", "joy + fear")
 
 
+def test_lists_without_any_label_are_lists_all_the_same(tmp_path: Path) -> None:
+    rows = [{"text": text, "labels": [["a"], ["b"]][i % 2]} for i, text in enumerate(TEXTS)]
+    (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    none = [{"text": f"other {i}", "labels": []} for i in range(10)]
+    (tmp_path / "test.jsonl").write_text("\n".join(map(json.dumps, none)))
+    assert read_dataset(f"path:{tmp_path}", Layout(""))[0].target_names == ("a", "b")
+
+
 def test_lists_in_json_are_several_labels(tmp_path: Path) -> None:
     rows = [{"text": text, "labels": [["a", 1], [], ["b"]][i % 3]} for i, text in enumerate(TEXTS)]
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
