@@ -12,9 +12,9 @@ def find_run(database: str, given: str | None) -> str:
     Raises:
         UserError: there is no database, no such run, or more than one; the runs that there are are named.
     """
-    if given is None:
-        every_run(database)  # says it where there is none
     runs = query(database, "SELECT run_id, model_id, dataset_id FROM latest_run")
+    if given is None and runs.is_empty():
+        raise _no_run(database)
     matching = runs.head(1) if given is None else runs.filter(pl.col("run_id").str.starts_with(given))
     if matching.height == 1:
         return str(matching["run_id"].item())
@@ -33,5 +33,9 @@ def every_run(database: str) -> list[str]:
     """
     runs = query(database, "SELECT run_id FROM run ORDER BY model_id, dataset_id, run_id")["run_id"].to_list()
     if not runs:
-        raise UserError(f"There is no run in {database}. Run `layerscout sweep` first, or name --storage.")
+        raise _no_run(database)
     return runs
+
+
+def _no_run(database: str) -> UserError:
+    return UserError(f"There is no run in {database}. Run `layerscout sweep` first, or name --storage.")

@@ -43,7 +43,7 @@ def hold() -> None:
 
 def _wait_where_held() -> None:
     if _held.is_set():
-        threading.Event().wait()
+        threading.Event().wait()  # for ever: whoever cancels ends the process
 
 
 class Advance(Protocol):

@@ -62,13 +62,13 @@ class LayerChoice:
     score: float
     """`ridge_loo_information` of the layer, at most 1: the same for every rule, so that choices of different poolings
     and norm states can be compared."""
-    worth: float | None
+    priced_accuracy: float | None
     """Expected accuracy less the price of the layer's depth: what they are compared by where depth has one."""
 
 
-def rank(score: float, worth: float | None) -> float:
+def rank(score: float, priced_accuracy: float | None) -> float:
     """What choices of different poolings, norm states and prompts are compared by, the highest the best."""
-    return score if worth is None else worth
+    return score if priced_accuracy is None else priced_accuracy
 
 
 def choose_layers(
@@ -99,7 +99,9 @@ def choose_layers(
                 reason=(CONSTANT if curves.constant[pick.layer] else "") + rule.reason(curves, pick),
                 is_constant=bool(curves.constant[pick.layer]),
                 score=float(curves.criteria[SCORE][pick.layer]),
-                worth=float(curves.scores["priced_accuracy"][pick.layer]) if depth_price > 0 else None,
+                priced_accuracy=float(curves.scores["priced_accuracy"][pick.layer])
+                if depth_price > 0
+                else None,
             )
         )
     return choices

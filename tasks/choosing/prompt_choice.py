@@ -56,7 +56,7 @@ def compare_prompts(
         for prompt, tables in swept.items()
     }
     best = best or max(
-        answers, key=lambda prompt: rank(answers[prompt]["score"], answers[prompt].get("worth"))
+        answers, key=lambda prompt: rank(answers[prompt]["score"], answers[prompt].get("priced_accuracy"))
     )
     right = {prompt: _right(layout, swept[prompt], answer) for prompt, answer in answers.items()}
     return [

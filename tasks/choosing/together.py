@@ -224,7 +224,7 @@ def answer_layer(candidates: Sequence[LayerOfRun], chosen: Sequence[CurveChoice]
     ]
     told = [
         (
-            -rank(choice.default.score, choice.default.worth),
+            -rank(choice.default.score, choice.default.priced_accuracy),
             choice.default.layer,
             Layout.part(layers[0].pooling, layers[0].norm_state),
             place,

@@ -14,6 +14,7 @@ import polars as pl
 from storage.errors import UserError
 from tasks.data import conll
 from tasks.data.delimited import SEPARATORS, read_delimited
+from tasks.data.half_characters import check_whole
 
 log = logging.getLogger(__name__)
 
@@ -155,7 +156,8 @@ def _frame(rows: list[dict[str, Any]], where: str) -> pl.DataFrame:
     columns = {}
     for name in dict.fromkeys(name for row in rows for name in row):
         values = [row.get(name) for row in rows]
-        _check_whole(values, name, where)
+        for number, value in enumerate(values, start=1):
+            check_whole(str(value), f"Row {number:,} of {where}, column {name!r},")
         are_lists = any(isinstance(value, list) for value in values)
         if are_lists and all(value is None or _is_flat_list(value) for value in values):
             lists = [None if value is None else [_as_written(each) for each in value] for value in values]
@@ -165,18 +167,6 @@ def _frame(rows: list[dict[str, Any]], where: str) -> pl.DataFrame:
         else:
             columns[name] = pl.Series(name, [_as_written(value) for value in values], dtype=pl.String)
     return pl.DataFrame(columns)
-
-
-def _check_whole(values: list[Any], name: str, where: str) -> None:
-    """`UserError` that names the row where a text has half of a character, as a cut emoji leaves it."""
-    for number, value in enumerate(values, start=1):
-        try:
-            str(value).encode()
-        except UnicodeEncodeError as error:
-            raise UserError(
-                f"Row {number:,} of {where} holds {error.object[error.start]!r} in {name!r}, half of a character that "
-                "no file can hold. Take it out, or write the text anew from where it was whole."
-            ) from error
 
 
 def _as_written(value: Any) -> str | None:

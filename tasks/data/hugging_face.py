@@ -136,10 +136,11 @@ def named_labels(labels: pl.Series, names: list[str], where: str) -> pl.Series:
     """
     if isinstance(labels.dtype, pl.List):
         return in_each_list(labels, lambda each: named_labels(each, names, where))
-    if labels.dtype == pl.String and labels.drop_nulls().is_in(names).all():
-        return labels
-    numbers = labels.cast(pl.Int64, strict=False) if labels.dtype != pl.String else labels
-    if labels.dtype == pl.String or (numbers != labels.cast(pl.Float64, strict=False)).any():
+    are_texts = labels.dtype == pl.String
+    if are_texts and labels.drop_nulls().is_in(names).all():
+        return labels  # the names themselves
+    numbers = labels.cast(pl.Int64, strict=False)
+    if are_texts or (numbers != labels.cast(pl.Float64)).any():
         raise UserError(
             f"Column {labels.name!r} in {where} is {labels.dtype}, and is said to number {len(names)} class names. "
             "Save it with the numbers, or with the names in their place."

@@ -10,6 +10,7 @@ import polars as pl
 
 from storage.errors import UserError
 from storage.given import keep_given
+from tasks.data.half_characters import check_whole, half_character
 
 COLUMNS = ("text", "label")
 PAIR_COLUMNS = ("first_text", "second_text")
@@ -71,7 +72,7 @@ def as_texts(column: Any) -> list[str]:
     for place, value in enumerate(values):
         if not isinstance(value, str):
             raise UserError(f"Text {place} is no string but {type(value).__name__} {value!r:.40}.")
-        _check_whole(value, f"Text {place}")
+        check_whole(value, f"Text {place}")
     return values
 
 
@@ -89,7 +90,7 @@ def as_word_lists(column: Any) -> list[list[str]]:
                 f"Text {place} is no list of words but {row!r:.60}: words have tags, not whole texts."
             )
         for word in words:
-            _check_whole(word, f"Text {place}")
+            check_whole(word, f"Text {place}")
     return [list(row) for row in rows]
 
 
@@ -149,16 +150,13 @@ def as_pairs(given: Any, what: str = "texts") -> list[tuple[str, str]]:
         if not are_two or not all(isinstance(text, str) for text in row):
             raise UserError(f"Row {place} of the {what} is no pair of two strings but {row!r:.60}.")
         for text in row:
-            _check_whole(text, f"Row {place} of the {what}")
+            check_whole(text, f"Row {place} of the {what}")
     return [(first, second) for first, second in rows]
 
 
 def _is_frame(given: Any) -> bool:
-    return isinstance(given, pl.DataFrame) or (_is_of_pandas(given) and hasattr(given, "columns"))
-
-
-def _is_of_pandas(given: Any) -> bool:
-    return type(given).__module__.partition(".")[0] == "pandas"
+    of_pandas = type(given).__module__.partition(".")[0] == "pandas"
+    return isinstance(given, pl.DataFrame) or (of_pandas and hasattr(given, "columns"))
 
 
 def _is_one_column(given: Any) -> bool:
@@ -260,26 +258,11 @@ def _check_no_objects(frame: pl.DataFrame, split: str) -> None:
 def _no_column(what: str, error: Exception, are: str, hold: str) -> UserError:
     """Why values are no column, in words; what: which they are, with its verbs."""
     if isinstance(error, UnicodeEncodeError):
-        return _half(f"{what} {hold}", error)
+        return half_character(f"{what} {hold}", error)
     told = " ".join(str(error).split())
     return UserError(
         f"{what} {are} of several types, or too large ({told:.200}). Make all texts strings, and all labels strings or "
         "integers."
-    )
-
-
-def _check_whole(text: str, what: str) -> None:
-    """`UserError` where a text has what no tokenizer and no file can hold."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise _half(f"{what} holds", error) from error
-
-
-def _half(what: str, error: UnicodeEncodeError) -> UserError:
-    return UserError(
-        f"{what} {error.object[error.start]!r}, half of a character that no file can hold: {error.object[:40]!r}. Read "
-        "the text in the encoding that it was written in, or take that out."
     )
 
 

@@ -162,9 +162,9 @@ def with_classes(
             f"Test rows of {where} have labels that no train row has ({', '.join(map(repr, sorted(unseen)[:5]))}): add "
             "train rows with them, or remove these."
         )
-    frequent = Counter(each for row in train for each in row)
+    rows_of = Counter(each for row in train for each in row)
     # What every row has tells none apart: no row goes with it where it has another.
-    frequent = Counter({each: count if count < len(train) else 0 for each, count in frequent.items()})
+    frequent = Counter({each: count for each, count in rows_of.items() if count < len(train)})
     sets = Counter(map(frozenset, train))
     named_sets = _names_of(sets, labels)
     found = {}

@@ -148,13 +148,12 @@ def warnings_of(
             "or read them whole with --long-texts split."
         )
     if test_is_made:
-        part = "a seeded stratified fifth of the rows"
+        part = "a seeded stratified fifth of the rows becomes"
         if group_column is not None:
-            part = "whole groups, about a fifth of the rows,"
+            part = "whole groups, about a fifth of the rows, become"
         if time_column is not None:
-            part = "the latest fifth of the rows"
-        become = "become" if part.endswith(",") else "becomes"
-        said.append(f"There is no test split: {part} {become} one.")
+            part = "the latest fifth of the rows becomes"
+        said.append(f"There is no test split: {part} one.")
     if time_column is not None:
         said.append(
             "Within train, a row that is left out is judged by all others, later ones too: test rows alone tell what a "

@@ -170,8 +170,8 @@ def collect(layout: Layout, run_id: str) -> dict[str, pl.DataFrame]:
     """Every result table of one run from its staged rows, with the run's one answer marked.
 
     A table that came after the version which staged the run is empty. The answer is, of the default rule's choices over
-    pooling × norm state, the one with the best train-only score, or worth where depth has a price; of equals the
-    shallowest. A layer that gives every text the same embedding is no answer.
+    pooling × norm state, the one with the best train-only score, or priced accuracy where depth has a price; of equals
+    the shallowest. A layer that gives every text the same embedding is no answer.
 
     Raises:
         FileNotFoundError: a table that the run should have has no staged rows, so it has not come to its end.
@@ -187,7 +187,9 @@ def collect(layout: Layout, run_id: str) -> dict[str, pl.DataFrame]:
     choices = tables["layer_choice"]
     told = ~pl.col("is_constant") if "is_constant" in choices.columns else pl.lit(True)
     default = choices.filter(pl.col("is_default"), told)
-    ranked = pl.coalesce("worth", "score") if "worth" in choices.columns else pl.col("score")
+    ranked = (
+        pl.coalesce("priced_accuracy", "score") if "priced_accuracy" in choices.columns else pl.col("score")
+    )
     answer = default.sort([ranked, "layer"], descending=[True, False], maintain_order=True).head(1)
     for table in ("layer_choice", "audit"):
         marked = pl.struct("pooling", "norm_state", "rule").is_in(

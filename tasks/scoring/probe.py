@@ -154,9 +154,8 @@ def fit_probe_on(
         along = train.principal
         folds = folds_of(codes, train.groups, seed)
         told = folds.share_told(codes, _folds_held_out(len(codes), k))
-        if (
-            train.groups is not None and told == 0
-        ):  # no other group has a row's class: rows choose a penalty all the same
+        # No other group has a row's class: rows choose a penalty all the same.
+        if train.groups is not None and told == 0:
             folds = folds_of(codes, None, seed)
         chosen = _choose_penalty(along.coordinates, codes, k, penalties, folds, train.weights)
         if told < 1 - UNTOLD:

@@ -131,6 +131,14 @@ def test_doctor_tells_a_storage_that_cannot_be_written(
     assert re.search(r"missing +storage .*is no folder: choose another folder \(--storage\)", shown)
 
 
+def test_doctor_asks_after_a_storage_that_is_a_uri(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert examine(f"file://{tmp_path}")
+    assert not examine("nowhere://bucket")
+    assert re.search(r"missing +storage +nowhere://bucket — ", capsys.readouterr().out)
+
+
 def test_the_report_in_a_storage_that_may_only_be_read_is_named(
     storage: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

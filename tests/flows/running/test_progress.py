@@ -18,6 +18,23 @@ from flows.running.progress import Pace, progress_bar, stage_progress, working
 from tests.flows.conftest import layerscout, wait_for
 
 
+def test_no_stage_begins_once_the_process_is_being_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "_held", threading.Event())
+    begun: list[str] = []
+
+    def stages() -> None:
+        with working("one"):
+            begun.append("one")
+        progress.hold()
+        with stage_progress("two", 1):
+            begun.append("two")
+
+    stage = threading.Thread(target=stages, daemon=True)
+    stage.start()
+    stage.join(0.5)
+    assert (begun, stage.is_alive()) == (["one"], True)
+
+
 def test_a_pace_counts_rows_tokens_and_the_time_left() -> None:
     pace = Pace("Embedding", "rows", 6000, started=100.0)
     assert pace.told(100.0) == "0 of 6,000 rows"

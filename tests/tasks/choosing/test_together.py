@@ -117,9 +117,9 @@ def test_no_other_layer_leaves_one() -> None:
 
 
 def choice(
-    number: int, score: float, worth: float | None = None, *, is_constant: bool = False
+    number: int, score: float, priced: float | None = None, *, is_constant: bool = False
 ) -> CurveChoice:
-    chosen = LayerChoice(DEFAULT_RULE, number, 0.9, 0.0, "", is_constant, score, worth)
+    chosen = LayerChoice(DEFAULT_RULE, number, 0.9, 0.0, "", is_constant, score, priced)
     return CurveChoice((chosen,), {})
 
 

@@ -236,7 +236,7 @@ def test_half_a_character_in_json_is_named_with_its_row(tmp_path: Path) -> None:
     lines = [json.dumps(row) for row in rows]
     lines[6] = '{"text": "cut \\ud83d", "label": 0}'
     (tmp_path / "rows.jsonl").write_text("\n".join(lines))
-    with pytest.raises(UserError, match=r"Row 7 of .* holds '\\ud83d' in 'text', half of a character"):
+    with pytest.raises(UserError, match=r"Row 7 of .*, column 'text', holds '\\ud83d', half of a character"):
         read_dataset(f"path:{tmp_path / 'rows.jsonl'}", Layout(""))
 
 

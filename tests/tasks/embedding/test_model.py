@@ -243,6 +243,13 @@ def test_links_to_nothing_and_folders_named_like_files_are_no_part_of_a_model(
         resolve_model(f"path:{folder}")
 
 
+def test_an_adapter_beside_weights_is_refused(tiny_model: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(tiny_model, tmp_path / "model")
+    (folder / "adapter_config.json").write_text("{}")
+    with pytest.raises(UserError, match=r"holds a PEFT adapter.*merge_and_unload"):
+        resolve_model(f"path:{folder}")
+
+
 @pytest.mark.parametrize("name", ["qwen.tiktoken", "bpe.codes", "source.spm", "tekken.json"])
 def test_every_file_that_can_change_a_token_is_part_of_the_revision(
     tiny_model: Path, tmp_path: Path, name: str

@@ -217,6 +217,13 @@ def test_the_command_repeats_the_run():
     assert "--text-column" not in command
 
 
+def test_a_value_that_begins_with_a_dash_is_no_flag_of_the_command():
+    tables = run_tables()
+    parameters = json.loads(tables["run"]["parameters"].item()) | {"prompt": "- {text}"}
+    tables["run"] = tables["run"].with_columns(parameters=pl.lit(json.dumps(parameters)))
+    assert "--prompt=- {text}" in shlex.split(Page(render_report(tables)).all("code")[0])
+
+
 def test_notes_warn_of_what_weakens_the_answer():
     tables = run_tables()
     assert not any("cut at" in text for text in Page(render_report(tables)).all("li"))
